@@ -1,0 +1,144 @@
+"""Declarations of methods: what a recipe may name, readable without importing torch.
+
+Floor 0. A method is a function plus a :class:`Method` that says where it lives and what its
+keyword arguments are. The registries are literal dicts of these; a contract test compares
+every declaration with the signature of its function.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import sys
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.errors import SpaceError
+
+REQUIRED: Any = object()
+_LARGEST = sys.float_info.max
+
+
+@dataclass(frozen=True)
+class Param:
+    """One keyword argument of a method: type, range and default, readable without importing it."""
+
+    type: type
+    default: Any = REQUIRED
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    choices: tuple[Any, ...] = ()
+    doc: str = ""
+
+    def rule(self) -> str:
+        """The constraint in words, for error messages."""
+        if self.choices:
+            return "must be one of " + ", ".join(str(c) for c in self.choices)
+        kind = {float: "a number", int: "an integer", str: "a text", bool: "true or false",
+                list: "a list of at least one integer"}[self.type]
+        left = "" if self.low == -math.inf else f"{self.low:g} {'<' if self.low_open else '<='} "
+        right = "" if self.high == math.inf else f" {'<' if self.high_open else '<='} {self.high:g}"
+        return f"must be {kind}" + (f" with {left}value{right}" if left or right else "")
+
+    def check(self, path: str, value: Any) -> Any:
+        """Return ``value`` in the declared type or raise :class:`SpaceError`."""
+        wrong = SpaceError(path, self.rule(), value, self._remedy())
+        if self.type is list:
+            if not isinstance(value, list | tuple) or not value:
+                raise wrong
+            return [self._scalar(f"{path}.{i}", v, int) for i, v in enumerate(value)]
+        return self._scalar(path, value, self.type)
+
+    def _scalar(self, path: str, value: Any, kind: type) -> Any:
+        wrong = SpaceError(path, self.rule(), value, self._remedy())
+        if kind in (float, int):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+                raise wrong
+            if kind is int and not isinstance(value, int):
+                raise wrong
+            value = kind(value)
+            below = value < self.low or (self.low_open and value == self.low)
+            above = value > self.high or (self.high_open and value == self.high)
+            if below or above:
+                raise wrong
+        elif not isinstance(value, kind):
+            raise wrong
+        if self.choices and value not in self.choices:
+            raise wrong
+        return value
+
+    def _remedy(self) -> str:
+        return "" if self.default is REQUIRED else f"The default is {self.default!r}."
+
+
+@dataclass(frozen=True)
+class Method:
+    """The declaration of a technique, task, model family or runtime.
+
+    target           ``package.module:function``, imported only where it runs (the driver never
+                     imports torch, so declarations are kept apart from the functions)
+    params           its keyword arguments
+    off              parameter values at which it does nothing (``None``: it has no off value)
+    needs            what it asks of the teacher: ``logits``, ``features``, ``gradients``
+    structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
+    free             accept any keyword (the user's own code)
+    """
+
+    target: str
+    params: Mapping[str, Param] = field(default_factory=dict)
+    off: Mapping[str, Any] | None = None
+    needs: frozenset[str] = frozenset()
+    structure_known: Literal["before", "after"] = "before"
+    free: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        return load_target(self.target)
+
+
+def load_target(target: str, path: str = "") -> Callable[..., Any]:
+    """Import ``package.module:function``; a failure is a :class:`SpaceError` naming ``path``."""
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise SpaceError(path, f"cannot import {target!r} ({type(error).__name__}: {error})",
+                         remedy="Run from the folder that holds the package, or install it.") from error
+    if not callable(found):
+        raise SpaceError(path, f"{target!r} must be a function", found)
+    return found
+
+
+def load_own(target: str, path: str = "") -> Callable[..., Any]:
+    """Import the user's ``package.module:function``; the current folder is searched first, as by
+    ``python -m``."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return load_target(target, path)
+
+
+def nearest(word: str, known: Any) -> str:
+    """A 'did you mean' sentence, or the list of what is known."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    listed = ", ".join(str(k) for k in known)
+    return f"Did you mean {close[0]!r}? Known: {listed}." if close else f"Known: {listed}."
+
+
+@dataclass(frozen=True)
+class Registries:
+    """The literal dicts that say what a recipe's sections may hold."""
+
+    tasks: Mapping[str, Method]
+    models: Mapping[str, Method]
+    clips: Mapping[str, Method]
+    pruners: Mapping[str, Method]
+    quantisers: Mapping[str, Method]
+    distills: Mapping[str, Method]
+    runtimes: Mapping[str, Method]

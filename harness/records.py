@@ -1,0 +1,150 @@
+"""What a trial leaves behind: measurements with their raw values, in a file that survives.
+
+A record is written to a temporary name, flushed to the disk, renamed, and the folder flushed
+too, so that after a power cut the name holds either nothing or the whole record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Direction = Literal["maximize", "minimize"]
+DIRECTIONS: dict[str, Direction] = {
+    "accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize", "load_ms": "minimize",
+}
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measurement(_Data):
+    """Raw values of one quantity; statistics are derived, never stored.
+
+    values      raw samples in ``unit`` (latency: one value per timed block)
+    conditions  what the number depends on (runtime, threads, batch size, host fingerprint)
+    """
+
+    name: str
+    unit: str
+    values: list[float]
+    conditions: dict[str, Any] = {}
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the median by order statistics (David and Nagaraja,
+        Order Statistics, 3rd ed., 7.1); the range of the values where n < 6."""
+        ordered, n = sorted(self.values), len(self.values)
+        half = 0.98 * n ** 0.5  # normal approximation of Bin(n, 1/2): 1.96 * sqrt(n) / 2
+        low, high = int(n / 2 - half), int(n / 2 + half + 1)
+        return ordered[max(low, 0)], ordered[min(high, n - 1)]
+
+
+class Artifact(_Data):
+    """A file and what identifies it. ``path`` is relative to the record's folder."""
+
+    path: str
+    format: str
+    sha256: str
+    size_bytes: int
+
+
+class TrialRecord(_Data):
+    """Everything known of one trial.
+
+    status       ``ok``: all that the worker measures is there; ``failed``: see ``reason``
+    params       the sampler's parameters (internal names), to rebuild the study's index
+    structure    key of the graph that the runtime runs: equal keys have equal latency
+    diagnostics  in-memory numbers (share of clipped steps, parity, removed channels)
+    waterfall    bytes after each step: fp32, pruned, quantised, file
+    """
+
+    number: int
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    baseline: str = ""
+    recipe: dict[str, Any]
+    params: dict[str, Any] = {}
+    seed: int = 0
+    measurements: dict[str, Measurement] = {}
+    artifact: Artifact | None = None
+    structure: str = ""
+    diagnostics: dict[str, Any] = {}
+    waterfall: dict[str, int] = {}
+    environment: dict[str, Any] = {}
+    duration_s: float = Field(0.0, ge=0)
+
+    def value(self, name: str) -> float | None:
+        """Median of the named measurement, None where it was not taken."""
+        found = self.measurements.get(name)
+        return None if found is None else found.median
+
+    def with_measurements(self, *new: Measurement) -> TrialRecord:
+        return self.model_copy(update={"measurements": {**self.measurements, **{m.name: m for m in new}}})
+
+
+def write_bytes_durably(path: Path, data: bytes) -> None:
+    """Write so that ``path`` holds all of ``data`` or is as before, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:
+    write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_record(folder: Path, record: TrialRecord) -> None:
+    """Write ``folder/record.json``; the files it names must be complete by then."""
+    write_json_durably(folder / "record.json", record.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> TrialRecord | None:
+    """The record in ``folder``, or None where there is none or its artefact does not match it."""
+    try:
+        record = TrialRecord.model_validate_json((folder / "record.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if record.artifact is not None and not matches(folder / record.artifact.path, record.artifact):
+        return None
+    return record
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_file(path: Path, format: str) -> Artifact:
+    """The :class:`Artifact` of an existing file (its bytes are what ``stat`` says)."""
+    return Artifact(path=path.name, format=format, sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+
+def matches(path: Path, artifact: Artifact) -> bool:
+    try:
+        return path.stat().st_size == artifact.size_bytes and sha256_of(path) == artifact.sha256
+    except OSError:
+        return False

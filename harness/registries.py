@@ -1,0 +1,11 @@
+"""All registries in one object, for validating recipes (imports declarations only)."""
+
+from __future__ import annotations
+
+from harness.deploy import RUNTIMES
+from harness.methods import Registries
+from harness.models import MODELS
+from harness.tasks import TASKS
+from harness.techniques import CLIPS, DISTILLS, PRUNERS, QUANTISERS
+
+REGISTRIES = Registries(TASKS, MODELS, CLIPS, PRUNERS, QUANTISERS, DISTILLS, RUNTIMES)

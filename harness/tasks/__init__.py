@@ -1,0 +1,25 @@
+"""Tasks: a function that returns a :class:`harness.tasks.data.Data` (three disjoint parts)."""
+
+from __future__ import annotations
+
+from harness.methods import Method, Param
+
+_HERE = "harness.tasks"
+_SPLIT = {
+    "validation": Param(float, 0.15, low=0, high=1, low_open=True, high_open=True, doc="share of train"),
+    "split_seed": Param(int, 0, low=0),
+}
+_SUBSET = {"train_limit": Param(int, 0, low=0, doc="use only so many training samples (0: all)")}
+_TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, ""), "download": Param(bool, True)}
+
+TASKS = {
+    "digits": Method(f"{_HERE}.digits:digits", {**_SPLIT, "test": Param(float, 0.2, low=0, high=1, low_open=True, high_open=True)}),
+    "mnist": Method(f"{_HERE}.vision:mnist", _TORCHVISION),
+    "fashion_mnist": Method(f"{_HERE}.vision:fashion_mnist", _TORCHVISION),
+    "cifar10": Method(f"{_HERE}.vision:cifar10", _TORCHVISION),
+    "arrays": Method(f"{_HERE}.arrays:arrays", {
+        **_SPLIT, **_SUBSET,
+        "train": Param(str, doc="an .npz with x and y, or a glob of several parts"),
+        "test": Param(str),
+    }),
+}
