@@ -1,0 +1,34 @@
+"""What the convolutional families share: their input's shape, a block, and their first weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def image_shape(input_shape: tuple[int, ...], smallest: int = 1) -> tuple[int, int, int]:
+    """(channels, height, width), or a ValueError where the samples are not images of that size."""
+    if len(input_shape) != 3:
+        raise ValueError(f"needs images (channels, height, width), but a sample has the shape {tuple(input_shape)}; "
+                         "use `mlp`, or bring the data as images")
+    channels, height, width = input_shape
+    if min(height, width) < smallest:
+        raise ValueError(f"needs images of at least {smallest} x {smallest}, but got {height} x {width}")
+    return channels, height, width
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, norm: str = "batch") -> OrderedDict[str, nn.Module]:
+    """``conv`` (padded to keep the size at stride 1) and ``norm``; without a norm the convolution has a bias."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
+    return OrderedDict(conv=conv) if norm == "none" else OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs))
+
+
+def he_initialise(module: nn.Module) -> None:
+    """Convolutions from a normal distribution of variance 2 / fan-out, biases 0 (He et al. 2015,
+    arXiv:1502.01852, sec. 2.2); linear layers keep torch's start."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

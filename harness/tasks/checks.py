@@ -1,0 +1,60 @@
+"""Checks of arrays that a user brings: one clear message for each thing that may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.errors import SpaceError
+
+Samples = tuple[np.ndarray, np.ndarray]  # x (N, C, H, W) or (N, F), uint8 or float32; y (N,) int64
+
+SHAPES = "(samples, features), (samples, height, width) or (samples, channels, height, width)"
+
+
+def checked(path: str, where: str, x: Any, y: Any) -> Samples:
+    """x and y as harness keeps them, or a :class:`SpaceError` at ``path`` that names ``where``.
+
+    x  uint8 stays, floats become float32; images without channels get one
+    y  integers, (N,)
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim not in (2, 3, 4):
+        raise SpaceError(path, f"{where}: x must be {SHAPES}", x.shape)
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise SpaceError(path, f"{where}: x must be uint8 or float", str(x.dtype), "Convert it: x.astype('float32').")
+    if 0 in x.shape:
+        raise SpaceError(path, f"{where}: there must be at least one sample, none of them empty", x.shape)
+    if y.shape != (len(x),):
+        raise SpaceError(path, f"{where}: y must have one label for each of the {len(x)} samples in x, shape "
+                         f"({len(x)},)", y.shape)
+    if y.dtype.kind not in "iu":
+        raise SpaceError(path, f"{where}: y must hold integer class numbers", str(y.dtype),
+                         "Number the classes: numpy.unique(y, return_inverse=True)[1].")
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32, copy=False)
+        if bad := int((~np.isfinite(x)).sum()):
+            raise SpaceError(path, f"{where}: x must be finite in float32, {bad} of {x.size} values are not")
+    return (x[:, None] if x.ndim == 3 else x), y.astype(np.int64, copy=False)
+
+
+def check_together(path: str, parts: Mapping[str, Samples]) -> None:
+    """Parts must have one sample shape and dtype; ``train`` must have the classes 0..C-1, C > 1, and
+    the others none beside these."""
+    train_x, train_y = parts["train"]
+    present = np.unique(train_y)
+    if len(present) < 2:
+        raise SpaceError(path, "there must be at least two classes in y of train", present.tolist())
+    if present[0] != 0 or present[-1] != len(present) - 1:
+        raise SpaceError(path, f"y of train must hold each of the class numbers 0..{len(present) - 1}",
+                         present[:20].tolist(), "Number the classes: numpy.unique(y, return_inverse=True)[1].")
+    for name, (x, y) in parts.items():
+        if x.shape[1:] != train_x.shape[1:] or x.dtype != train_x.dtype:
+            raise SpaceError(path, f"a sample of {name} must be {train_x.dtype} {train_x.shape[1:]} as in train",
+                             f"{x.dtype} {x.shape[1:]}")
+        if len(strange := np.setdiff1d(y, present)):
+            raise SpaceError(path, f"y of {name} must hold only classes that train has (0..{len(present) - 1})",
+                             strange[:20].tolist())

@@ -1,0 +1,167 @@
+"""What a task delivers: three disjoint parts in raw units, and how to normalise them.
+
+Training, validation and test are disjoint samples. Validation is carved out of the training
+samples by a seeded, stratified split; the mean and standard deviation come from what is left
+for training. Nothing is ever selected on test. The exported file takes raw units and normalises
+by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError, SpaceError
+from harness.methods import load_own
+from harness.recipe import Selected
+from harness.tasks import TASKS
+from harness.tasks.checks import Samples, check_together, checked
+from harness.tasks.split import split, stratified
+
+Part = tuple[Tensor, Tensor]
+Metrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+VALIDATION = 0.15  # share of the training samples, where the task does not say
+_CHUNK = 1024  # samples converted to float64 at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Three disjoint parts, each x (N, *input_shape) uint8 or float32 in raw units and y (N,) int64.
+
+    mean, std  in raw units, of the training part only: one number a channel of an image (C, H, W),
+               one a feature of float (F,), one number for uint8 (F,)
+    metrics    the task's own, beside accuracy: logits (N, C), labels (N,) -> name -> value
+    """
+
+    train: Part
+    validation: Part
+    test: Part
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+    metrics: Metrics | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (C, H, W) or (F,)."""
+        return tuple(self.train[0].shape[1:])
+
+    def fingerprint(self) -> str:
+        """Equal for equal content (samples, their parts and order, normalisation) in any process."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
+        for part in (self.train, self.validation, self.test):
+            for values in part:
+                digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
+                digest.update(values.contiguous().numpy())
+        return digest.hexdigest()
+
+
+def assemble(train: Samples, test: Samples, *, validation: float | Samples = VALIDATION, split_seed: int = 0,
+             train_limit: int = 0, metrics: Metrics | None = None) -> Data:
+    """Make :class:`Data` from checked samples.
+
+    Args:
+        validation: the share of every class of ``train`` to carve out, or samples of their own.
+        train_limit: use only so many of the training samples that are left (0: all), stratified.
+    Raises:
+        SpaceError: fewer training samples asked for than there are classes.
+    """
+    x, y = train
+    if isinstance(validation, tuple):
+        held, kept = validation, np.arange(len(y))
+    else:
+        kept, carved = split(y, validation, split_seed)
+        held = (x[carved], y[carved])
+    classes = len(np.unique(y))
+    if 0 < train_limit < classes:
+        raise SpaceError("task.train_limit", f"must be 0 (all) or at least {classes}, one sample a class", train_limit)
+    if 0 < train_limit < len(kept):
+        kept = kept[stratified(y[kept], train_limit, split_seed)]
+    x, y = x[kept], y[kept]
+    mean, std = normalisation(x)
+    return Data(_part(x, y), _part(*held), _part(*test), mean, std, classes, metrics)
+
+
+def _part(x: np.ndarray, y: np.ndarray) -> Part:
+    return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64))
+
+
+def normalisation(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (in float64, then rounded to float32) of x (N, *input_shape).
+
+    Per channel of images and per feature of float vectors, whose units differ; one number for
+    vectors of bytes, which are pixels. A constant channel gets deviation 1.
+    """
+    single = x.ndim == 2 and x.dtype == np.uint8
+    rows = x.reshape(len(x), 1, -1) if single else x.reshape(len(x), x.shape[1], -1)
+    n = rows.shape[0] * rows.shape[2]
+    chunks = range(0, len(rows), _CHUNK)
+    mean = sum(rows[i:i + _CHUNK].sum(axis=(0, 2), dtype=np.float64) for i in chunks) / n
+    square = sum(((rows[i:i + _CHUNK] - mean[:, None]) ** 2).sum(axis=(0, 2)) for i in chunks) / n
+    std = np.where(square > 0, np.sqrt(square), 1.0)
+    return _rounded(mean), _rounded(std)
+
+
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(v) for v in values.astype(np.float32))
+
+
+def load_data(selected: Selected) -> Data:
+    """The data of a recipe's ``task`` section: a registered task or the user's function.
+
+    The user's ``package.module:function`` is called with the section's other keys and returns
+    :class:`Data`, or a mapping of arrays ``x_train y_train x_test y_test``, optionally with
+    ``x_validation y_validation`` (else 15 % of the training samples) and ``metrics``.
+
+    Raises:
+        SpaceError: the data are not there or not usable; names ``task.name`` for user's code.
+    """
+    if selected.name in TASKS:
+        return TASKS[selected.name].load()(**selected.options)
+    function = load_own(selected.name, "task.name")
+    try:
+        found = function(**selected.options)
+    except HarnessError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        raise SpaceError("task.name", f"{selected.name!r} raised {type(error).__name__}: {error}") from error
+    return found if isinstance(found, Data) else _from_mapping(selected.name, found)
+
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_OPTIONAL = ("x_validation", "y_validation", "metrics")
+
+
+def _from_mapping(name: str, found: Any) -> Data:
+    if not isinstance(found, Mapping):
+        raise SpaceError("task.name", f"{name!r} must return harness.tasks.data.Data or a mapping with "
+                         f"{', '.join(_ARRAYS)}", type(found).__name__)
+    if missing := [key for key in _ARRAYS if key not in found]:
+        raise SpaceError("task.name", f"what {name!r} returns lacks {', '.join(missing)}",
+                         remedy=f"It has: {', '.join(map(str, found))}.")
+    if unknown := [str(key) for key in found if key not in _ARRAYS + _OPTIONAL]:
+        raise SpaceError("task.name", f"what {name!r} returns has the unknown key {unknown[0]!r}",
+                         remedy=f"Known: {', '.join(_ARRAYS + _OPTIONAL)}.")
+    if ("x_validation" in found) != ("y_validation" in found):
+        raise SpaceError("task.name", f"{name!r} must return x_validation and y_validation together, or neither")
+    metrics = found.get("metrics")
+    if metrics is not None and not callable(metrics):
+        raise SpaceError("task.name", f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics)
+    parts = ["train", "test", *(["validation"] if "x_validation" in found else [])]
+    samples = {part: checked("task.name", f"{part} of {name}", found[f"x_{part}"], found[f"y_{part}"])
+               for part in parts}
+    check_together("task.name", samples)
+    return assemble(samples["train"], samples["test"], validation=samples.get("validation", VALIDATION),
+                    metrics=metrics)

@@ -1,0 +1,127 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision.
+
+Looked for in ``root``, else the folder named by ``HARNESS_DATA``, then in the user's cache;
+downloaded into the cache where none has them and ``download`` allows it. A folder that holds only the
+original .gz files (it may be read-only) is served by un-gzipping them into the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import SpaceError
+from harness.tasks.arrays import from_files
+from harness.tasks.checks import Samples
+from harness.tasks.data import VALIDATION, Data, assemble
+from harness.tasks.folders import cache_folder, data_roots
+from harness.tasks.idx import check_whole, unpacked
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_CIFAR = "cifar-10-batches-py"
+
+
+def mnist(validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "",
+          download: bool = True) -> Data:
+    """LeCun's 60,000 + 10,000 handwritten digits, bytes (1, 28, 28)."""
+    train, test = _idx_set("MNIST", root, download)
+    return assemble(train, test, validation=validation, split_seed=split_seed, train_limit=train_limit)
+
+
+def fashion_mnist(validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "",
+                  download: bool = True) -> Data:
+    """Zalando's 60,000 + 10,000 pictures of clothes, bytes (1, 28, 28)."""
+    train, test = _idx_set("FashionMNIST", root, download)
+    return assemble(train, test, validation=validation, split_seed=split_seed, train_limit=train_limit)
+
+
+def cifar10(validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "",
+            download: bool = True) -> Data:
+    """Krizhevsky's 50,000 + 10,000 small pictures, bytes (3, 32, 32).
+
+    Read from torchvision's ``cifar-10-batches-py``, else from ``cifar10/{train*,test}.npz``.
+    """
+    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit}
+    for folder in data_roots(root):
+        if (folder / _CIFAR).is_dir():
+            return assemble(*_pictures(folder), **kept)
+        parts, test = sorted((folder / "cifar10").glob("train*.npz")), folder / "cifar10" / "test.npz"
+        if parts and test.is_file():
+            return from_files(parts, [test], **kept)
+    if not download:
+        raise _absent("CIFAR-10", root)
+    return assemble(*_pictures(_downloaded("CIFAR10", _CIFAR)), **kept)
+
+
+def _pictures(folder: Path) -> tuple[Samples, Samples]:
+    train, test = (_opened("CIFAR10", folder, part) for part in (True, False))
+    return _channels_first(train), _channels_first(test)
+
+
+def _channels_first(found: Any) -> Samples:
+    return np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), np.array(found.targets, dtype=np.int64)
+
+
+def _idx_set(name: str, root: str, download: bool) -> tuple[Samples, Samples]:
+    folder = _idx_root(name, root)
+    if folder is None and not download:
+        raise _absent(name, root)
+    folder = folder or _downloaded(name, f"{name}/raw")
+    for file in IDX_FILES:
+        check_whole(folder / name / "raw" / file)
+    train, test = (_opened(name, folder, part) for part in (True, False))
+    return _one_channel(train), _one_channel(test)
+
+
+def _one_channel(found: Any) -> Samples:
+    return found.data.numpy()[:, None], found.targets.numpy().astype(np.int64)
+
+
+def _idx_root(name: str, root: str) -> Path | None:
+    """The first folder that has the four files, after un-gzipping where there are only archives."""
+    for folder in data_roots(root):
+        raw = folder / name / "raw"
+        if all((raw / file).is_file() for file in IDX_FILES):
+            return folder
+        archives = [raw / f"{file}.gz" for file in IDX_FILES]
+        if all(archive.is_file() for archive in archives):
+            return unpacked(archives, cache_folder() / "data", f"{name}/raw")
+    return None
+
+
+def _opened(name: str, folder: Path, train: bool, download: bool = False) -> Any:
+    from torchvision import datasets  # seconds to import: paid only where it is used
+
+    try:
+        return getattr(datasets, name)(folder, train=train, download=download)
+    except Exception as error:  # torchvision passes on what the network, files and archives raise
+        failed = f"torchvision cannot download {name}" if download else f"torchvision cannot read {name} in {folder}"
+        reason = str(error).strip() or type(error).__name__
+        raise SpaceError("task.name", f"{failed} ({reason})", remedy=_REMEDY) from error
+
+
+_REMEDY = "Set HARNESS_DATA (or task.root) to a folder that has it."
+
+
+def _downloaded(name: str, inside: str) -> Path:
+    """Download into the cache: beside its place first, so that a half download never looks whole."""
+    cache = cache_folder() / "data"
+    try:
+        (cache / inside).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as partial:
+            _opened(name, Path(partial), train=True, download=True)
+            if not (cache / inside).exists():  # another process may have been faster
+                os.replace(Path(partial) / inside, cache / inside)
+    except OSError as error:
+        raise SpaceError("task.name", f"{name} cannot be kept at {cache} ({error})", remedy=_REMEDY) from error
+    return cache
+
+
+def _absent(name: str, root: str) -> SpaceError:
+    looked = ", ".join(str(folder) for folder in data_roots(root))
+    return SpaceError("task.name", f"{name} is not there (looked in {looked})",
+                      remedy=f"{_REMEDY} Or allow task.download.")
