@@ -1,0 +1,85 @@
+"""Pruning masks: exact counts, nesting, equivariance, the published schedule."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.techniques import prune
+
+SETTINGS = settings(max_examples=80, deadline=None)
+
+
+def t(value: float) -> torch.Tensor:
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
+def weight_mask(values, ratio, progress=1.0, start=0.0, end=1.0):
+    return prune.weight(values, t(progress), ratio=t(ratio), start=t(start), end=t(end))
+
+
+@SETTINGS
+@given(st.integers(1, 400), st.floats(0, 0.99), st.integers(0, 100))
+def test_weight_removes_exactly_the_smallest(n, ratio, seed):
+    values = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mask = weight_mask(values, ratio)
+    removed = int(torch.round(t(ratio) * n))
+    assert int((~mask).sum()) == removed
+    if 0 < removed < n:
+        assert values[~mask].abs().max() <= values[mask].abs().min()
+
+
+@SETTINGS
+@given(st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 100))
+def test_masks_are_nested_and_permutation_equivariant(a, b, seed):
+    g = torch.Generator().manual_seed(seed)
+    values = torch.randn(50, generator=g, dtype=torch.float64)
+    low, high = sorted((a, b))
+    assert bool((weight_mask(values, low) | ~weight_mask(values, high)).all())
+    order = torch.randperm(50, generator=g)
+    assert torch.equal(weight_mask(values[order], a), weight_mask(values, a)[order])
+
+
+def test_ties_give_exact_counts():
+    assert int(weight_mask(torch.ones(10, dtype=torch.float64), 0.5).sum()) == 5
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.0), (0.35, 0.8 * (1 - 0.5**3)), (0.6, 0.8), (1.0, 0.8)])
+def test_schedule_is_zhu_and_gupta_equation_1(progress, share):
+    values = torch.arange(1, 1001, dtype=torch.float64)
+    mask = weight_mask(values, 0.8, progress, start=0.1, end=0.6)
+    assert int((~mask).sum()) == round(share * 1000)
+
+
+def test_equal_start_and_end_is_one_shot():
+    values = torch.arange(1, 11, dtype=torch.float64)
+    assert int(weight_mask(values, 0.5, 0.29, start=0.3, end=0.3).sum()) == 10
+    assert int(weight_mask(values, 0.5, 0.31, start=0.3, end=0.3).sum()) == 5
+
+
+@SETTINGS
+@given(st.integers(1, 64), st.floats(0, 0.999), st.sampled_from([1, 4, 8]), st.integers(0, 50))
+def test_channel_keeps_rounded_counts_and_the_largest(channels, ratio, block, seed):
+    scores = torch.rand(channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mask = prune.channel(scores, t(1), ratio=t(ratio), at=t(0.3), round_to=t(block))
+    kept = int(mask.sum())
+    assert 1 <= kept <= channels
+    assert kept == channels or kept % block == 0
+    assert kept >= min(channels, round((1 - ratio) * channels) - 1)
+    if kept < channels:
+        assert scores[mask].min() >= scores[~mask].max()
+
+
+def test_channel_waits_for_its_time_and_zero_is_off():
+    scores = torch.arange(8, dtype=torch.float64)
+    early = prune.channel(scores, t(0.2), ratio=t(0.5), at=t(0.25), round_to=t(1))
+    off = prune.channel(scores, t(1.0), ratio=t(0.0), at=t(0.25), round_to=t(1))
+    assert bool(early.all()) and bool(off.all())
+
+
+def test_vmap_equals_loop():
+    values = torch.randn(3, 40, dtype=torch.float64)
+    ratios = torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
+    together = torch.vmap(lambda v, r: prune.weight(v, t(1), ratio=r, start=t(0), end=t(0.5)))(values, ratios)
+    for i in range(3):
+        assert torch.equal(together[i], prune.weight(values[i], t(1), ratio=ratios[i], start=t(0), end=t(0.5)))
