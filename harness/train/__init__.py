@@ -1,0 +1,1 @@
+"""Training one student (or several of equal structure as lanes)."""

@@ -1,0 +1,36 @@
+"""Logits of a module on many samples, in torch: the teacher's, and the simulation of a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.tasks.data import Data
+from harness.train.fit import Quantised
+from harness.train.points import quantised_activations
+
+
+def normalised(x: Tensor, data: Data) -> Tensor:
+    """Raw x (N, ...) as float32, with the training part's mean and deviation taken out."""
+    mean, std = broadcastable(data)
+    return (x.float() - mean) / std
+
+
+def broadcastable(data: Data) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation shaped to broadcast over (N, *input_shape)."""
+    shape = (-1, *[1] * (len(data.input_shape) - 1)) if len(data.mean) > 1 else ()
+    return torch.tensor(data.mean).reshape(shape), torch.tensor(data.std).reshape(shape)
+
+
+@torch.no_grad()
+def predict(module: nn.Module, x: Tensor, quantised: Quantised | None = None, batch: int = 512) -> np.ndarray:
+    """Logits (N, C) of normalised x, activations rounded as the file rounds them."""
+    device = next(module.parameters()).device
+    points = {} if quantised is None else quantised.activations
+    ranges = {p: (torch.tensor(s, device=device), torch.tensor(float(z), device=device))
+              for p, (s, z) in points.items()}
+    module.eval()
+    with quantised_activations(module, ranges):
+        parts = [module(part.to(device)).cpu() for part in x.split(batch)]
+    return torch.cat(parts).numpy()

@@ -1,0 +1,54 @@
+"""The teacher: trained once per content (its recipe and the data), cached on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from harness.models.build import build_model
+from harness.recipe import Recipe, Selected, Teacher
+from harness.tasks.data import Data
+from harness.train.fit import Examples, fit
+from harness.train.predict import normalised
+
+
+def cache_folder() -> Path:
+    """``HARNESS_CACHE``, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("HARNESS_CACHE") or Path(home) / "harness")
+
+
+def teacher_key(teacher: Teacher, fingerprint: str) -> str:
+    """Content key: equal for the same teacher recipe on the same data."""
+    text = json.dumps({"teacher": teacher.model_dump(), "data": fingerprint}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
+    """The recipe's teacher on the CPU, in eval mode: its checkpoint, the cached one, or trained now."""
+    teacher = recipe.teacher
+    if teacher is None:
+        raise ValueError("the recipe has no teacher")
+    module = build_model(teacher.model, data.input_shape, data.classes, teacher.seed)
+    if teacher.model.checkpoint is not None:
+        return module.eval()
+    path = cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.safetensors"
+    if path.exists():
+        module.load_state_dict(load_file(path))
+        return module.eval()
+    x, y = data.train
+    plain = Recipe(task=recipe.task, teacher=None, student=teacher.model, train=teacher.train,
+                   clip=Selected(name="none"), prune=Selected(name="none"),
+                   quant=Selected(name="uniform", options={"bits": 32, "start": 0.5}),
+                   distill=Selected(name="none"), deploy=recipe.deploy, seed=teacher.seed)
+    trained = fit(plain, module.to(device), Examples(normalised(x, data).to(device), y.to(device))).module
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)
+    os.replace(partial, path)
+    return trained

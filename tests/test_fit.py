@@ -1,0 +1,110 @@
+"""The loop: schedules happen, removal and rounding are real in the result, runs repeat exactly."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.errors import TrialError
+from harness.recipe import parse_recipe
+from harness.registries import REGISTRIES
+from harness.train.fit import Examples, fit
+from harness.train.points import points_of, weighted_layers
+from harness.train.predict import predict
+
+
+def recipe(**sections):
+    tree = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8},
+            "train": {"epochs": 6, "batch_size": 32, "lr": 0.1}, **sections}
+    return parse_recipe(tree, REGISTRIES)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4))
+
+
+def examples(teacher: bool = False) -> Examples:
+    """Four classes by the bright quadrant of a 6x6 image: learnable in a few epochs."""
+    g = torch.Generator().manual_seed(5)
+    y = torch.randint(0, 4, (256,), generator=g)
+    x = 0.3 * torch.randn(256, 1, 6, 6, generator=g)
+    for i, label in enumerate(y.tolist()):
+        row, column = 3 * (label // 2), 3 * (label % 2)
+        x[i, 0, row:row + 3, column:column + 3] += 1
+    return Examples(x, y, 5 * torch.eye(4)[y] if teacher else None)
+
+
+def accuracy(trained, data: Examples) -> float:
+    return float((predict(trained.module, data.x, trained.quantised).argmax(1) == data.y.numpy()).mean())
+
+
+def test_a_plain_run_learns_and_repeats_bit_for_bit():
+    data = examples()
+    first, second = (fit(recipe(), network(), data) for _ in range(2))
+    assert accuracy(first, data) > 0.9
+    for a, b in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert first.quantised is None and not first.sparse
+
+
+def test_channels_are_physically_removed_and_training_goes_on():
+    data = examples()
+    trained = fit(recipe(prune={"kind": "channel", "ratio": 0.5, "at": 0.3}), network(), data)
+    assert trained.module[0].weight.shape == (4, 1, 3, 3)
+    assert trained.module[3].weight.shape == (6, 4, 3, 3)
+    assert trained.module[8].weight.shape == (4, 6)
+    sizes = [row["parameters"] for row in trained.history]
+    assert sizes[0] == sizes[1] > sizes[2] == sizes[-1]
+    assert accuracy(trained, data) > 0.8
+    assert trained.diagnostics["channels_kept"]["0"] == [4, 8]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.95])
+def test_weights_are_zero_in_the_stated_share(ratio):
+    trained = fit(recipe(prune={"kind": "weight", "ratio": ratio}), network(), examples())
+    for layer in weighted_layers(trained.module):
+        weight = trained.module.get_submodule(layer).weight
+        assert int((weight == 0).sum()) == round(ratio * weight.numel())
+    assert trained.sparse and trained.diagnostics["sparsity"] == pytest.approx(ratio, abs=0.02)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_weights_are_the_stored_integers(bits):
+    data = examples()
+    trained = fit(recipe(quant={"bits": bits}, train={"epochs": 9, "batch_size": 32, "lr": 0.1}), network(), data)
+    assert trained.quantised is not None
+    top = 2 ** (bits - 1) - 1
+    for layer in weighted_layers(trained.module):
+        q, scale = trained.quantised.integers[layer], trained.quantised.scales[layer]
+        assert q.dtype == np.int8 and np.abs(q).max() == top
+        stored = q * scale.reshape(-1, *[1] * (q.ndim - 1))
+        np.testing.assert_allclose(trained.module.get_submodule(layer).weight.detach().numpy(), stored, rtol=1e-6)
+    assert set(trained.quantised.activations) == set(points_of(trained.module))
+    assert [row["activations_rounded"] for row in trained.history] == [0] * 6 + [1] * 3
+    assert accuracy(trained, data) > (0.6 if bits == 2 else 0.85)
+
+
+def test_everything_at_once():
+    data = examples(teacher=True)
+    trained = fit(recipe(
+        teacher={"model": "convnet"}, clip={"kind": "norm", "threshold": 0.5},
+        prune={"kind": "channel", "ratio": 0.25}, quant={"bits": 4},
+        distill={"kind": "logits", "weight": 0.5, "temperature": 2.0}), network(), data)
+    assert 0 < trained.diagnostics["clipped_share"] <= 1
+    assert accuracy(trained, data) > 0.8
+
+
+def test_one_epoch_still_ends_pruned_and_rounded():
+    trained = fit(recipe(train={"epochs": 1, "lr": 0.05}, prune={"kind": "channel", "ratio": 0.5},
+                         quant={"bits": 4}), network(), examples())
+    assert trained.quantised is not None and trained.module[0].weight.shape[0] == 4
+
+
+def test_a_diverging_run_is_a_trial_error_that_names_the_step():
+    data = examples()
+    data.x[40] = float("nan")
+    with pytest.raises(TrialError, match=r"nonfinite.*epoch 1, step \d+"):
+        fit(recipe(), network(), data)
