@@ -1,0 +1,96 @@
+"""Runtimes that load an exported file, and what this machine offers them. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import psutil
+
+from harness.errors import SpaceError
+
+ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+def onnxruntime_session(path: Path, threads: int = 1) -> ort.InferenceSession:
+    """Load ``path`` on the CPU provider with ``threads`` threads that do not spin between runs.
+
+    Raises:
+        SpaceError: no such file, not an ONNX model, or a model that reads other files.
+    """
+    _refuse_external_data(path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own unrelated types
+        raise SpaceError(str(path), f"onnxruntime cannot load the file ({type(error).__name__}: {error})") from None
+
+
+def _refuse_external_data(path: Path) -> None:
+    """A model may name other files to read (CVE-2026-27489): ours never do."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise SpaceError(str(path), "no such file") from None
+    except Exception as error:  # protobuf's DecodeError has no public home
+        raise SpaceError(str(path), f"is not an ONNX model ({type(error).__name__})") from None
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise SpaceError(str(path), f"tensor {tensor.name!r} lies outside the file, which is refused",
+                             remedy="Save the model with its weights inside (external_data=False).")
+
+
+def logits(session: ort.InferenceSession, x: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: x[i:i + batch]})[0] for i in range(0, len(x), batch)]
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Processor, instruction sets, memory and versions; ``host`` is a fingerprint of the hardware."""
+    model, flags = _processor()
+    hardware = {"cpu_model": model, "cores": os.cpu_count() or 1, "isa": [f for f in ISA_FLAGS if f in flags],
+                "machine": platform.machine(), "ram_gib": round(psutil.virtual_memory().total / 2**30)}
+    text = f"{platform.node()} {sorted(hardware.items(), key=str)}"
+    return {**hardware, "os": platform.system(), "python": platform.python_version(),
+            "onnxruntime": ort.__version__, "onnx": onnx.__version__, "numpy": np.__version__,
+            "host": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
+def _processor() -> tuple[str, set[str]]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), set()
+    pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)  # the first core's come last
+    found = {name.strip(): value.strip() for name, value in pairs}
+    flags = found.get("flags") or found.get("Features") or ""
+    return found.get("model name") or platform.machine(), set(flags.split())
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Name and memory of each NVIDIA GPU that the driver shows; empty where there is none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [{"name": str(pynvml.nvmlDeviceGetName(h)),
+                 "memory_gib": round(pynvml.nvmlDeviceGetMemoryInfo(h).total / 2**30)} for h in handles]
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,83 @@
+"""Dominance, the incremental front, hypervolume and the knee. Plain numpy and moocore.
+
+Directions are ``maximize`` or ``minimize`` per objective. A row with a NaN is dominated by
+definition: an unmeasured point is never on a front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import moocore
+import numpy as np
+
+from harness.records import Direction
+
+
+def as_losses(values: np.ndarray, directions: Sequence[Direction]) -> np.ndarray:
+    """Values (N, M) with every objective turned so that less is better."""
+    sign = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
+    return np.asarray(values, float).reshape(-1, len(directions)) * sign
+
+
+def nondominated(values: np.ndarray, directions: Sequence[Direction]) -> np.ndarray:
+    """Mask (N,) of the rows of values (N, M) that no other row dominates.
+
+    A row dominates another when it is nowhere worse and somewhere better; equal rows do not
+    dominate each other, so both stay.
+    """
+    losses = as_losses(values, directions)
+    mask = np.isfinite(losses).all(axis=1)
+    if mask.any():
+        mask[mask] = moocore.is_nondominated(losses[mask], keep_weakly=True)
+    return mask
+
+
+def hypervolume(values: np.ndarray, reference: Sequence[float], directions: Sequence[Direction]) -> float:
+    """Volume that values (N, M) dominate, up to ``reference`` (M,), in the objectives' own units.
+
+    Points that are not better than the reference in every objective add nothing.
+    """
+    losses = as_losses(values, directions)
+    point = as_losses(np.asarray(reference, float), directions)[0]
+    inside = losses[(losses < point).all(axis=1)]
+    return float(moocore.hypervolume(inside, ref=point)) if len(inside) else 0.0
+
+
+def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:
+    """Index of the point of a front (N, M) nearest to the ideal one, each objective scaled to its
+    range on the front (Euclidean distance; the first of equals)."""
+    losses = as_losses(values, directions)
+    low, high = losses.min(axis=0), losses.max(axis=0)
+    scaled = (losses - low) / np.where(high > low, high - low, 1.0)
+    return int(np.argmin(np.square(scaled).sum(axis=1)))
+
+
+@dataclass
+class Front:
+    """A front that grows by one point at a time, in O(its size) a point."""
+
+    directions: tuple[Direction, ...]
+    numbers: list[int] = field(default_factory=list)
+    losses: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.losses = np.empty((0, len(self.directions)))
+
+    def add(self, number: int, values: Sequence[float]) -> bool:
+        """Take the point in unless a member dominates it; members that it dominates leave."""
+        new = as_losses(np.asarray(values, float), self.directions)[0]
+        if not np.isfinite(new).all():
+            return False
+        not_worse = (self.losses <= new).all(axis=1)
+        if (not_worse & (self.losses < new).any(axis=1)).any():
+            return False
+        stays = ~((new <= self.losses).all(axis=1) & (new < self.losses).any(axis=1))
+        self.numbers = [n for n, s in zip(self.numbers, stays, strict=True) if s] + [number]
+        self.losses = np.vstack([self.losses[stays], new])
+        return True
+
+    def values(self) -> np.ndarray:
+        """Members' values (N, M) in their own directions."""
+        return as_losses(self.losses, self.directions)

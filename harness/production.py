@@ -1,0 +1,118 @@
+"""Train one recipe for production: the deployable folder, and promise against outcome."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deploy.latency import Lab
+from harness.errors import TrialError
+from harness.recipe import Recipe
+from harness.records import TrialRecord, write_bytes_durably, write_record
+
+LATENCY_TOLERANCE = 0.05  # of the promised median, or the intervals where those are wider
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promised quantity beside what came out. ``kept`` is None where nothing was promised."""
+
+    name: str
+    promised: float | None
+    outcome: float
+    kept: bool | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What :func:`train` made: the folder, its record, test accuracy, and the checks."""
+
+    folder: Path
+    record: TrialRecord
+    test: dict[str, float]
+    checks: list[Check]
+
+
+def train(recipe: Recipe, out: Path | str, epochs: int | None = None, seed: int | None = None,
+          promise: dict[str, Any] | None = None, device: str = "cpu") -> Produced:
+    """Train ``recipe`` and write ``out/{model.onnx, recipe.yaml, record.json, model_card.md}``.
+
+    Args:
+        epochs: train longer (or shorter) than the recipe says.
+        promise: what the search measured (a best/*.yaml carries it): ``accuracy``,
+            ``accuracy_n``, ``size_bytes``, ``latency_ms``, ``latency_interval_ms``.
+    Raises:
+        TrialError: the training failed; the folder then holds the record with the reason.
+    """
+    from harness import trial  # imports torch, which reading this module need not
+
+    folder = Path(out)
+    changed = {} if epochs is None else {"train": recipe.train.model_copy(update={"epochs": epochs})}
+    recipe = recipe.model_copy(update={**changed, **({} if seed is None else {"seed": seed})})
+    record = TrialRecord.model_validate(trial.run(recipe.to_tree(), 0, {}, "", str(folder), None, device))
+    if record.status != "ok":
+        raise TrialError(f"training failed: {record.reason}")
+    with Lab() as lab:
+        [latency] = lab.measure([folder / "model.onnx"], None, recipe.deploy.runtime, recipe.deploy.batch_size,
+                                recipe.deploy.threads, budget_s=2.0)
+    record = record.with_measurements(latency)
+    write_record(folder, record)
+    test = trial.score_test(str(folder))
+    checks = compare(record, promise or {})
+    write_bytes_durably(folder / "model_card.md", model_card(record, test, checks).encode())
+    return Produced(folder, record, test, checks)
+
+
+def compare(record: TrialRecord, promise: dict[str, Any]) -> list[Check]:
+    """Each objective of the promise beside the outcome, with the rule that decides."""
+    return [_accuracy(record, promise), _size(record, promise), _latency(record, promise)]
+
+
+def _accuracy(record: TrialRecord, promise: dict[str, Any]) -> Check:
+    measured = record.measurements["accuracy"]
+    outcome, promised = measured.median, promise.get("accuracy")
+    if promised is None:
+        return Check("accuracy", None, outcome, None, "validation")
+    n = int(measured.conditions["n"])
+    mean = (outcome + promised) / 2
+    margin = 1.96 * math.sqrt(max(mean * (1 - mean), 1 / n) * 2 / n)
+    return Check("accuracy", promised, outcome, outcome >= promised - margin,
+                 f"kept when at most {margin:.4f} lower: 95 % interval of the difference of two accuracies on {n} samples")
+
+
+def _size(record: TrialRecord, promise: dict[str, Any]) -> Check:
+    outcome, promised = record.measurements["size_bytes"].median, promise.get("size_bytes")
+    kept = None if promised is None else outcome <= 1.01 * promised
+    return Check("size_bytes", promised, outcome, kept, "kept when at most 1 % larger")
+
+
+def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
+    measured, promised = record.measurements["latency_ms"], promise.get("latency_ms")
+    if promised is None:
+        return Check("latency_ms", None, measured.median, None, "")
+    highest = max((promise.get("latency_interval_ms") or [promised, promised])[1], (1 + LATENCY_TOLERANCE) * promised)
+    return Check("latency_ms", promised, measured.median, measured.interval()[0] <= highest,
+                 f"kept when the interval reaches down to {highest:.4f} ms: the promised interval or {LATENCY_TOLERANCE:.0%}")
+
+
+def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check]) -> str:
+    """Markdown: what the file is, what was measured, under which conditions."""
+    latency, env = record.measurements["latency_ms"], record.environment
+    low, high = latency.interval()
+    task, student = record.recipe["task"]["name"], record.recipe["student"]["model"]
+    rows = "\n".join(f"| {c.name} | {'' if c.promised is None else f'{c.promised:.6g}'} | {c.outcome:.6g} | "
+                     f"{ {None: '', True: 'yes', False: 'NO'}[c.kept]} | {c.note} |" for c in checks)
+    lines = [
+        f"# {student} for {task}", "",
+        "`model.onnx` takes raw inputs (float32, the task's own units) and normalises inside.", "",
+        f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by {record.recipe['deploy']['runtime']}",
+        f"- size: {record.artifact.size_bytes if record.artifact else 0:,} bytes on the disk",
+        f"- latency: {latency.median:.4f} ms (95 % interval {low:.4f} to {high:.4f}), {latency.conditions}",
+        f"- machine: {env.get('cpu_model', 'unknown')}; harness {env.get('harness')}, torch {env.get('torch')}", "",
+        "| quantity | promised | outcome | kept | rule |", "|---|---|---|---|---|", rows, "",
+        "The exact recipe is `recipe.yaml`; every raw number is in `record.json`.", "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,112 @@
+"""The end of a search: the hypervolume's reference, test scores of the front, summary files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from harness.pareto import Front, hypervolume
+from harness.records import TrialRecord, write_json_durably
+from harness.search.study import Study
+from harness.space import Space
+
+if TYPE_CHECKING:
+    from harness.search.driver import Pool
+
+log = logging.getLogger(__name__)
+LOGGED = ("size_bytes", "latency_ms", "load_ms")
+
+
+class Reference:
+    """The hypervolume's reference point, fixed by the first baseline: chance accuracy, the widest
+    fp32 student's bytes and 1.5 times its latency. Costs count in logarithms."""
+
+    def __init__(self, space: Space, chance: float):
+        self._objectives, self._chance = space.objectives, chance
+        self._record: TrialRecord | None = None
+
+    def see(self, record: TrialRecord) -> None:
+        """Take the widest fp32 student's values (until it is there: the first finished trial's)."""
+        if self._record is None or record.baseline == "widest-fp32":
+            self._record = record
+
+    def point(self) -> dict[str, float]:
+        """Raw value of each objective; empty before any trial finished."""
+        if self._record is None:
+            return {}
+        factor = {"latency_ms": 1.5, "load_ms": 1.5}
+        found = {o.name: (self._record.value(o.name) or 0.0) * factor.get(o.name, 1.0) for o in self._objectives}
+        return {**found, **({"accuracy": self._chance} if "accuracy" in found else {})}
+
+    def hypervolume(self, front: Front) -> float:
+        point = self.point()
+        if not point or not front.numbers:
+            return 0.0
+        values = np.vstack([front.values(), [point[o.name] for o in self._objectives]])
+        for i, objective in enumerate(self._objectives):
+            if objective.name in LOGGED:
+                values[:, i] = np.log(np.maximum(values[:, i], 1e-12))
+        return hypervolume(values[:-1], values[-1].tolist(), front.directions)
+
+
+def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool: Pool) -> None:
+    """Test accuracy of the front's files and of the baselines drawn beside it, each taken once:
+    what ``test.json`` holds is never computed again."""
+    path = folder / "test.json"
+    known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in known]
+    while todo or pool.running:
+        while todo and pool.free:
+            number = todo.pop()
+            pool.submit(number, "score_test", str((folder / "trials" / f"{number:05d}").resolve()))
+        for answer in pool.wait(1.0):
+            if answer.error:
+                log.warning("test accuracy of trial %d: %s", answer.job, answer.error)
+            else:
+                known[str(answer.job)] = answer.value
+    write_json_durably(path, known)
+
+
+def write_summary(study: Study, folder: Path, summary: dict[str, Any]) -> None:
+    """``study.json`` and ``importances.json``."""
+    space = study.space
+    write_json_durably(folder / "importances.json", importances(study))
+    write_json_durably(folder / "study.json", {
+        "name": folder.resolve().name, "objectives": [o.name for o in space.objectives],
+        "directions": {o.name: o.direction for o in space.objectives}, "constraints": space.constraints,
+        "fingerprint": space.fingerprint(), "sampler": space.settings.sampler, "seed": space.settings.seed, **summary})
+
+
+def importances(study: Study) -> dict[str, dict[str, float]]:
+    """Share of each parameter in each objective's variance (PED-ANOVA, Watanabe et al. 2023).
+
+    The evaluator scores what makes a target low, so objectives to maximise are negated. Empty for
+    an objective with too few or equal values.
+    """
+    found: dict[str, dict[str, float]] = {}
+    complete = study.trials(TrialState.COMPLETE)
+    for i, objective in enumerate(study.space.objectives):
+        values = {t.values[i] for t in complete if t.params}
+        if len(values) < 4:
+            found[objective.name] = {}
+            continue
+        sign = -1.0 if objective.direction == "maximize" else 1.0
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                scores = optuna.importance.get_param_importances(
+                    study.optuna, target=lambda t, i=i, sign=sign: sign * t.values[i])
+        except (ValueError, RuntimeError) as error:  # no parameter is common to all trials, say
+            log.info("no importances for %s: %s", objective.name, error)
+            scores = {}
+        found[objective.name] = {k: float(v) for k, v in scores.items() if math.isfinite(v)}
+    return found

@@ -1,0 +1,45 @@
+"""One driver per study: a lock that the kernel releases when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.errors import SpaceError
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder/run.lock``, which names the holder.
+
+    Raises:
+        SpaceError: another driver holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise SpaceError(str(folder), f"another search runs on this study ({file.read().strip()})",
+                             remedy="Wait for it, stop it, or choose another --study name.") from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+class NoLock:
+    """A lock for Optuna's journal, which is covered by the run lock: its own goes stale on SIGKILL
+    and then blocks for 30 s."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None

@@ -1,0 +1,58 @@
+"""What the user watches: a live bar on a terminal, one line a trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from harness.records import TrialRecord
+
+
+class Progress:
+    """Context manager around the bar; silent where ``shown`` is False."""
+
+    def __init__(self, name: str, total: int, shown: bool):
+        self._console = Console(stderr=True, quiet=not shown, highlight=False)
+        self._total, self._started = total, time.monotonic()
+        self._live = self._console.is_terminal and shown
+        self._bar = Bar(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+                        TextColumn("{task.fields[detail]}"), TimeElapsedColumn(), console=self._console,
+                        disable=not self._live)
+        self._task = self._bar.add_task(name, total=total, detail="")
+        self._front, self._volume, self._first = 0, 0.0, 0
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def update(self, finished: int, failed: int, front: int, volume: float) -> None:
+        """Show the counters; the time left follows from the pace since the first update."""
+        if not self._first:
+            self._first, self._started = finished or 1, time.monotonic()
+        self._front, self._volume = front, volume
+        new = finished - self._first
+        pace = (time.monotonic() - self._started) / new if new > 0 else 0.0
+        left = f", {pace * max(0, self._total - finished):.0f} s left" if pace else ""
+        detail = f"failed {failed}, front {front}, hypervolume {volume:.3f}{left}"
+        self._bar.update(self._task, completed=finished, detail=detail)
+
+    def trial(self, record: TrialRecord, on_front: bool) -> None:
+        """One line for a finished trial (not beside a live bar)."""
+        if self._live:
+            return
+        if record.status != "ok":
+            self.say(f"trial {record.number:4d} failed: {record.reason.splitlines()[0][:160] if record.reason else ''}")
+            return
+        values = " ".join(f"{name} {m.median:.6g}" for name, m in sorted(record.measurements.items()))
+        marks = " ".join(m for m in (record.baseline, "front" if on_front else "") if m)
+        self.say(f"trial {record.number:4d} {values} {record.duration_s:.1f} s {marks}".rstrip())

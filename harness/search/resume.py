@@ -1,0 +1,106 @@
+"""Continuing a study: is it the same one, is it complete, and what became of its open trials."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from harness.errors import SpaceError
+from harness.recipe import parse_recipe
+from harness.records import TrialRecord, read_record, write_record
+from harness.search.storage import JOURNAL
+from harness.search.study import Study, distribution, excess, to_optuna
+from harness.space import Space, load_space
+
+
+def check_same_space(space: Space, folder: Path) -> None:
+    """Refuse to mix two spaces in one study (another budget or other resources are fine).
+
+    Raises:
+        SpaceError: with the lines that differ.
+    """
+    path = folder / "space.yaml"
+    if not path.exists():
+        return
+    before = load_space(path, space.registries)
+    if before.fingerprint() == space.fingerprint():
+        return
+    lines = difflib.unified_diff(before.text.splitlines(), space.text.splitlines(), "study", "now", lineterm="", n=0)
+    changed = "\n".join(line for line in lines if not line.startswith("@@"))
+    raise SpaceError(str(folder), f"the study was made with another space:\n{changed}\n",
+                     remedy="Choose another --study name, or give the space as it was.")
+
+
+def complete_already(folder: Path, budget: int) -> dict[str, Any] | None:
+    """The summary of a study that has its ``budget`` of finished trials and is closed, else None."""
+    try:
+        summary = json.loads((folder / "study.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return summary if summary["status"] == "complete" and summary["finished"] >= budget else None
+
+
+def settle(study: Study, folder: Path, retries: int, finished: Callable[[TrialRecord], None]) -> None:
+    """Settle every trial that a killed driver left RUNNING: told from its record where that is
+    whole, otherwise failed and queued again."""
+    for trial in study.trials(TrialState.RUNNING):
+        record = read_record(folder / "trials" / f"{trial.number:05d}")
+        if record is not None:
+            study.reopen(trial)
+            finished(record)
+        else:
+            study.retry(trial, "the search was killed while it ran", retries)
+
+
+def write_failed(folder: Path, record: TrialRecord) -> None:
+    """Keep the record of a failure that the worker could not write."""
+    if not (folder / "record.json").exists():
+        write_record(folder, record)
+
+
+def rebuild(space: Space, folder: Path) -> None:
+    """Make the journal again from the trials' records; the old one is kept beside it.
+
+    Raises:
+        SpaceError: the study is stored in a database, which is not ours to replace.
+    """
+    if space.settings.storage is not None:
+        raise SpaceError("--rebuild", "works on the journal file only", space.settings.storage)
+    journal = folder / JOURNAL
+    if journal.exists():
+        os.replace(journal, folder / f"{JOURNAL}.replaced")
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "study.json").unlink()
+    study = Study(space, folder)
+    records = {r.number: r for p in sorted((folder / "trials").glob("*")) if (r := read_record(p)) is not None}
+    baselines = {b.recipe.key(): i for i, b in enumerate(space.baselines())}
+    for number in range(max(records, default=-1) + 1):
+        study.optuna.add_trial(_frozen(space, records.get(number), baselines))
+
+
+def _frozen(space: Space, record: TrialRecord | None, baselines: dict[str, int]) -> optuna.trial.FrozenTrial:
+    """A told trial as its record has it; a number without a record becomes a failure."""
+    if record is None:
+        return optuna.create_trial(state=TrialState.FAIL, user_attrs={"reason": "no record"})
+    holes = {h.internal: h for h in space.holes}
+    values = [record.value(o.name) for o in space.objectives]
+    complete = record.status == "ok" and all(v is not None for v in values)
+    attrs: dict[str, Any] = {"recipe": json.dumps(record.recipe), **({} if complete else {"reason": record.reason, "final": True})}
+    if record.baseline:
+        key = parse_recipe({**record.recipe, "seed": 0}, space.registries).key()
+        attrs |= {"baseline": record.baseline, "baseline_index": baselines.get(key)}
+    broken = excess(space, record) if complete else {}
+    state = TrialState.FAIL if not complete else TrialState.PRUNED if any(v > 0 for v in broken.values()) else TrialState.COMPLETE
+    return optuna.create_trial(
+        state=state, values=values if state is TrialState.COMPLETE else None, user_attrs=attrs,
+        params={k: to_optuna(holes[k], v) for k, v in record.params.items()},
+        distributions={k: distribution(holes[k]) for k in record.params}, constraints=broken)
+

@@ -1,0 +1,210 @@
+"""The Optuna side: samplers, distributions, proposals without duplicates, and telling results."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.recipe import Recipe
+from harness.records import TrialRecord
+from harness.search.storage import open_storage
+from harness.space import Hole, Settings, Space
+
+log = logging.getLogger(__name__)
+ASK_AGAIN = 5  # after a duplicate, before drawing at random
+DRAW_AGAIN = 50
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One trial to run: its Optuna number, the sampler's parameters and the recipe they make."""
+
+    number: int
+    params: dict[str, Any]
+    recipe: Recipe
+    baseline: str = ""
+
+
+def distribution(hole: Hole) -> BaseDistribution:
+    """Optuna's distribution of a hole. Ordered choices become integers, so that the sampler knows
+    that 4 bits lie between 3 and 6; other choices are categories named by their labels."""
+    if hole.kind == "choice":
+        return IntDistribution(0, len(hole.choices) - 1) if hole.ordered else CategoricalDistribution(hole.labels)
+    low, high = hole.bounds()
+    if hole.kind == "int":
+        return IntDistribution(int(low), int(high), log=hole.log, step=1 if hole.log else int(hole.step or 1))
+    return FloatDistribution(float(low), float(high), log=hole.log, step=hole.step)
+
+
+def to_optuna(hole: Hole, code: Any) -> Any:
+    """The value that Optuna stores for a hole's code."""
+    return hole.labels[code] if hole.kind == "choice" and not hole.ordered else code
+
+
+def make_sampler(settings: Settings, done: int) -> BaseSampler:
+    """The sampler, seeded from the study's seed and the number of trials it has: resumed with the
+    same seed it would repeat its first draws."""
+    seed = random.Random(f"{settings.seed} {done}").randrange(2**31)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if settings.sampler == "random":
+            return RandomSampler(seed=seed)
+        if settings.sampler == "nsga2":
+            return NSGAIISampler(seed=seed)
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+class Study:
+    """An Optuna study of a space, of which this process is the only writer."""
+
+    def __init__(self, space: Space, folder: Path):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.space = space
+        self._holes = {h.internal: h for h in space.holes}
+        storage = open_storage(space.settings.storage, folder)
+        self.optuna = optuna.create_study(
+            study_name=folder.resolve().name, storage=storage, load_if_exists=True,
+            directions=[o.direction for o in space.objectives])
+        trials = self.optuna.get_trials(deepcopy=False)
+        self.optuna.sampler = make_sampler(space.settings, len(trials))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental in Optuna; the dashboard shows the names
+            self.optuna.set_metric_names([o.name for o in space.objectives])
+        self._random = random.Random(f"{space.settings.seed} {len(trials)} draws")
+        self._open: dict[int, optuna.Trial] = {}
+        self.keys: dict[str, int] = {}  # recipe key -> number of the trial that has it
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+    def codes(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Optuna's parameters as the space's codes."""
+        return {name: self._holes[name].labels.index(v) if isinstance(v, str) else v for name, v in params.items()}
+
+    def seed_of(self, number: int) -> int:
+        """The training seed of a trial: another for each, the same when the trial is repeated."""
+        return (self.space.settings.seed * 1_000_003 + number) % 2**31
+
+    def baseline(self, index: int) -> Proposal:
+        """Open the trial of the ``index``-th baseline of the space."""
+        baseline = self.space.baselines()[index]
+        if baseline.params is not None:
+            self._enqueue(baseline.params, {})
+        trial = self.optuna.ask()
+        trial.set_user_attr("baseline_index", index)
+        params = {} if baseline.params is None else self.space.sample(lambda hole: self._suggest(trial, hole))
+        recipe = baseline.recipe.model_copy(update={"seed": self.seed_of(trial.number)})
+        return self._opened(trial, params, recipe, baseline.name)
+
+    def propose(self) -> Proposal | None:
+        """Ask the sampler; a recipe that has run is told FAIL and asked for again, in the end drawn
+        at random. None when everything that was drawn has run: the space is exhausted."""
+        for attempt in range(ASK_AGAIN + DRAW_AGAIN):
+            if attempt >= ASK_AGAIN:
+                self._enqueue(self.space.sample(self._draw), {})
+            trial = self.optuna.ask()
+            params = self.space.sample(lambda hole, t=trial: self._suggest(t, hole))
+            recipe = self.space.fill(params, self.seed_of(trial.number))
+            known = self.keys.get(recipe.key())
+            if known is None:
+                return self._opened(trial, params, recipe, "")
+            trial.set_user_attr("reason", f"duplicate of trial {known}")
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _opened(self, trial: optuna.Trial, params: dict[str, Any], recipe: Recipe, baseline: str) -> Proposal:
+        self.keys[recipe.key()] = trial.number
+        self._open[trial.number] = trial
+        trial.set_user_attr("recipe", json.dumps(recipe.to_tree()))
+        if baseline:
+            trial.set_user_attr("baseline", baseline)
+        return Proposal(trial.number, params, recipe, baseline)
+
+    def _suggest(self, trial: optuna.Trial, hole: Hole) -> Any:
+        match distribution(hole):
+            case FloatDistribution() as d:
+                return trial.suggest_float(hole.internal, d.low, d.high, log=d.log, step=d.step)
+            case IntDistribution() as d:
+                return trial.suggest_int(hole.internal, d.low, d.high, log=d.log, step=d.step)
+        return hole.labels.index(trial.suggest_categorical(hole.internal, hole.labels))
+
+    def _draw(self, hole: Hole) -> Any:
+        return self._random.choice(hole.spread(1000))
+
+    def _enqueue(self, params: Mapping[str, Any], attrs: dict[str, Any]) -> None:
+        stored = {name: to_optuna(self._holes[name], code) for name, code in params.items()}
+        self.optuna.enqueue_trial(stored, user_attrs=attrs)
+
+    def retry(self, trial: FrozenTrial, reason: str, retries: int) -> None:
+        """Settle a trial that was left RUNNING without a result: FAIL, and its parameters queued
+        again unless that has been done ``retries`` times."""
+        attempt = int(trial.user_attrs.get("attempt", 0))
+        again = attempt < retries and "baseline_index" not in trial.user_attrs and bool(trial.params)
+        self.reopen(trial)
+        self._attr(trial.number, "reason", reason)
+        self.optuna.tell(trial.number, state=TrialState.FAIL)
+        del self._open[trial.number]
+        if again:
+            self.optuna.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "attempt": attempt + 1})
+
+    def _attr(self, number: int, name: str, value: Any) -> None:
+        self._open[number].set_user_attr(name, value)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Tell that a trial has no result and will have none."""
+        self._attr(number, "reason", reason)
+        self._attr(number, "final", True)
+        self.optuna.tell(number, state=TrialState.FAIL)
+        self._open.pop(number, None)
+
+    def tell(self, record: TrialRecord) -> bool:
+        """Tell a finished record: COMPLETE, or PRUNED where it breaks a constraint (also FAIL where
+        a value is missing or not finite). True when it may stand on the front."""
+        values = [record.value(o.name) for o in self.space.objectives]
+        if record.status != "ok" or any(v is None or not math.isfinite(v) for v in values):
+            self.fail(record.number, record.reason or f"nonfinite objectives {values}")
+            return False
+        for name, found in record.measurements.items():
+            self._attr(record.number, name, found.median)
+        broken = self._constrain(record)
+        if broken:
+            self._attr(record.number, "reason", f"infeasible: {broken}")
+            self.optuna.tell(record.number, state=TrialState.PRUNED)
+        else:
+            self.optuna.tell(record.number, [float(v) for v in values if v is not None])
+        self._open.pop(record.number, None)
+        return not broken
+
+    def _constrain(self, record: TrialRecord) -> str:
+        """Set every constraint; the broken ones in words."""
+        found = excess(self.space, record)
+        for name, value in found.items():
+            self._open[record.number].set_constraint(name, value)
+        return ", ".join(f"{name} {self.space.constraints[name.split()[0]]} by {v:.6g}" for name, v in found.items() if v > 0)
+
+    def reopen(self, trial: FrozenTrial) -> None:
+        """Take a trial up again that a former driver had left RUNNING."""
+        self._open[trial.number] = optuna.Trial(self.optuna, trial._trial_id)
+
+
+def excess(space: Space, record: TrialRecord) -> dict[str, float]:
+    """By how much each constraint is missed (<= 0: it is met; an unmeasured quantity misses it)."""
+    found = {}
+    for name, bounds in space.constraints.items():
+        value = record.value(name)
+        for side, bound in bounds.items():
+            sign = 1 if side == "max" else -1
+            found[f"{name} {side}"] = 1e300 if value is None else (value - bound) * sign
+    return found

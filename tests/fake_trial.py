@@ -1,0 +1,71 @@
+"""A trial module without torch: what the driver's tests run in place of training.
+
+Accuracy and size follow from the recipe; ``HARNESS_FAKE`` names a folder where every started trial
+leaves a line, and holds switches (a file ``die-N`` kills the worker of trial N once).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from harness.errors import SpaceError, TrialError
+from harness.records import Measurement, TrialRecord, describe_file, write_bytes_durably, write_json_durably, write_record
+
+
+def prepare(trees, folder, device="cpu"):
+    if trees[0]["task"].get("split_seed") == 13:
+        raise SpaceError("task.split_seed", "brings bad luck", 13)
+    write_json_durably(Path(folder) / "teacher.json", {"model": "convnet", "accuracy": 0.99, "size_bytes": 9999,
+                                                       "path": "teacher/model.onnx"})
+    write_bytes_durably(Path(folder) / "teacher" / "model.onnx", tiny_model(40))
+    return {"logits": {"t": np.zeros((4, 2), np.float32)}, "classes": 2, "chance": 0.5}
+
+
+def tiny_model(width: int) -> bytes:
+    weight = numpy_helper.from_array(np.zeros((4, width), np.float32), "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["input", "w"], ["logits"])], "g",
+                              [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 4])],
+                              [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", width])], initializer=[weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return onnx.ModelProto.SerializeToString(model, deterministic=True)
+
+
+def run(tree, number, params, baseline, folder, logits, device="cpu"):
+    box = Path(os.environ["HARNESS_FAKE"])
+    with open(box / "started", "a") as file:
+        file.write(f"{number}\n")
+    time.sleep(float(os.environ.get("HARNESS_FAKE_S", "0")))
+    switch = box / f"die-{number}"
+    base = TrialRecord(number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"])
+    path = Path(folder)
+    if (box / f"fail-{number}").exists():
+        record = base.model_copy(update={"reason": str(TrialError("nonfinite: told to"))})
+        write_record(path, record)
+        return record.model_dump(mode="json")
+    if switch.exists() and "before" in switch.read_text():
+        switch.unlink()
+        os._exit(9)
+    width, bits = tree["student"]["width"], tree["quant"]["bits"]
+    write_bytes_durably(path / "model.onnx", tiny_model(width))
+    accuracy = 1 - 1 / (2 + width * min(bits, 8) / 8) + 0.01 * tree["train"]["lr"]
+    record = base.model_copy(update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"})
+    record = record.with_measurements(
+        Measurement(name="accuracy", unit="1", values=[accuracy], conditions={"n": 100}),
+        Measurement(name="size_bytes", unit="B", values=[float(record.artifact.size_bytes)]))
+    write_record(path, record)
+    if switch.exists():
+        switch.unlink()
+        os._exit(9)
+    return record.model_dump(mode="json")
+
+
+def score_test(folder):
+    with open(Path(os.environ["HARNESS_FAKE"]) / "tested", "a") as file:
+        file.write(f"{Path(folder).name}\n")
+    return {"accuracy": 0.5, "n": 10.0}

@@ -1,0 +1,252 @@
+"""The driver's loop on a pool in this process, with a trial module that trains nothing."""
+
+import json
+import os
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from harness.errors import SpaceError
+from harness.records import Measurement, read_record
+from harness.search.driver import search
+from harness.search.pool import Finished
+from harness.search.storage import open_storage
+from harness.space import load_space
+from tests import fake_trial
+
+SPACE = """
+task: {name: digits}
+teacher: {model: convnet, width: 16}
+student: {model: convnet, width: {choice: [4, 8, 16]}}
+train: {epochs: 1, lr: {float: [0.01, 0.3], log: true}}
+quant: {bits: {choice: [2, 4, 8, 32]}}
+clip:
+  choice:
+    - {kind: none}
+    - {kind: norm, threshold: {float: [0.1, 10], log: true}}
+distill: {kind: logits, weight: {float: [0, 1]}}
+search: {trials: 14, seed: 1}
+"""
+
+
+class Here:
+    """A pool that works in this process: ``wait`` runs the oldest job."""
+
+    def __init__(self, slots: int = 2):
+        self._slots, self._jobs, self._logits = slots, [], {}
+
+    @property
+    def free(self):
+        return self._slots - len(self._jobs)
+
+    @property
+    def running(self):
+        return [job for job, *_ in self._jobs]
+
+    def share(self, logits):
+        self._logits = logits
+
+    def submit(self, job, name, *args, logits=False):
+        self._jobs.append((job, name, (*args, *([self._logits] if logits else []))))
+
+    def call(self, name, *args):
+        return getattr(fake_trial, name)(*args)
+
+    def wait(self, timeout_s):
+        if not self._jobs:
+            return []
+        job, name, args = self._jobs.pop(0)
+        return [Finished(job, getattr(fake_trial, name)(*args))]
+
+    def close(self):
+        pass
+
+
+class FakeLab:
+    """Latency from the file's size; counts how often each file is timed."""
+
+    def __init__(self):
+        self.timed: list[str] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def measure(self, paths, reference, runtime, batch_size, threads, budget_s):
+        self.timed += [str(p) for p in paths]
+        return [Measurement(name="latency_ms", unit="ms", values=[p.stat().st_size / 1000]) for p in paths]
+
+
+@pytest.fixture
+def box(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
+    return tmp_path
+
+
+def space_of(box: Path, *overrides: str, text: str = SPACE):
+    (box / "space.yaml").write_text(text)
+    return load_space(box / "space.yaml", overrides=overrides)
+
+
+def run(box: Path, *overrides: str, lab=None, name: str = "study", **options):
+    return search(space_of(box, *overrides), box / name, progress=False, lab=lambda: lab or FakeLab(),
+                  make_pool=lambda *_: Here(), **options)
+
+
+def trials_of(folder: Path) -> list:
+    return optuna.load_study(study_name=folder.name, storage=open_storage(None, folder)).get_trials()
+
+
+def started(box: Path) -> list[int]:
+    return [int(line) for line in (box / "started").read_text().split()]
+
+
+def test_a_search_leaves_a_whole_study(box):
+    lab = FakeLab()
+    outcome = run(box, lab=lab)
+    folder = box / "study"
+    assert outcome.status == "complete" and outcome.finished == 14 and outcome.failed == 0
+    trials = trials_of(folder)
+    complete = [t for t in trials if t.state is TrialState.COMPLETE]
+    assert len(complete) == 14 and not [t for t in trials if t.state is TrialState.RUNNING]
+    for t in complete:
+        record = read_record(folder / "trials" / f"{t.number:05d}")
+        assert t.values == [record.value(n) for n in ("accuracy", "size_bytes", "latency_ms")]
+        assert json.loads(t.user_attrs["recipe"]) == record.recipe
+    assert [t.user_attrs.get("baseline") for t in complete[:4]] == ["widest-fp32", "widest-int8", "width-sweep", "width-sweep"]
+    assert len(lab.timed) == 4  # three structures and the teacher: once each
+    summary = json.loads((folder / "study.json").read_text())
+    assert summary["front"] == outcome.front and summary["reference"]["accuracy"] == 0.5
+    assert set(json.loads((folder / "importances.json").read_text())["accuracy"]) >= {"student.width", "quant.bits"}
+    tested = (box / "tested").read_text().split()
+    assert len(tested) == len(set(tested)) == len({*outcome.front, 0, 1, 2, 3})
+
+
+def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):
+    text = SPACE.replace("{float: [0.01, 0.3], log: true}", "0.1").replace("{float: [0, 1]}", "0.5").replace(
+        "{float: [0.1, 10], log: true}", "1.0")
+    space = space_of(box, "search.trials=100", text=text)
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    assert outcome.status == "exhausted"
+    keys = [t.user_attrs["recipe"].rpartition('"seed"')[0] for t in trials_of(box / "study") if t.state is TrialState.COMPLETE]
+    assert len(keys) == len(set(keys))
+    assert 24 <= outcome.finished <= 24 + 5  # every combination, and baselines outside of the space
+
+
+def test_the_same_command_says_complete_then_continues_with_more_trials(box):
+    run(box)
+    again = run(box)
+    assert again.status == "already complete" and again.finished == 14
+    more = run(box, "search.trials=20")
+    assert more.status == "complete" and more.finished == 20
+    assert len(started(box)) == len(set(started(box))) == 20
+
+
+def test_another_space_is_refused_with_the_difference(box):
+    run(box)
+    with pytest.raises(SpaceError, match=r"(?s)another space.*-.*0\.3.*\+.*0\.2"):
+        search(space_of(box, text=SPACE.replace("0.3]", "0.2]")), box / "study", progress=False, lab=FakeLab,
+               make_pool=lambda *_: Here())
+
+
+def test_a_failure_in_preparing_leaves_nothing(box):
+    with pytest.raises(SpaceError, match="bad luck"):
+        run(box, "task.split_seed=13")
+    assert not (box / "study").exists()
+
+
+def test_broken_constraints_are_pruned_and_never_on_the_front(box):
+    text = SPACE + "constraints: {accuracy: {min: 0.8}, size_bytes: {max: 300}}\n"
+    space = space_of(box, text=text)
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    trials = trials_of(box / "study")
+    assert {t.state for t in trials} >= {TrialState.PRUNED, TrialState.COMPLETE}
+    for t in trials:
+        if t.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            feasible = t.user_attrs["accuracy"] >= 0.8 and t.user_attrs["size_bytes"] <= 300
+            assert (t.state is TrialState.COMPLETE) == feasible
+            assert feasible or t.number not in outcome.front
+            assert all(v <= 0 for v in t.constraints.values()) == feasible
+
+
+def test_failed_trials_are_told_with_their_reason_and_do_not_count(box):
+    for number in (1, 5):
+        (box / f"fail-{number}").touch()
+    outcome = run(box)
+    assert outcome.finished == 14 and outcome.failed == 2
+    failed = [t for t in trials_of(box / "study") if t.user_attrs.get("final")]
+    assert [t.number for t in failed] == [1, 5] and "nonfinite" in failed[0].user_attrs["reason"]
+
+
+def test_open_trials_of_a_killed_driver_are_settled(box):
+    """One has its record (it is told, not run again), one has none (it is run again)."""
+    run(box, "search.trials=8")
+    folder = box / "study"
+    study = optuna.load_study(study_name="study", storage=open_storage(None, folder))
+    space = space_of(box)
+    done, lost = study.ask(), study.ask()
+    donor = trials_of(folder)[7]
+    for trial in (done, lost):
+        for hole in space.holes:
+            if hole.internal in donor.params:
+                trial._suggest(hole.internal, donor.distributions[hole.internal])
+    recipe = space.fill({h.internal: h.default for h in space.holes if not h.parents}, seed=5).to_tree()
+    fake_trial.run(recipe, done.number, {}, "", str(folder / "trials" / f"{done.number:05d}"), {})
+    (folder / "study.json").unlink()
+    before = len(started(box))
+    outcome = run(box, "search.trials=12")
+    assert outcome.finished == 12
+    trials = {t.number: t for t in trials_of(folder)}
+    assert trials[done.number].state is TrialState.COMPLETE
+    assert trials[lost.number].state is TrialState.FAIL
+    assert [t.user_attrs["retry_of"] for t in trials.values() if "retry_of" in t.user_attrs] == [lost.number]
+    assert not [t for t in trials.values() if t.state is TrialState.RUNNING]
+    assert len(started(box)) - before == 3
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_torn_journal_is_repaired(box, cut):
+    run(box, "search.trials=8")
+    journal = box / "study" / "study.log"
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    (box / "study" / "study.json").unlink()
+    outcome = run(box, "search.trials=10")
+    assert outcome.finished == 10
+    assert not [t for t in trials_of(box / "study") if t.state is TrialState.RUNNING]
+
+
+def test_a_damaged_journal_is_refused_and_rebuilt_from_the_records(box):
+    first = run(box, "search.trials=10")
+    journal = box / "study" / "study.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[5] = b"#" + lines[5]
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(SpaceError, match=r"line 6 .*damaged.*--rebuild"):
+        run(box, "search.trials=12")
+    outcome = run(box, "search.trials=12", rebuild=True)
+    assert outcome.finished == 12
+    assert len(started(box)) == len(set(started(box))) == 12
+    rebuilt = {t.number: t.values for t in trials_of(box / "study") if t.state is TrialState.COMPLETE}
+    assert set(first.front) <= set(rebuilt)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "random"])
+def test_every_sampler_runs(box, sampler):
+    assert run(box, f"search.sampler={sampler}").finished == 14
+
+
+def test_a_second_driver_is_refused_and_named(box):
+    from harness.search.lock import run_lock
+    with run_lock(box / "study"), pytest.raises(SpaceError, match=rf"another search runs.*pid {os.getpid()}"):
+        run(box)
+    assert run(box).finished == 14
+
+
+def test_sqlite_works_and_a_bad_url_is_explained(box):
+    assert run(box, f"search.storage=sqlite:///{box}/x.db", "search.trials=6").finished == 6
+    with pytest.raises(SpaceError, match="cannot be opened"):
+        run(box, "search.storage=postgresql://me:secret@localhost:1/none", name="other")

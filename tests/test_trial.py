@@ -1,0 +1,118 @@
+"""One trial on the real digits: what it leaves on the disk agrees with what it says."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from harness import production, trial
+from harness.deploy.runtimes import logits, onnxruntime_session
+from harness.errors import SpaceError, TrialError
+from harness.recipe import parse_recipe
+from harness.records import TrialRecord, read_record
+from harness.registries import REGISTRIES
+from harness.space import load_recipe
+
+TREE = {
+    "task": {"name": "digits"}, "student": {"model": "convnet", "width": 8},
+    "teacher": {"model": "mlp", "hidden": [64], "epochs": 5},
+    "train": {"epochs": 6, "lr": 0.1}, "clip": {"kind": "norm", "threshold": 0.3},
+    "prune": {"kind": "channel", "ratio": 0.25}, "quant": {"bits": 4},
+    "distill": {"kind": "logits", "weight": 0.3, "temperature": 2.0},
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A prepared folder and one finished trial in it."""
+    folder = tmp_path_factory.mktemp("study")
+    ready = trial.prepare([TREE], str(folder))
+    record = trial.run(TREE, 7, {"quant.bits": 2}, "", str(folder / "trials" / "00007"), ready["logits"])
+    return folder, ready, TrialRecord.model_validate(record)
+
+
+def test_every_number_is_that_of_the_file(study):
+    folder, _, record = study
+    path = folder / "trials" / "00007" / "model.onnx"
+    assert record.status == "ok", record.reason
+    assert read_record(path.parent) == record
+    data = trial.data_of(parse_recipe(TREE, REGISTRIES))
+    x, y = data.validation
+    again = logits(onnxruntime_session(path), x.float().numpy())
+    assert record.value("accuracy") == float((again.argmax(1) == y.numpy()).mean()) > 0.8
+    assert record.value("size_bytes") == path.stat().st_size == record.waterfall["file"]
+    assert record.diagnostics["parity"]["disagreements"] <= 2
+    steps = list(record.waterfall.values())
+    assert steps == sorted(steps, reverse=True)
+    assert "latency_ms" not in record.measurements  # the driver's to measure
+    rows = list(csv.DictReader((path.parent / "history.csv").open()))
+    assert len(rows) == 6 and 0 < float(rows[0]["clipped_share"]) <= 1
+    assert load_recipe(path.parent / "recipe.yaml") == parse_recipe(TREE, REGISTRIES)
+
+
+def test_prepare_gives_logits_chance_and_a_teacher_file(study):
+    folder, ready, _ = study
+    [values] = ready["logits"].values()
+    data = trial.data_of(parse_recipe(TREE, REGISTRIES))
+    assert values.shape == (len(data.train[1]), 10) and values.dtype == np.float32
+    assert (values.argmax(1) == data.train[1].numpy()).mean() > 0.9
+    assert 0.1 <= ready["chance"] <= 0.2
+    teacher = json.loads((folder / "teacher.json").read_text())
+    assert (folder / teacher["path"]).stat().st_size == teacher["size_bytes"] and teacher["accuracy"] > 0.8
+
+
+def test_the_teacher_is_trained_once(study, monkeypatch):
+    folder, ready, _ = study
+    from harness.train import teacher
+    monkeypatch.setattr(teacher, "fit", lambda *_: pytest.fail("the teacher was trained again"))
+    again = trial.prepare([TREE], str(folder))
+    assert all(np.array_equal(again["logits"][k], v) for k, v in ready["logits"].items())
+
+
+def test_a_trial_repeats_bit_for_bit(study, tmp_path):
+    folder, ready, record = study
+    again = trial.run(TREE, 7, {}, "", str(tmp_path), ready["logits"])
+    assert again["artifact"]["sha256"] == record.artifact.sha256
+
+
+def test_test_accuracy_is_of_the_test_part(study):
+    folder, _, record = study
+    scored = trial.score_test(str(folder / "trials" / "00007"))
+    data = trial.data_of(parse_recipe(TREE, REGISTRIES))
+    assert scored["n"] == len(data.test[1]) and 0.8 < scored["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"train": {"epochs": 2, "lr": 1e30}}, "nonfinite"),
+    ({"student": {"model": "tests.no_such_module:net"}}, "cannot import"),
+])
+def test_failure_is_data_with_a_reason(change, reason, tmp_path):
+    record = trial.run({**TREE, **change}, 3, {}, "", str(tmp_path / "t"))
+    assert record["status"] == "failed" and reason in record["reason"]
+    assert json.loads((tmp_path / "t" / "record.json").read_text())["reason"] == record["reason"]
+    assert not (tmp_path / "t" / "model.onnx").exists()
+
+
+def test_preparing_an_impossible_task_is_a_space_error(tmp_path):
+    with pytest.raises(SpaceError, match="task.name"):
+        trial.prepare([{**TREE, "task": {"name": "tests.no_such_module:data"}}], str(tmp_path / "s"))
+    assert not (tmp_path / "s").exists()
+
+
+def test_production_keeps_or_breaks_its_promise(tmp_path):
+    recipe = parse_recipe({**TREE, "teacher": None, "distill": {"kind": "none"}}, REGISTRIES)
+    made = production.train(recipe, tmp_path / "out", epochs=8, promise={
+        "accuracy": 0.5, "size_bytes": 100, "latency_ms": 1e3, "latency_interval_ms": [900.0, 1100.0]})
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "recipe.yaml", "record.json", "model_card.md"}
+    kept = {c.name: c.kept for c in made.checks}
+    assert kept == {"accuracy": True, "size_bytes": False, "latency_ms": True}
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert f"{made.test['accuracy']:.4f}" in card and "| size_bytes | 100 |" in card
+    assert load_recipe(tmp_path / "out" / "recipe.yaml").train.epochs == 8
+
+
+def test_a_failed_production_run_says_why(tmp_path):
+    recipe = parse_recipe({**TREE, "train": {"epochs": 1, "lr": 1e30}}, REGISTRIES)
+    with pytest.raises(TrialError, match="nonfinite"):
+        production.train(recipe, tmp_path / "out")
