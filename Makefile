@@ -1,49 +1,57 @@
 # Two commands do all the set-up a fresh machine needs: `make search` and `make test`.
-# VENV=/path/to/environment uses an existing environment as it is (nothing is installed).
-SPACE ?= search_spaces/digits.yaml
+# VENV=/path/to/environment uses that environment as it is; VENV=system the python3 on PATH.
+SPACE  ?= search_spaces/digits.yaml
+STUDY  ?= results/$(basename $(notdir $(SPACE)))
+RECIPE ?= $(STUDY)/best/knee.yaml
 PYTHON ?= python3
-ARGS ?=
+ARGS   ?=
 
-ifdef VENV
-READY :=
-else
-VENV := .venv
+ifeq ($(VENV),)
 READY := .venv/.ready
+RUN   := .venv/bin/python
+else ifeq ($(VENV),system)
+RUN   := $(PYTHON)
+else
+RUN   := $(VENV)/bin/python
 endif
-BIN := $(VENV)/bin
 
 .PHONY: help search test report train test-gpu lint bench clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-search: $(READY) ## search SPACE (default: the digits) and write the report; ARGS="--trials 20"
-	$(BIN)/python -m harness search $(SPACE) $(ARGS)
+search: $(READY) ## search SPACE (default: the digits) and write its report; ARGS="--trials 20"
+	$(RUN) -m harness search $(SPACE) $(ARGS)
 
 test: $(READY) ## all tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(RUN) -m pytest -m "not gpu" $(ARGS)
 
-report: $(READY) ## write the report of STUDY again
-	$(BIN)/python -m harness report $(STUDY)
+report: $(READY) ## write the report of STUDY again (default: the study of SPACE)
+	$(RUN) -m harness report $(STUDY) $(ARGS)
 
-train: $(READY) ## train RECIPE for production
-	$(BIN)/python -m harness train $(RECIPE) $(ARGS)
+train: $(READY) ## train RECIPE for production (default: the knee of STUDY)
+	$(RUN) -m harness train $(RECIPE) $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a GPU
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(RUN) -m pytest -m gpu $(ARGS)
 
 lint: $(READY) ## ruff and pyright
-	$(BIN)/ruff check . && $(BIN)/pyright
+	$(RUN) -m ruff check . && $(RUN) -m pyright --pythonpath $$(command -v $(RUN))
 
-bench: $(READY) ## the benchmarks (minutes; outputs under results/benchmarks/)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(READY) ## the benchmarks (minutes; they write under results/benchmarks/)
+	for script in benchmarks/*.py; do $(RUN) "$$script" || exit 1; done
 
-clean: ## remove the environment and caches, keep the studies
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache *.egg-info
+clean: ## remove the environment and the caches, keep the studies
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache build *.egg-info
+
+# uv installs in a third of the time; where it is not to be had, or fails, pip does the same.
+PIP  := .venv/bin/python -m pip --disable-pip-version-check install
+LOCK := --require-hashes -r requirements.lock
 
 .venv/.ready: pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "harness needs Python >= 3.11; set PYTHON=python3.11" >&2; exit 1; }
-	@echo "Setting up .venv (about 2 minutes; once, and again when requirements change) ..."
-	$(PYTHON) -m venv .venv && .venv/bin/python -m pip install --quiet --disable-pip-version-check uv setuptools
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e . && touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "harness needs Python >= 3.11, and $(PYTHON) is not. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up .venv from requirements.lock (once, and again when it changes; minutes, by the network) ..."
+	$(PYTHON) -m venv --clear .venv
+	@$(PIP) --quiet uv || echo "No uv here: pip installs, which takes longer."
+	@if .venv/bin/uv pip install --python .venv/bin/python $(LOCK); then :; else $(PIP) $(LOCK); fi
+	@$(PIP) --quiet --no-deps --no-build-isolation -e . && touch $@ && echo ".venv is ready."

@@ -40,8 +40,8 @@ def test_baselines_of_each_example_can_be_built(file, weights):
 
 def test_metrics_of_own_data():
     from examples.own_data.my_data import recalls
-    logits = torch.eye(2)[[0, 1, 1, 1]].numpy()
-    assert recalls(logits, torch.tensor([0, 0, 1, 1]).numpy()) == {"recall_malignant": 0.5, "recall_benign": 1.0}
+    logits, labels = torch.eye(2)[[0, 1, 1, 1]].numpy(), torch.tensor([0, 0, 1, 1]).numpy()
+    assert recalls(logits, labels) == {"recall_malignant": 0.5, "recall_benign": 1.0}
 
 
 def test_every_example_is_explained_in_a_short_page():

@@ -70,7 +70,7 @@ def test_only_layers_that_harness_knows(name):
 @pytest.mark.parametrize(("name", "options", "shape", "parameters"), [
     ("mlp", {"hidden": [300, 100]}, (1, 28, 28), 266_610),  # LeNet-300-100
     ("lenet5", {"width": 1.0}, (1, 28, 28), 431_080),  # Caffe's LeNet-5
-    ("resnet", {"depth": 20, "width": 16}, (3, 32, 32), 269_722 + 2_752),  # the paper's (option A) + two shortcuts
+    ("resnet", {"depth": 20, "width": 16}, (3, 32, 32), 269_722 + 2_752),  # paper (option A) + shortcuts
 ])
 def test_parameters_as_published(name, options, shape, parameters):
     assert sum(p.numel() for p in built(name, shape, **options).parameters()) == parameters
@@ -85,7 +85,8 @@ def test_convnet_without_norm_has_biases():
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_half_of_the_channels_can_be_removed(name):
-    module = built(name, hidden=[16, 16]) if name == "mlp" else built(name, width=1 if name == "lenet5" else 8)
+    wide = {"mlp": {"hidden": [16, 16]}, "lenet5": {"width": 1.0}}.get(name, {"width": 8})
+    module = built(name, **wide)
     before = sum(p.numel() for p in module.parameters())
     head = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
     example = torch.rand(2, 1, 8, 8)
@@ -119,7 +120,8 @@ def test_weights_start_from_a_checkpoint(suffix, tmp_path):
         torch.save({"epoch": 3, "state_dict": source}, file)
     else:
         save_file(source, file)
-    module = build_model(Model(name="convnet", options=OPTIONS["convnet"], checkpoint=str(file)), (1, 8, 8), 10, 0)
+    model = Model(name="convnet", options=OPTIONS["convnet"], checkpoint=str(file))
+    module = build_model(model, (1, 8, 8), 10, seed=0)
     assert all(torch.equal(v, source[k]) for k, v in module.state_dict().items())
 
 

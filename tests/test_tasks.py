@@ -50,7 +50,8 @@ def test_declared_params_are_the_functions_keywords(name):
     hints = typing.get_type_hints(function)
     for key, param in declared.items():
         assert hints[key] is param.type
-        assert keywords[key].default == (inspect.Parameter.empty if param.default is REQUIRED else param.default)
+        expected = inspect.Parameter.empty if param.default is REQUIRED else param.default
+        assert keywords[key].default == expected
 
 
 # split
@@ -124,8 +125,8 @@ def test_fingerprint_is_equal_for_equal_content_in_another_process():
 
 
 def test_fingerprint_differs_with_the_content():
-    prints = {digits().fingerprint(), digits(split_seed=1).fingerprint(), digits(validation=0.2).fingerprint()}
-    assert len(prints) == 3
+    variants = [digits(), digits(split_seed=1), digits(validation=0.2)]
+    assert len({data.fingerprint() for data in variants}) == 3
 
 
 # arrays
@@ -192,7 +193,8 @@ X, Y = samples()
     ({"x": np.where(X > 250, np.nan, X)}, "x must be finite in float32"),
     ({"x": X * np.array(1e300)}, "x must be finite in float32"),
     ({"x": np.array([None] * 60), "y": Y}, "cannot be read as .npz without unpickling"),
-    ({"x": X.astype(np.float32)}, "a sample of test must be float32 (1, 4, 4) as in train, but got 'uint8 (1, 4, 4)'"),
+    ({"x": X.astype(np.float32)},
+     "a sample of test must be float32 (1, 4, 4) as in train, but got 'uint8 (1, 4, 4)'"),
     ({"x": X[:, :3]}, "a sample of test must be uint8 (1, 3, 4) as in train"),
     ({"y": Y % 2}, "y of test must hold only classes that train has (0..1), but got [2]"),
 ])
@@ -208,7 +210,8 @@ def test_wrong_files_are_named(tmp_path):
     np.save(tmp_path / "single.npy", X)
     (tmp_path / "torn.npz").write_bytes(Path(good).read_bytes()[:200])
     (tmp_path / "text.npz").write_text("hello")
-    for name, expected in [("keys.npz", "y missing, but got ['x', 'labels']"), ("single.npy", "not a single array"),
+    for name, expected in [("keys.npz", "y missing, but got ['x', 'labels']"),
+                           ("single.npy", "not a single array"),
                            ("torn.npz", "cannot be read"), ("text.npz", "cannot be read"),
                            ("absent.npz", "no file is there"), ("no_*.npz", "no file is there")]:
         text = message("arrays", train=good, test=str(tmp_path / name))

@@ -16,4 +16,5 @@ def my_data(test_share: float = 0.3) -> dict[str, object]:
     x, y = load_breast_cancer(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(y))
     test, train = np.split(order, [round(test_share * len(y))])
-    return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test], "metrics": recalls}
+    return {"x_train": x[train], "y_train": y[train], "x_test": x[test], "y_test": y[test],
+            "metrics": recalls}

@@ -9,13 +9,18 @@ from harness.models.add import Add
 class MyNet(nn.Module):
     def __init__(self, channels: int, classes: int, width: int):
         super().__init__()
-        self.fine = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-        self.coarse = nn.Sequential(nn.Conv2d(channels, width, 5, padding=2, bias=False), nn.BatchNorm2d(width))
+        self.fine = self._branch(channels, width, kernel=3)
+        self.coarse = self._branch(channels, width, kernel=5)
         self.add = Add()  # a sum as a module: it is quantised too
         self.relu = nn.ReLU()
         self.pool = nn.MaxPool2d(2)
         self.mix = nn.Conv2d(width, 2 * width, 3, padding=1)
         self.head = nn.Linear(2 * width, classes)
+
+    @staticmethod
+    def _branch(channels: int, width: int, kernel: int) -> nn.Module:
+        conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.pool(self.relu(self.add(self.fine(x), self.coarse(x))))

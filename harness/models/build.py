@@ -18,7 +18,8 @@ _SHOWN = 3  # differences told in one message
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
 
 
-def build_model(model: Model, input_shape: tuple[int, ...], classes: int, seed: int, where: str = "student") -> nn.Module:
+def build_model(model: Model, input_shape: tuple[int, ...], classes: int, seed: int,
+                where: str = "student") -> nn.Module:
     """Build ``model`` on the CPU, in training mode.
 
     Args:
@@ -52,7 +53,8 @@ def _construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: i
 
 
 @torch.no_grad()
-def _check_output(module: nn.Module, name: str, input_shape: tuple[int, ...], classes: int, path: str) -> None:
+def _check_output(module: nn.Module, name: str, input_shape: tuple[int, ...], classes: int,
+                  path: str) -> None:
     module.eval()
     try:
         found = module(torch.zeros(2, *input_shape))
@@ -87,7 +89,8 @@ def load_checkpoint(module: nn.Module, file: Path, path: str) -> None:
     ]
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        raise SpaceError(path, f"the weights in {file} must fit the model: {'; '.join(differences[:_SHOWN])}{more}",
+        first = "; ".join(differences[:_SHOWN])
+        raise SpaceError(path, f"the weights in {file} must fit the model: {first}{more}",
                          remedy="Give the options that the saved network was built with.")
     for key, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -97,8 +100,10 @@ def load_checkpoint(module: nn.Module, file: Path, path: str) -> None:
 
 def _read(file: Path, path: str) -> dict[str, Tensor]:
     if not file.is_file():
-        raise SpaceError(path, "no such file", str(file), f"Paths start from the current folder, {Path.cwd()}.")
-    remedy = "Save it with safetensors.torch.save_file(model.state_dict(), file) or torch.save(model.state_dict(), file)."
+        raise SpaceError(path, "no such file", str(file),
+                         f"Paths start from the current folder, {Path.cwd()}.")
+    remedy = ("Save it with safetensors.torch.save_file(model.state_dict(), file) or "
+              "torch.save(model.state_dict(), file).")
     try:
         found: Any = (load_file(file) if file.suffix == ".safetensors"
                       else torch.load(file, map_location="cpu", weights_only=True))
@@ -110,5 +115,6 @@ def _read(file: Path, path: str) -> dict[str, Tensor]:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise SpaceError(path, f"{file} must hold a state_dict, names and tensors", type(found).__name__, remedy)
+        raise SpaceError(path, f"{file} must hold a state_dict, names and tensors", type(found).__name__,
+                         remedy)
     return found

@@ -23,7 +23,8 @@ class Block(nn.Module):
         super().__init__()
         first, second = conv_norm(inputs, outputs, 3, stride), conv_norm(outputs, outputs, 3, 1)
         self.body = nn.Sequential(OrderedDict(
-            conv1=first["conv"], norm1=first["norm"], relu=nn.ReLU(), conv2=second["conv"], norm2=second["norm"]))
+            conv1=first["conv"], norm1=first["norm"], relu=nn.ReLU(),
+            conv2=second["conv"], norm2=second["norm"]))
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Sequential(conv_norm(inputs, outputs, 1, stride))
         self.add = Add()

@@ -38,6 +38,7 @@ from harness.space import Space
 log = logging.getLogger(__name__)
 MAX_TEACHERS = 16
 FAILURES_IN_A_ROW = 10
+PATIENCE = 4  # trials told per slot while a new structure waits for the lab
 TRIAL_MODULE = "harness.trial"
 
 
@@ -90,6 +91,8 @@ class Run:
     failed: int = 0
     failures_in_a_row: int = 0
     exhausted: bool = False
+    told: int = 0
+    told_at_wait: int = 0  # how many were told when the first of ``waiting`` began to wait
     sweep: list[int] = field(default_factory=list)  # baselines that finished
 
 
@@ -187,7 +190,8 @@ def _loop(run: Run) -> None:
     run.baselines = [i for i in range(len(run.space.baselines())) if i not in done]
     slots = run.pool.free
     while True:
-        barrier = len({r.structure for r in run.waiting}) >= 2 * slots
+        structures = len({r.structure for r in run.waiting})
+        barrier = structures >= 2 * slots or (structures and run.told - run.told_at_wait >= PATIENCE * slots)
         if not barrier:
             _fill_slots(run)
         if not run.pool.running:
@@ -270,6 +274,7 @@ def _finished(run: Run, record: TrialRecord) -> None:
     elif run.latencies.known(record) is not None:
         _tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
     else:
+        run.told_at_wait = run.told_at_wait if run.waiting else run.told
         run.waiting.append(record)
 
 
@@ -298,6 +303,7 @@ def _measured_alone(run: Run, record: TrialRecord) -> bool:
 
 def _tell(run: Run, record: TrialRecord) -> None:
     feasible = run.study.tell(record)
+    run.told += 1
     run.open.pop(record.number, None)
     _count(run, record, feasible)
     run.progress.trial(record, record.number in run.front.numbers)

@@ -18,7 +18,8 @@ from harness.tasks.checks import Samples, check_together, checked
 from harness.tasks.data import VALIDATION, Data, assemble
 
 
-def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0) -> Data:
+def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: int = 0,
+           train_limit: int = 0) -> Data:
     """Data from .npz files; ``train`` and ``test`` are each a file, or a glob of several parts.
 
     Parts are read in the order of their names. Nothing is unpickled.
@@ -33,7 +34,8 @@ def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: in
                       train_limit=train_limit)
 
 
-def from_files(train: list[Path], test: list[Path], *, validation: float, split_seed: int, train_limit: int) -> Data:
+def from_files(train: list[Path], test: list[Path], *, validation: float, split_seed: int,
+               train_limit: int) -> Data:
     """Data from the parts of train and the parts of test."""
     samples = {"train": _joined("task.train", train), "test": _joined("task.test", test)}
     check_together("task.train", samples)
@@ -45,7 +47,8 @@ def _files(path: str, pattern: str) -> list[Path]:
     given = Path(pattern).expanduser()
     files = [given] if given.is_file() else sorted(Path(p) for p in glob.glob(str(given), recursive=True))
     if not files:
-        raise SpaceError(path, "no file is there", pattern, f"Paths start from the current folder, {Path.cwd()}.")
+        raise SpaceError(path, "no file is there", pattern,
+                         f"Paths start from the current folder, {Path.cwd()}.")
     return files
 
 
@@ -54,8 +57,8 @@ def _joined(path: str, files: list[Path]) -> Samples:
     first = parts[0][0]
     for file, (x, _) in zip(files, parts, strict=True):
         if x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
-            raise SpaceError(path, f"{file}: a sample must be {first.dtype} {first.shape[1:]} as in {files[0]}",
-                             f"{x.dtype} {x.shape[1:]}")
+            rule = f"{file}: a sample must be {first.dtype} {first.shape[1:]} as in {files[0]}"
+            raise SpaceError(path, rule, f"{x.dtype} {x.shape[1:]}")
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
@@ -67,8 +70,8 @@ def _read(path: str, file: Path) -> Samples:
                 raise SpaceError(path, f"{file} must be an .npz archive with x and y, not a single array",
                                  remedy="Write it with numpy.savez_compressed(file, x=x, y=y).")
             if missing := [key for key in ("x", "y") if key not in archive.files]:
-                raise SpaceError(path, f"{file} must hold arrays named x and y; {' and '.join(missing)} missing",
-                                 archive.files)
+                rule = f"{file} must hold arrays named x and y; {' and '.join(missing)} missing"
+                raise SpaceError(path, rule, archive.files)
             x, y = archive["x"], archive["y"]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise SpaceError(path, f"{file} cannot be read as .npz without unpickling ({error})",

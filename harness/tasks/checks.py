@@ -11,6 +11,7 @@ from harness.errors import SpaceError
 
 Samples = tuple[np.ndarray, np.ndarray]  # x (N, C, H, W) or (N, F), uint8 or float32; y (N,) int64
 
+_NUMBER = "Number the classes: numpy.unique(y, return_inverse=True)[1]."
 SHAPES = "(samples, features), (samples, height, width) or (samples, channels, height, width)"
 
 
@@ -24,7 +25,8 @@ def checked(path: str, where: str, x: Any, y: Any) -> Samples:
     if x.ndim not in (2, 3, 4):
         raise SpaceError(path, f"{where}: x must be {SHAPES}", x.shape)
     if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise SpaceError(path, f"{where}: x must be uint8 or float", str(x.dtype), "Convert it: x.astype('float32').")
+        raise SpaceError(path, f"{where}: x must be uint8 or float", str(x.dtype),
+                         "Convert it: x.astype('float32').")
     if 0 in x.shape:
         raise SpaceError(path, f"{where}: there must be at least one sample, none of them empty", x.shape)
     if y.shape != (len(x),):
@@ -32,7 +34,7 @@ def checked(path: str, where: str, x: Any, y: Any) -> Samples:
                          f"({len(x)},)", y.shape)
     if y.dtype.kind not in "iu":
         raise SpaceError(path, f"{where}: y must hold integer class numbers", str(y.dtype),
-                         "Number the classes: numpy.unique(y, return_inverse=True)[1].")
+                         _NUMBER)
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):
             x = x.astype(np.float32, copy=False)
@@ -50,11 +52,11 @@ def check_together(path: str, parts: Mapping[str, Samples]) -> None:
         raise SpaceError(path, "there must be at least two classes in y of train", present.tolist())
     if present[0] != 0 or present[-1] != len(present) - 1:
         raise SpaceError(path, f"y of train must hold each of the class numbers 0..{len(present) - 1}",
-                         present[:20].tolist(), "Number the classes: numpy.unique(y, return_inverse=True)[1].")
+                         present[:20].tolist(), _NUMBER)
     for name, (x, y) in parts.items():
         if x.shape[1:] != train_x.shape[1:] or x.dtype != train_x.dtype:
-            raise SpaceError(path, f"a sample of {name} must be {train_x.dtype} {train_x.shape[1:]} as in train",
-                             f"{x.dtype} {x.shape[1:]}")
+            rule = f"a sample of {name} must be {train_x.dtype} {train_x.shape[1:]} as in train"
+            raise SpaceError(path, rule, f"{x.dtype} {x.shape[1:]}")
         if len(strange := np.setdiff1d(y, present)):
-            raise SpaceError(path, f"y of {name} must hold only classes that train has (0..{len(present) - 1})",
-                             strange[:20].tolist())
+            rule = f"y of {name} must hold only classes that train has (0..{len(present) - 1})"
+            raise SpaceError(path, rule, strange[:20].tolist())

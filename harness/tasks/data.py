@@ -86,7 +86,8 @@ def assemble(train: Samples, test: Samples, *, validation: float | Samples = VAL
         held = (x[carved], y[carved])
     classes = len(np.unique(y))
     if 0 < train_limit < classes:
-        raise SpaceError("task.train_limit", f"must be 0 (all) or at least {classes}, one sample a class", train_limit)
+        raise SpaceError("task.train_limit", f"must be 0 (all) or at least {classes}, one sample a class",
+                         train_limit)
     if 0 < train_limit < len(kept):
         kept = kept[stratified(y[kept], train_limit, split_seed)]
     x, y = x[kept], y[kept]
@@ -155,10 +156,12 @@ def _from_mapping(name: str, found: Any) -> Data:
         raise SpaceError("task.name", f"what {name!r} returns has the unknown key {unknown[0]!r}",
                          remedy=f"Known: {', '.join(_ARRAYS + _OPTIONAL)}.")
     if ("x_validation" in found) != ("y_validation" in found):
-        raise SpaceError("task.name", f"{name!r} must return x_validation and y_validation together, or neither")
+        raise SpaceError("task.name",
+                         f"{name!r} must return x_validation and y_validation together, or neither")
     metrics = found.get("metrics")
     if metrics is not None and not callable(metrics):
-        raise SpaceError("task.name", f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics)
+        raise SpaceError("task.name",
+                         f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics)
     parts = ["train", "test", *(["validation"] if "x_validation" in found else [])]
     samples = {part: checked("task.name", f"{part} of {name}", found[f"x_{part}"], found[f"y_{part}"])
                for part in parts}

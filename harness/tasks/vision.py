@@ -21,7 +21,8 @@ from harness.tasks.data import VALIDATION, Data, assemble
 from harness.tasks.folders import cache_folder, data_roots
 from harness.tasks.idx import check_whole, unpacked
 
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+             "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _CIFAR = "cifar-10-batches-py"
 
 
@@ -99,9 +100,9 @@ def _opened(name: str, folder: Path, train: bool, download: bool = False) -> Any
     try:
         return getattr(datasets, name)(folder, train=train, download=download)
     except Exception as error:  # torchvision passes on what the network, files and archives raise
-        failed = f"torchvision cannot download {name}" if download else f"torchvision cannot read {name} in {folder}"
+        failed = f"download {name}" if download else f"read {name} in {folder}"
         reason = str(error).strip() or type(error).__name__
-        raise SpaceError("task.name", f"{failed} ({reason})", remedy=_REMEDY) from error
+        raise SpaceError("task.name", f"torchvision cannot {failed} ({reason})", remedy=_REMEDY) from error
 
 
 _REMEDY = "Set HARNESS_DATA (or task.root) to a folder that has it."
@@ -117,7 +118,8 @@ def _downloaded(name: str, inside: str) -> Path:
             if not (cache / inside).exists():  # another process may have been faster
                 os.replace(Path(partial) / inside, cache / inside)
     except OSError as error:
-        raise SpaceError("task.name", f"{name} cannot be kept at {cache} ({error})", remedy=_REMEDY) from error
+        raise SpaceError("task.name", f"{name} cannot be kept at {cache} ({error})",
+                         remedy=_REMEDY) from error
     return cache
 
 

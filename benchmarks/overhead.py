@@ -1,0 +1,116 @@
+"""Orchestration: what a trial costs when training costs nothing, beside Ray Tune + OptunaSearch.
+
+Both run in this one process, one after the other, on the same cores, with the same space and
+sampler settings; starting Ray is not counted for either. Claims: <= 10 ms a trial without the
+sampler's ask, and <= 10 ms that a slot idles between two trials.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.report import save, spread
+from harness.search import driver
+from harness.search.pool import RayPool, connect
+from harness.search.study import Study
+from harness.space import load_space
+
+TRIALS, TUNE_TRIALS = 200, 20
+SPACE = """
+task: {name: digits}
+student: {model: convnet, width: {choice: [4, 8, 16]}}
+train: {epochs: 1, lr: {float: [0.01, 0.3], log: true}}
+quant: {bits: {choice: [2, 4, 8, 32]}}
+prune: {kind: channel, ratio: {float: [0, 0.9]}}
+search: {trials: 200, seed: 0}
+"""
+
+
+def ours(folder: Path) -> dict[str, Any]:
+    """A whole search, asks timed from outside."""
+    (folder / "space.yaml").write_text(SPACE)
+    space = load_space(folder / "space.yaml")
+    asks: list[float] = []
+    real = Study.propose
+
+    def timed(study: Study) -> Any:
+        started = time.perf_counter()
+        try:
+            return real(study)
+        finally:
+            asks.append(time.perf_counter() - started)
+
+    Study.propose = timed
+    clock: dict[str, float] = {}
+
+    def pool(space: Any, address: Any, module: str) -> Any:
+        made = RayPool(connect(space.settings.resources, None), space.settings.resources, module, 600)
+        made.call("prepare", [], "")
+        clock["started"] = time.perf_counter()
+        return made
+
+    outcome = driver.search(space, folder / "study", progress=False, module="benchmarks.trivial_trial", make_pool=pool)
+    wall = time.perf_counter() - clock["started"]
+    times = [json.loads(p.read_bytes()) for p in (folder / "study" / "times").glob("*.json")]
+    return {"trials": outcome.finished, "wall_s": wall, "ask_ms": spread([1000 * a for a in asks]),
+            "sampler_s": sum(asks), "ms_a_trial": 1000 * wall / outcome.finished,
+            "ms_a_trial_without_sampler": 1000 * (wall - sum(asks)) / outcome.finished,
+            "idle_slot_ms": spread(idle(times))}
+
+
+def idle(times: list[dict[str, float]]) -> list[float]:
+    """Milliseconds between the end of a trial and the start of the next on the same worker."""
+    gaps = []
+    for worker in {t["worker"] for t in times}:
+        rows = sorted((t for t in times if t["worker"] == worker), key=lambda t: t["started"])
+        gaps += [1000 * (b["started"] - a["ended"]) for a, b in zip(rows, rows[1:], strict=False)]
+    return gaps
+
+
+def tune() -> dict[str, Any]:
+    """The same on Ray Tune with OptunaSearch, as its documentation sets it up."""
+    import optuna
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    if not ray.is_initialized():
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+    def objective(config: dict[str, Any]) -> None:
+        tune.report({"accuracy": 0.5 + config["lr"], "size_bytes": 1000.0 * config["bits"], "latency_ms": 1.0})
+
+    space = {"width": tune.choice([4, 8, 16]), "lr": tune.loguniform(0.01, 0.3), "bits": tune.choice([2, 4, 8, 32]),
+             "ratio": tune.uniform(0, 0.9)}
+    metrics = ["accuracy", "size_bytes", "latency_ms"]
+    search = OptunaSearch(metric=metrics, mode=["max", "min", "min"],
+                          sampler=optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=0))
+    started = time.perf_counter()
+    folder = tempfile.mkdtemp()
+    tuner = tune.Tuner(tune.with_resources(objective, {"cpu": 1}), param_space=space,
+                       tune_config=tune.TuneConfig(search_alg=search, num_samples=TUNE_TRIALS),
+                       run_config=tune.RunConfig(storage_path=folder, verbose=0))
+    results = tuner.fit()
+    wall = time.perf_counter() - started
+    shutil.rmtree(folder, ignore_errors=True)
+    ray.shutdown()
+    return {"trials": len(results), "wall_s": wall, "ms_a_trial": 1000 * wall / len(results)}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        mine = ours(Path(folder))
+    theirs = tune()
+    save("overhead", {"harness": mine, "ray_tune_optunasearch": theirs, "ratio_ms_a_trial": theirs["ms_a_trial"] / mine["ms_a_trial"]})
+
+
+if __name__ == "__main__":
+    main()

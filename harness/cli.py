@@ -1,0 +1,226 @@
+"""The command ``harness``: parse, call, print. Everything else is imported inside the verbs.
+
+Exit codes: 0 done, 1 it could not be done, 2 a mistake in the request (one message, no traceback),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from harness.errors import HarnessError, SpaceError
+
+if TYPE_CHECKING:
+    from harness.report import StudyData
+
+
+class Verbs(TyperGroup):
+    """Turns the errors that a user can meet into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SpaceError as error:
+            typer.echo(f"harness: {error}", err=True)
+            raise typer.Exit(2) from None
+        except HarnessError as error:
+            typer.echo(f"harness: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("harness: interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Search for models that are small and fast enough to deploy.",
+)
+
+StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="the folder of a study, results/digits")]
+
+
+@app.callback()
+def configure(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens")] = False,
+) -> None:
+    """Runs before every verb."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command()
+def search(
+    space: Annotated[Path, typer.Argument(metavar="SPACE", help="a search space, search_spaces/digits.yaml")],
+    study: Annotated[str | None, typer.Option(help="name: results/NAME (default: that of SPACE)")] = None,
+    out: Annotated[Path | None, typer.Option(help="the study's folder, instead of results/NAME")] = None,
+    trials: Annotated[int | None, typer.Option(help="as --set search.trials=N")] = None,
+    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT")] = None,
+    storage: Annotated[str | None, typer.Option(help="as --set search.storage=URL (Optuna's)")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="replace a value of SPACE")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="make the index again from the records")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
+) -> None:
+    """Search SPACE; the same command again resumes."""
+    from harness.space import load_space
+
+    overrides = [
+        *(changes or []),
+        *([] if trials is None else [f"search.trials={trials}"]),
+        *([] if storage is None else [f"search.storage={json.dumps(storage)}"]),
+    ]
+    loaded = load_space(space, overrides=overrides)
+    folder = _study_folder(space, study, out)
+    from harness.search.driver import search as run
+
+    outcome = run(loaded, folder, address=address, rebuild=rebuild)
+    if outcome.finished:
+        _show(folder, write=report)
+    typer.echo(
+        f"{outcome.folder}: {outcome.finished} trials finished, {outcome.failed} failed; "
+        + _ENDED[outcome.status]
+    )
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def report(study: StudyFolder) -> None:
+    """Write the report of STUDY again, from the files in its folder."""
+    _show(study, write=True)
+
+
+@app.command()
+def status(study: StudyFolder) -> None:
+    """Print how far STUDY is."""
+    from harness.report import load_study
+
+    data = load_study(study)
+    counts = data.trials["status"].value_counts()
+    typer.echo(f"{data.name}: {data.study.get('status', 'unknown')}")
+    typer.echo(
+        f"trials: {len(data.finished)} finished, {counts.get('failed', 0)} failed, "
+        f"{len(data.unreadable)} unreadable; on the front: {len(data.front)}"
+    )
+    for number, reason in data.trials.loc[data.trials["status"] == "failed", "reason"].items():
+        typer.echo(f"  trial {number} failed: {reason}")
+
+
+@app.command()
+def pick(
+    study: StudyFolder,
+    max_latency_ms: Annotated[float | None, typer.Option(help="at most so slow")] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="at most so large")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="at least so accurate, 0.95")] = None,
+) -> None:
+    """Print the recipe of STUDY's front to take."""
+    from harness.report import load_study
+    from harness.report import pick as choose
+
+    typer.echo(choose(load_study(study), max_latency_ms, max_size_bytes, min_accuracy))
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="results/digits/best/knee.yaml")],
+    epochs: Annotated[int | None, typer.Option(help="instead of the recipe's", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder (default: beside RECIPE, NAME-trained)")] = None,
+    seed: Annotated[int | None, typer.Option(help="instead of the recipe's", min=0)] = None,
+) -> None:
+    """Train RECIPE for production: write the deployable folder, print promise against outcome."""
+    from harness.space import load_recipe
+    from harness.yaml_source import read_source
+
+    loaded = load_recipe(recipe)
+    promise = read_source(recipe).tree.get("promise")
+    folder = _new_folder(out or recipe.with_name(f"{recipe.stem}-trained"))
+    from harness.production import train as run
+
+    made = run(loaded, folder, epochs=epochs, seed=seed, promise=promise)
+    typer.echo(f"{made.folder}: test accuracy {made.test['accuracy']:.4f} (n = {int(made.test['n'])})")
+    rows = [[c.name, _number(c.promised), _number(c.outcome), _KEPT[c.kept], c.note] for c in made.checks]
+    _table(["quantity", "promised", "outcome", "kept", "rule"], rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Print what this machine offers, and what is missing for what."""
+    from harness.doctor import report as examine
+
+    for finding in examine():
+        typer.echo(f"{finding.name:<17} {finding.found}")
+        if finding.missing:
+            typer.echo(f"{'':<17} -> {finding.missing}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from harness import __version__
+
+    typer.echo(__version__)
+
+
+_ENDED = {
+    "complete": "the study is complete.",
+    "already complete": "the study was complete before. For more, the same command with a larger --trials.",
+    "exhausted": "the study ended: no recipe is left to try, or too many trials failed in a row.",
+    "interrupted": "interrupted: what finished is kept, and the same command resumes.",
+}
+_KEPT = {True: "yes", False: "NO", None: ""}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _study_folder(space: Path, study: str | None, out: Path | None) -> Path:
+    if study is not None and out is not None:
+        raise SpaceError("--study", "names results/NAME, and --out a folder", remedy="Give one of the two.")
+    name = space.stem if study is None else study
+    if not name or name in (".", "..") or Path(name).name != name:
+        raise SpaceError("--study", "must be a name without slashes", name, "For another folder use --out.")
+    return _new_folder(out or Path("results") / name)
+
+
+def _new_folder(folder: Path) -> Path:
+    """Folders that could be made there: the first part of the path that exists is a folder."""
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise SpaceError("--out", "must be a folder", str(part), "There is a file of that name.")
+    return folder
+
+
+def _show(folder: Path, write: bool) -> None:
+    """Print the front of the study in ``folder``, and where to go on; ``write`` its report first."""
+    from harness.report import load_study, terminal_table, write_report
+
+    data: StudyData = load_study(folder)
+    page = write_report(data) if write else None
+    typer.echo(terminal_table(data))
+    if page is not None:
+        typer.echo(f"Report: {page}")
+    knee = folder / "best" / "knee.yaml"
+    if knee.exists():
+        typer.echo(f"Next:   harness train {knee}")
+        typer.echo(f"        harness pick {folder} --min-accuracy 0.95")
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)

@@ -1,0 +1,195 @@
+"""A study as one table, read from the files in its folder.
+
+Only data is read: a study's folder may come from somebody else, so nothing that it names is ever
+imported. A missing or unreadable part leaves a gap and a warning, never a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import SpaceError
+from harness.recipe import flatten
+from harness.records import DIRECTIONS, TrialRecord, read_record
+from harness.report.fronts import front_mask
+from harness.settings import Objective
+
+SWEEP = ("widest-fp32", "width-sweep")  # the plain fp32 student at every width
+WIDEST = "widest-fp32"
+QUALITY = "accuracy"
+COSTS = ("size_bytes", "latency_ms")
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What the files of a study say.
+
+    trials       one row a trial, by number: ``status reason baseline accuracy size_bytes latency_ms``
+                 (medians, and every other measured quantity), ``latency_low latency_high`` (95 %
+                 interval), ``test_accuracy test_n structure duration_s feasible front model`` and one
+                 column a leaf of the recipe, by its dotted name
+    searched     dotted names that differ between the searched trials
+    unreadable   names of trial folders whose record is broken or does not match its file
+    """
+
+    folder: Path
+    name: str
+    trials: pd.DataFrame
+    records: Mapping[int, TrialRecord]
+    objectives: tuple[Objective, ...]
+    constraints: Mapping[str, Mapping[str, float]]
+    searched: tuple[str, ...]
+    study: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    importances: Mapping[str, Mapping[str, float]]
+    teacher: Mapping[str, Any]
+    unreadable: tuple[str, ...]
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """Trials whose objectives were all measured."""
+        return self.trials[self.trials["complete"]]
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """Feasible trials that no other dominates, the smallest file first."""
+        return self.trials[self.trials["front"]].sort_values(["size_bytes", "number"])
+
+    @property
+    def sweep(self) -> pd.DataFrame:
+        """The plain fp32 width sweep, the widest student among it."""
+        return self.finished[self.finished["baseline"].isin(SWEEP)].sort_values(["size_bytes", "number"])
+
+    @property
+    def widest(self) -> pd.Series | None:
+        """The widest fp32 student, None where it has no result."""
+        rows = self.finished[self.finished["baseline"] == WIDEST]
+        return None if rows.empty else rows.iloc[0]
+
+    @property
+    def costs(self) -> list[str]:
+        """Quantities to draw accuracy against: size, latency, and any other objective."""
+        names = [*COSTS, *(o.name for o in self.objectives if o.name not in (QUALITY, *COSTS))]
+        return [n for n in names if n in self.trials and self.finished[n].notna().any()]
+
+
+def load_study(folder: str | Path) -> StudyData:
+    """Read a study's folder.
+
+    Raises:
+        SpaceError: the folder holds no study.
+    """
+    folder = Path(folder)
+    if not (folder / "trials").is_dir():
+        raise SpaceError("", "must be the folder of a study (it holds no trials/)", file=str(folder),
+                         remedy="Give the folder that `harness search` printed, such as results/digits.")
+    study = read_json(folder / "study.json")
+    objectives = _objectives(study)
+    constraints = {k: v for k, v in _dict(study, "constraints").items() if isinstance(v, Mapping)}
+    records, unreadable = _records(folder / "trials")
+    trials = _table(records, objectives, constraints, read_json(folder / "test.json"))
+    return StudyData(
+        folder=folder, name=str(study.get("name") or folder.resolve().name), trials=trials, records=records,
+        objectives=objectives, constraints=constraints, searched=_searched(trials, records), study=study,
+        environment=read_json(folder / "environment.json"), teacher=read_json(folder / "teacher.json"),
+        importances={k: v for k, v in read_json(folder / "importances.json").items() if isinstance(v, Mapping)},
+        unreadable=tuple(unreadable))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _dict(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = tree.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _objectives(study: Mapping[str, Any]) -> tuple[Objective, ...]:
+    """``objectives`` are names, or mappings with a name and a direction; ``directions`` may be a
+    mapping by name or a list in the same order."""
+    given = study.get("objectives") or [QUALITY, *COSTS]
+    names = [o["name"] if isinstance(o, Mapping) else str(o) for o in given]
+    directions: Any = study.get("directions") or {}
+    if isinstance(directions, Sequence) and not isinstance(directions, str):
+        directions = dict(zip(names, directions, strict=False))
+    known = {**DIRECTIONS, **{o["name"]: o["direction"] for o in given if isinstance(o, Mapping) and "direction" in o},
+             **{k: v for k, v in directions.items() if v in ("maximize", "minimize")}}
+    return tuple(Objective(n, known.get(n, "minimize")) for n in names)
+
+
+def _records(folder: Path) -> tuple[dict[int, TrialRecord], list[str]]:
+    records: dict[int, TrialRecord] = {}
+    unreadable: list[str] = []
+    for path in sorted(folder.iterdir()):
+        if not (path / "record.json").exists():
+            continue
+        record = read_record(path)
+        if record is None or record.number in records:
+            unreadable.append(path.name)
+        else:
+            records[record.number] = record
+    return dict(sorted(records.items())), unreadable
+
+
+def _table(records: Mapping[int, TrialRecord], objectives: Sequence[Objective],
+           constraints: Mapping[str, Mapping[str, float]], test: Mapping[str, Any]) -> pd.DataFrame:
+    rows = [_row(record, _dict(test, str(number))) for number, record in records.items()]
+    numbers = [*dict.fromkeys([QUALITY, *COSTS, *(o.name for o in objectives)]),
+               "latency_low", "latency_high", "test_accuracy", "test_n"]
+    base = ["number", "status", "reason", "baseline", *numbers, "structure", "duration_s", "model"]
+    table = pd.DataFrame(rows, columns=None if rows else base)
+    for name in numbers:
+        table[name] = pd.to_numeric(table[name], errors="coerce") if name in table else math.nan
+    names = [o.name for o in objectives]
+    finite = table[names].map(math.isfinite).all(axis=1) if len(table) else pd.Series([], dtype=bool)
+    table["complete"] = (table["status"] == "ok") & finite
+    table["feasible"] = [bool(c) and _feasible(row, constraints)
+                         for c, (_, row) in zip(table["complete"], table.iterrows(), strict=True)]
+    table["front"] = False
+    allowed = table.index[table["feasible"]]
+    table.loc[allowed, "front"] = front_mask(table.loc[allowed, names].to_numpy(float), objectives)
+    rest = [c for c in table.columns if c not in base]
+    return table[[*base, *rest]].set_index("number", drop=False).rename_axis(None)
+
+
+def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
+    latency = record.measurements.get("latency_ms")
+    low, high = latency.interval() if latency and latency.values else (math.nan, math.nan)
+    extra = {"load_ms": latency.conditions["load_ms"]} if latency and "load_ms" in latency.conditions else {}
+    model = f"trials/{record.number:05d}/{record.artifact.path}" if record.artifact else ""
+    measured = {name: m.median for name, m in record.measurements.items() if m.values}
+    recipe = {name: str(v) if isinstance(v, list) else v for name, v in flatten(record.recipe)}
+    return {"number": record.number, "status": record.status, "reason": record.reason, "baseline": record.baseline,
+            **extra, **measured, "latency_low": low, "latency_high": high,
+            "test_accuracy": test.get(QUALITY, math.nan), "test_n": test.get("n", math.nan),
+            "structure": record.structure, "duration_s": record.duration_s, "model": model, **recipe}
+
+
+def _feasible(row: pd.Series, constraints: Mapping[str, Mapping[str, float]]) -> bool:
+    """A constraint on a quantity that was not measured is not met."""
+    for name, bounds in constraints.items():
+        value = row.get(name, math.nan)
+        if not bounds.get("min", -math.inf) <= value <= bounds.get("max", math.inf):
+            return False
+    return True
+
+
+def _searched(trials: pd.DataFrame, records: Mapping[int, TrialRecord]) -> tuple[str, ...]:
+    """Leaves of the recipe with two or more values among the trials that the sampler chose."""
+    names = dict.fromkeys(name for record in records.values() for name, _ in flatten(record.recipe))
+    chosen = trials[trials["baseline"] == ""]
+    rows = chosen if len(chosen) > 1 else trials
+    return tuple(n for n in names if n != "seed" and rows[n].dropna().astype(str).nunique() > 1)

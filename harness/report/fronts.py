@@ -1,0 +1,137 @@
+"""The report's one door to :mod:`harness.pareto`: fronts, hypervolumes, ties.
+
+Hypervolume is measured in (accuracy, ln bytes, ln milliseconds): halving a file counts the same
+at 100 kB as at 10 kB. The reference point was fixed when the study began (``study.json``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from harness import pareto
+from harness.settings import Objective
+
+if TYPE_CHECKING:
+    from harness.report.data import StudyData
+
+LOGGED = ("size_bytes", "latency_ms", "load_ms")
+
+
+def front_mask(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
+    """Which of the rows (N, M) no other row dominates."""
+    if not len(values):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(pareto.nondominated(values, [o.direction for o in objectives]), dtype=bool)
+
+
+def projected(rows: pd.DataFrame, cost: str, quality: str) -> pd.DataFrame:
+    """The rows that no other beats in the plane (cost, quality), cheapest first."""
+    rows = rows[rows[cost].notna() & rows[quality].notna()]
+    plane = (Objective(quality, "maximize"), Objective(cost, "minimize"))
+    return rows[front_mask(rows[[quality, cost]].to_numpy(float), plane)].sort_values([cost, quality])
+
+
+def reference_point(data: StudyData) -> dict[str, float]:
+    """Raw value of every objective at the hypervolume's reference.
+
+    Taken from ``study.json``; where that has none: accuracy 0, the widest fp32 student's bytes,
+    1.5 times its milliseconds, the worst value seen of anything else.
+    """
+    given = data.study.get("reference")
+    names = [o.name for o in data.objectives]
+    if isinstance(given, Mapping) and all(n in given for n in names):
+        return {n: float(given[n]) for n in names}
+    if isinstance(given, list) and len(given) == len(names):
+        return dict(zip(names, map(float, given), strict=True))
+    return {o.name: _fallback(data, o) for o in data.objectives}
+
+
+def _fallback(data: StudyData, objective: Objective) -> float:
+    widest, column = data.widest, data.finished[objective.name]
+    if objective.name == "accuracy" or column.empty:
+        return 0.0
+    if widest is not None and objective.name in LOGGED:
+        return float(widest[objective.name]) * (1.5 if objective.name == "latency_ms" else 1.0)
+    return float(column.min() if objective.direction == "maximize" else column.max())
+
+
+def _coordinates(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
+    """Values (N, M) with the logged objectives in ln."""
+    logged = np.array([o.name in LOGGED for o in objectives])
+    return np.where(logged, np.log(np.where(logged, np.maximum(values, 1e-12), 1.0)), values)
+
+
+def hypervolume(rows: pd.DataFrame, data: StudyData) -> float:
+    """Volume between the rows' front and the reference point (0 for no rows)."""
+    return _volume(rows[[o.name for o in data.objectives]].to_numpy(float), data)
+
+
+def _volume(values: np.ndarray, data: StudyData) -> float:
+    if not len(values):
+        return 0.0
+    point = reference_point(data)
+    reference = _coordinates(np.array([[point[o.name] for o in data.objectives]]), data.objectives)[0]
+    directions = [o.direction for o in data.objectives]
+    return float(pareto.hypervolume(_coordinates(values, data.objectives), reference, directions))
+
+
+def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:
+    """Hypervolume after each of the rows; computed anew only when the front changes."""
+    values = rows[[o.name for o in data.objectives]].to_numpy(float)
+    kept = np.empty((0, len(data.objectives)))
+    volumes: list[float] = []
+    for value in values:
+        tried = np.vstack([kept, value])
+        mask = front_mask(tried, data.objectives)
+        changed = bool(mask[-1])
+        kept = tried[mask] if changed else kept
+        volumes.append(_volume(kept, data) if changed or not volumes else volumes[-1])
+    return volumes
+
+
+def tied_members(data: StudyData) -> dict[int, int]:
+    """Points that stand on the front only by a difference in latency within the noise.
+
+    Trial number -> number of a point that is at least as good in everything else, better in
+    something, and whose latency interval overlaps.
+    """
+    if "latency_ms" not in [o.name for o in data.objectives]:
+        return {}
+    others = [o for o in data.objectives if o.name != "latency_ms"]
+    front, ties = data.front, {}
+    sign = np.array([1.0 if o.direction == "minimize" else -1.0 for o in others])
+    values = front[[o.name for o in others]].to_numpy(float) * sign
+    low, high = front["latency_low"].to_numpy(float), front["latency_high"].to_numpy(float)
+    numbers = front["number"].to_numpy()
+    for i in range(len(front)):
+        better = (values <= values[i]).all(axis=1) & (values < values[i]).any(axis=1)
+        overlapping = np.flatnonzero(better & (low <= high[i]) & (high >= low[i]))
+        if len(overlapping):
+            ties[int(numbers[i])] = int(numbers[overlapping[0]])
+    return ties
+
+
+def accuracy_interval(share: float, n: float) -> tuple[float, float]:
+    """95 % Wilson interval of an accuracy counted on ``n`` samples."""
+    z = 1.96
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return middle - half, middle + half
+
+
+def comparison(data: StudyData) -> dict[str, Any]:
+    """The search's own trials against the plain fp32 width sweep, as hypervolumes.
+
+    ``front`` is that of all trials; ``searched`` leaves the baselines out, so that a search is not
+    credited with points that it was given.
+    """
+    finished = data.finished[data.finished["feasible"]]
+    searched = hypervolume(finished[finished["baseline"] == ""], data)
+    sweep = hypervolume(data.sweep, data)
+    return {"front": hypervolume(data.front, data), "searched": searched, "sweep": sweep,
+            "beats": None if data.sweep.empty else searched > sweep}

@@ -1,0 +1,89 @@
+"""Numbers as people read them, the same in the page, the picture and the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+TITLES = {
+    "accuracy": "Accuracy (validation)", "test_accuracy": "Accuracy (test)", "size_bytes": "File size",
+    "latency_ms": "Latency", "load_ms": "Load time",
+}
+
+
+def missing(value: Any) -> bool:
+    """None and NaN: not measured."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def size(value: float) -> str:
+    """1 kB = 1000 bytes."""
+    if missing(value):
+        return ""
+    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+        if value >= factor * 0.9995:
+            return f"{_three(value / factor)} {unit}"
+    return f"{value:.0f} B"
+
+
+def time(value: float) -> str:
+    """Milliseconds, or microseconds below one."""
+    if missing(value):
+        return ""
+    return f"{_three(value)} ms" if value >= 0.9995 else f"{_three(value * 1000)} µs"
+
+
+def share(value: float) -> str:
+    return "" if missing(value) else f"{100 * value:.2f} %"
+
+
+def points(value: float) -> str:
+    """A difference of two accuracies."""
+    return f"{100 * value:.2f} points"
+
+
+def _three(value: float) -> str:
+    """Three digits that count, no exponent."""
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def plain(value: Any) -> str:
+    """A recipe's value: short, exact enough to recognise."""
+    if missing(value):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if not value.is_integer() or abs(value) >= 1e6 else f"{value:.0f}"
+    return str(value)
+
+
+def quantity(name: str, value: float) -> str:
+    """A measured value with its unit."""
+    if "accuracy" in name:
+        return share(value)
+    if name.endswith("_bytes"):
+        return size(value)
+    return time(value) if name.endswith("_ms") else plain(value)
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten in the range (1 only, where that is already many)."""
+    decades = math.log10(high / low) if high > low > 0 else 0.0
+    steps = (1, 2, 5) if decades <= 3 else (1,)
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    ticks = [s * 10.0 ** p for p in powers for s in steps]
+    return [t for t in ticks if low <= t <= high]
+
+
+def linear_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+    """Round steps in the range."""
+    raw = max(high - low, 1e-9) / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,111 @@
+"""The report of a study made by the driver's loop: self-contained, escaped, consistent, repeatable."""
+
+import csv
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from harness.errors import SpaceError
+from harness.report import load_study, pick, terminal_table, write_report
+from harness.report.page import summary, warnings
+from harness.report.picks import best_points
+from harness.search.driver import search
+from harness.space import load_recipe
+from tests.test_search import FakeLab, Here, space_of
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    box = tmp_path_factory.mktemp("box")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_FAKE", str(box))
+        (box / "fail-9").touch()
+        search(space_of(box, "search.trials=25"), box / "<b>study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    return box / "<b>study"
+
+
+def test_the_page_is_one_file_that_asks_nobody(study):
+    data = load_study(study)
+    page = write_report(data).read_text()
+    assert page == write_report(load_study(study)).read_text()
+    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.S)  # plotly.js itself names its home page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
+    assert "Content-Security-Policy" in page and "<b>study" not in own and "&lt;b&gt;study" in own
+    for part in ("tradeoff_size_bytes", "tradeoff_latency_ms", "volume", "waterfall", "parallel", "importance"):
+        assert f'id="{part}"' in page
+
+
+def test_tables_say_what_the_records_say(study):
+    data = load_study(study)
+    write_report(data)
+    rows = list(csv.DictReader((study / "report" / "trials.csv").open()))
+    assert len(rows) == len(data.records) == 26
+    for row in rows:
+        record = data.records[int(row["number"])]
+        assert row["status"] == record.status
+        if record.status == "ok":
+            assert float(row["size_bytes"]) == record.value("size_bytes")
+            assert float(row["quant.bits"]) == record.recipe["quant"]["bits"]
+    front = pd.read_csv(study / "report" / "pareto.csv")
+    assert sorted(front["number"]) == sorted(json.loads((study / "study.json").read_text())["front"])
+    assert (front["test_accuracy"] == 0.5).all()
+    assert str(int(front["number"].iloc[0])) in terminal_table(data)
+
+
+def test_best_recipes_load_and_carry_their_promise(study):
+    data = load_study(study)
+    write_report(data)
+    points = best_points(data)
+    assert set(points) == {"knee", "smallest", "fastest", "most_accurate"}
+    for name, number in points.items():
+        recipe = load_recipe(study / "best" / f"{name}.yaml")
+        assert recipe.to_tree() == data.records[number].recipe
+    near = data.front[data.front["accuracy"] >= data.front["accuracy"].max() - 0.02]
+    assert data.trials.loc[points["smallest"], "size_bytes"] == near["size_bytes"].min()
+    assert data.trials.loc[points["most_accurate"], "accuracy"] == data.front["accuracy"].max()
+
+
+def test_pick_keeps_the_limits_or_names_the_nearest(study):
+    data = load_study(study)
+    limit = float(data.front["size_bytes"].median())
+    number = int(re.search(r"trial (\d+)", pick(data, max_size_bytes=limit)).group(1))
+    allowed = data.front[data.front["size_bytes"] <= limit]
+    assert data.trials.loc[number, "accuracy"] == allowed["accuracy"].max()
+    smallest = int(re.search(r"trial (\d+)", pick(data, min_accuracy=0.7)).group(1))
+    assert data.trials.loc[smallest, "size_bytes"] == data.front[data.front["accuracy"] >= 0.7]["size_bytes"].min()
+    with pytest.raises(SpaceError, match=r"no point.*nearest is trial \d+"):
+        pick(data, max_latency_ms=1e-9)
+
+
+def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, tmp_path):
+    import shutil
+    copied = tmp_path / "copy"
+    shutil.copytree(study, copied)
+    for folder in (copied / "trials").iterdir():
+        record = json.loads((folder / "record.json").read_text())
+        if record["status"] == "failed":
+            record["reason"] = "=HYPERLINK(1)"
+            (folder / "record.json").write_text(json.dumps(record))
+        elif not record["baseline"]:
+            shutil.rmtree(folder)
+    data = load_study(copied)
+    write_report(data)
+    assert "'=HYPERLINK" in (copied / "report" / "trials.csv").read_text()
+    assert any("bought nothing" in sentence for sentence in summary(data))
+
+
+def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
+    import shutil
+    copied = tmp_path / "copy"
+    shutil.copytree(study, copied)
+    model = copied / "trials" / "00002" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"!")
+    data = load_study(copied)
+    assert 2 not in data.records and any("00002" in w for w in warnings(data))
+
+
+def test_no_study_is_an_error(tmp_path):
+    with pytest.raises(SpaceError, match="must be the folder of a study"):
+        load_study(tmp_path)
