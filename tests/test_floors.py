@@ -48,7 +48,7 @@ DRIVER = (
     "harness.report.data",
     "harness.report.page",
     "harness.report.tables",
-    "harness.report.pick",
+    "harness.report.picks",
     "harness.deploy.latency",
     "harness.space",
     "harness.registries",
