@@ -45,10 +45,6 @@ TORCH_FREE = {REGISTRIES, "__init__", *FLOORS} - {"techniques", "tasks", "models
 DRIVER = (
     "harness.cli",
     "harness.search.driver",
-    "harness.report.data",
-    "harness.report.page",
-    "harness.report.tables",
-    "harness.report.picks",
     "harness.deploy.latency",
     "harness.space",
     "harness.registries",

@@ -14,7 +14,8 @@ _TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, ""), "download": Param(b
 
 TASKS = {
     "digits": Method(f"{_HERE}.digits:digits", {
-        **_SPLIT, "test": Param(float, 0.2, low=0, high=1, low_open=True, high_open=True, doc="share set aside"),
+        **_SPLIT,
+        "test": Param(float, 0.2, low=0, high=1, low_open=True, high_open=True, doc="share set aside"),
     }),
     "mnist": Method(f"{_HERE}.vision:mnist", _TORCHVISION),
     "fashion_mnist": Method(f"{_HERE}.vision:fashion_mnist", _TORCHVISION),

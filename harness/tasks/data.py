@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Data:
         for part in (self.train, self.validation, self.test):
             for values in part:
                 digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
-                digest.update(values.contiguous().numpy())
+                digest.update(values.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -108,9 +108,11 @@ def normalisation(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     single = x.ndim == 2 and x.dtype == np.uint8
     rows = x.reshape(len(x), 1, -1) if single else x.reshape(len(x), x.shape[1], -1)
     n = rows.shape[0] * rows.shape[2]
-    chunks = range(0, len(rows), _CHUNK)
-    mean = sum(rows[i:i + _CHUNK].sum(axis=(0, 2), dtype=np.float64) for i in chunks) / n
-    square = sum(((rows[i:i + _CHUNK] - mean[:, None]) ** 2).sum(axis=(0, 2)) for i in chunks) / n
+    mean, square = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for i in range(0, len(rows), _CHUNK):
+        mean += rows[i:i + _CHUNK].sum(axis=(0, 2), dtype=np.float64) / n
+    for i in range(0, len(rows), _CHUNK):
+        square += ((rows[i:i + _CHUNK] - mean[:, None]) ** 2).sum(axis=(0, 2)) / n
     std = np.where(square > 0, np.sqrt(square), 1.0)
     return _rounded(mean), _rounded(std)
 
@@ -158,7 +160,7 @@ def _from_mapping(name: str, found: Any) -> Data:
     if ("x_validation" in found) != ("y_validation" in found):
         raise SpaceError("task.name",
                          f"{name!r} must return x_validation and y_validation together, or neither")
-    metrics = found.get("metrics")
+    metrics: Any = found.get("metrics")
     if metrics is not None and not callable(metrics):
         raise SpaceError("task.name",
                          f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics)
@@ -167,4 +169,4 @@ def _from_mapping(name: str, found: Any) -> Data:
                for part in parts}
     check_together("task.name", samples)
     return assemble(samples["train"], samples["test"], validation=samples.get("validation", VALIDATION),
-                    metrics=metrics)
+                    metrics=cast("Metrics | None", metrics))

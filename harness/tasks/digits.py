@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from harness.tasks.data import VALIDATION, Data, assemble
@@ -18,7 +20,7 @@ def digits(validation: float = VALIDATION, split_seed: int = 0, test: float = 0.
     """
     from sklearn.datasets import load_digits  # slow to import: paid only where it is used
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     x, y = bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64)
     rest, held = split(y, test, _TEST_SEED)
     return assemble((x[rest], y[rest]), (x[held], y[held]), validation=validation, split_seed=split_seed)

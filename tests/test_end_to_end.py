@@ -1,0 +1,123 @@
+"""One small search through the command line, and everything that it left read again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.deploy import runtimes
+from harness.records import read_record
+from harness.space import load_recipe, load_space
+
+SPACE = """
+task: {name: digits}
+teacher: {model: mlp, hidden: [16], epochs: 2}
+student: {model: mlp, hidden: {choice: [[8], [16]]}}
+train: {epochs: 2}
+quant: {bits: {choice: [2, 4, 8, 32]}}
+distill: {kind: logits, weight: {float: [0, 1]}}
+search: {trials: 60}
+resources: {slots: 1}
+"""
+TRIALS = 4
+STUDY = Path("results/small")
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def harness(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder the search was started in, and how it ended."""
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "small.yaml").write_text(SPACE)
+    ran = harness("search", "small.yaml", "--trials", str(TRIALS), cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    return folder, ran
+
+
+def test_the_front_the_page_and_the_next_step_are_printed(searched) -> None:
+    _, ran = searched
+    assert "front of small" in ran.stdout and "widest-fp32" in ran.stdout
+    assert f"Report: {STUDY}/report/index.html" in ran.stdout
+    assert f"harness train {STUDY}/best/knee.yaml" in ran.stdout
+    assert f"{STUDY}: {TRIALS} trials finished, 0 failed; the study is complete." in ran.stdout
+
+
+def test_every_trial_left_a_record_that_its_file_confirms(searched) -> None:
+    folder = searched[0] / STUDY
+    space = load_space(folder / "space.yaml")
+    for number in range(TRIALS):
+        trial = folder / "trials" / f"{number:05d}"
+        record = read_record(trial)
+        assert record is not None and record.status == "ok" and record.artifact is not None
+        assert record.value("size_bytes") == (trial / "model.onnx").stat().st_size
+        assert {"accuracy", "size_bytes", "latency_ms"} <= set(record.measurements)
+        assert load_recipe(trial / "recipe.yaml").to_tree() == record.recipe
+        if not record.baseline:
+            assert space.fill(record.params, record.seed).to_tree() == record.recipe
+        session = runtimes.onnxruntime_session(trial / "model.onnx")
+        assert runtimes.logits(session, np.zeros((3, 1, 8, 8), np.float32)).shape == (3, 10)
+    assert len(list((folder / "trials").iterdir())) == TRIALS
+
+
+def test_the_summaries_agree_with_the_records(searched) -> None:
+    folder = searched[0] / STUDY
+    study = json.loads((folder / "study.json").read_text())
+    assert (study["status"], study["finished"], study["failed"]) == ("complete", TRIALS, 0)
+    assert set(map(str, study["front"])) <= set(json.loads((folder / "test.json").read_text()))
+    rows = list(csv.DictReader((folder / "report" / "trials.csv").open()))
+    assert [int(row["number"]) for row in rows] == list(range(TRIALS))
+    assert {int(row["number"]) for row in rows if row["front"] == "True"} == set(study["front"])
+    page = (folder / "report" / "index.html").read_text()
+    assert "<script src=" not in page and "<link" not in page, "the page must open offline"
+
+
+def test_the_same_command_again_says_that_it_is_complete(searched) -> None:
+    folder = searched[0]
+    before = {p: p.read_bytes() for p in (folder / STUDY / "trials").rglob("*") if p.is_file()}
+    ran = harness("search", "small.yaml", "--trials", str(TRIALS), cwd=folder)
+    assert ran.returncode == 0 and "the study was complete before" in ran.stdout
+    assert "front of small" in ran.stdout
+    assert {p: p.read_bytes() for p in (folder / STUDY / "trials").rglob("*") if p.is_file()} == before
+
+
+def test_another_space_is_refused(searched) -> None:
+    ran = harness("search", "small.yaml", "--set", "train.epochs=3", cwd=searched[0])
+    assert ran.returncode == 2 and "the study was made with another space" in ran.stderr
+    assert "-train: {epochs: 2}" in ran.stderr
+
+
+def test_status_report_and_pick_read_it(searched) -> None:
+    folder = searched[0]
+    assert (
+        f"trials: {TRIALS} finished, 0 failed, 0 unreadable"
+        in harness("status", str(STUDY), cwd=folder).stdout
+    )
+    assert harness("report", str(STUDY), cwd=folder).returncode == 0
+    picked = harness("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder)
+    assert picked.returncode == 0, picked.stderr
+    (folder / "picked.yaml").write_text(picked.stdout)
+    assert load_recipe(folder / "picked.yaml").task.name == "digits"
+    none = harness("pick", str(STUDY), "--max-size-bytes", "5", cwd=folder)
+    assert (none.returncode, none.stdout) == (2, "") and "The nearest is trial" in none.stderr
+
+
+def test_a_point_of_the_front_is_trained_for_production(searched) -> None:
+    folder = searched[0]
+    ran = harness("train", str(STUDY / "best" / "knee.yaml"), "--epochs", "3", cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    assert "size_bytes" in ran.stdout and "promised" in ran.stdout
+    made = folder / STUDY / "best" / "knee-trained"
+    assert {p.name for p in made.iterdir()} >= {"model.onnx", "recipe.yaml", "record.json", "model_card.md"}
+    assert load_recipe(made / "recipe.yaml").train.epochs == 3
