@@ -18,10 +18,16 @@ PACKAGES = ("torch", "ray", "optuna", "onnxruntime", "numpy")
 
 def conditions() -> dict[str, Any]:
     """Machine, versions, commit and command of this run."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     known = {k: v for k, v in environment().items() if k != "host"}
-    return {**known, "versions": {p: version(p) for p in PACKAGES}, "commit": commit,
-            "command": " ".join(["python", *(Path(a).as_posix() for a in sys.argv)])}
+    return {
+        **known,
+        "versions": {p: version(p) for p in PACKAGES},
+        "commit": commit,
+        "command": " ".join(["python", *(Path(a).as_posix() for a in sys.argv)]),
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:

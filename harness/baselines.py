@@ -101,9 +101,7 @@ def _thin(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class _Builder:
     """Puts a student beside techniques that are off and everything else at its default."""
 
-    def __init__(
-        self, tree: Mapping[str, Any], registries: Registries, build: Callable[[Mapping[str, Any]], Recipe]
-    ):
+    def __init__(self, tree: Mapping[str, Any], registries: Registries, build: Callable[[Mapping[str, Any]], Recipe]):
         self.tree, self.build = tree, build
         self.registry = {
             "clip": registries.clips,
@@ -113,14 +111,10 @@ class _Builder:
         }
         self.off = {section: self._find(section, lambda method: method.off) for section in _TECHNIQUES}
 
-    def baseline(
-        self, name: str, student: Mapping[str, Any], quant: Mapping[str, Any] | None = None
-    ) -> Baseline:
+    def baseline(self, name: str, student: Mapping[str, Any], quant: Mapping[str, Any] | None = None) -> Baseline:
         chosen = dict(self.off)
         if quant is not None:
-            chosen["quant"] = self._find(
-                "quant", lambda m: quant if quant.keys() <= m.params.keys() else None
-            )
+            chosen["quant"] = self._find("quant", lambda m: quant if quant.keys() <= m.params.keys() else None)
         forced = dict(student)
         for params in chosen.values():
             forced |= params or {}
@@ -158,8 +152,6 @@ class _Builder:
         values = wanted(method)
         if values is None:
             return False
-        given = {
-            name: param.default for name, param in method.params.items() if param.default is not REQUIRED
-        }
+        given = {name: param.default for name, param in method.params.items() if param.default is not REQUIRED}
         given |= options
         return all(name in given and same(given[name], value) for name, value in values.items())

@@ -87,8 +87,7 @@ def search(
     if outcome.finished:
         _show(folder, write=report)
     typer.echo(
-        f"{outcome.folder}: {outcome.finished} trials finished, {outcome.failed} failed; "
-        + _ENDED[outcome.status]
+        f"{outcome.folder}: {outcome.finished} trials finished, {outcome.failed} failed; " + _ENDED[outcome.status]
     )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

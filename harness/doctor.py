@@ -42,8 +42,7 @@ def report() -> list[Finding]:
         Finding("python", f"{machine['python']} on {machine['os']} ({machine['machine']})"),
         Finding(
             "processor",
-            f"{machine['cpu_model']}, {_usable_cores()} of {machine['cores']} cores usable, "
-            f"{machine['ram_gib']} GiB",
+            f"{machine['cpu_model']}, {_usable_cores()} of {machine['cores']} cores usable, {machine['ram_gib']} GiB",
         ),
         _instructions(machine),
         *_devices(),
@@ -64,8 +63,7 @@ def _instructions(machine: dict[str, Any]) -> Finding:
     return Finding(
         "instructions",
         found,
-        "no 8-bit dot products: int8 files run, but hardly faster than "
-        "float32 ones, and sums may saturate at 8 bits",
+        "no 8-bit dot products: int8 files run, but hardly faster than float32 ones, and sums may saturate at 8 bits",
     )
 
 
@@ -74,9 +72,7 @@ def _devices() -> list[Finding]:
     names = ", ".join(f"{g['name']} ({g['memory_gib']} GiB)" for g in seen)
     usable = torch.get("gpus", 0)
     short = f"torch (CUDA {torch.get('cuda')}) can use {usable} of {len(seen)}"
-    devices = [
-        Finding("GPUs", names or "none: students train on the CPU", short if usable < len(seen) else "")
-    ]
+    devices = [Finding("GPUs", names or "none: students train on the CPU", short if usable < len(seen) else "")]
     if "error" in torch:
         devices.append(Finding("torch", "cannot be imported", torch["error"]))
     return devices

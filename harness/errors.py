@@ -26,8 +26,9 @@ class SpaceError(HarnessError):
 
     UNSET: Any = _Unset.UNSET
 
-    def __init__(self, path: str, rule: str, got: Any = UNSET, remedy: str = "",
-                 file: str = "", line: int | None = None):
+    def __init__(
+        self, path: str, rule: str, got: Any = UNSET, remedy: str = "", file: str = "", line: int | None = None
+    ):
         self.path, self.rule, self.got, self.remedy = path, rule, got, remedy
         self.file, self.line = file, line
         super().__init__(path, rule)

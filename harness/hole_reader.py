@@ -52,9 +52,7 @@ class HoleReader:
         else:
             return node
         read = {
-            key: self.read(
-                inner, f"{name}.{key}".lstrip("."), f"{internal}.{key}".lstrip("."), (*keys, key), parents
-            )
+            key: self.read(inner, f"{name}.{key}".lstrip("."), f"{internal}.{key}".lstrip("."), (*keys, key), parents)
             for key, inner in items
         }
         return read if isinstance(node, dict) else list(read.values())
@@ -64,9 +62,7 @@ class HoleReader:
             close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.75)
             if keys and close and isinstance(value, list):
                 raise self.source.place(
-                    SpaceError(
-                        name, f"unknown kind of hole {key!r}", remedy=f"Did you mean {close[0]!r}? {FORMS}"
-                    ),
+                    SpaceError(name, f"unknown kind of hole {key!r}", remedy=f"Did you mean {close[0]!r}? {FORMS}"),
                     (*keys, key),
                 )
 
@@ -84,9 +80,7 @@ class HoleReader:
         kind = kinds[0]
         for key in node:
             if key not in _KEYS[kind]:
-                error = SpaceError(
-                    f"{name}.{key}", f"unknown key in a {kind} hole", remedy=nearest(key, _KEYS[kind])
-                )
+                error = SpaceError(f"{name}.{key}", f"unknown key in a {kind} hole", remedy=nearest(key, _KEYS[kind]))
                 raise self.source.place(error, (*keys, key))
         place = len(self.holes)
         if kind == "choice":
@@ -106,21 +100,15 @@ class HoleReader:
     ) -> Hole:
         raw = node["choice"]
         if not isinstance(raw, list) or not raw:
-            raise SpaceError(
-                name, "`choice` must be a list of at least one entry", raw, "Write {choice: [a, b]}."
-            )
+            raise SpaceError(name, "`choice` must be a list of at least one entry", raw, "Write {choice: [a, b]}.")
         for i, entry in enumerate(raw):
             first = next(j for j, other in enumerate(raw) if same(other, entry))
             if first != i:
-                error = SpaceError(
-                    name, "the entries of `choice` must differ", entry, "Remove the second one."
-                )
+                error = SpaceError(name, "the entries of `choice` must differ", entry, "Remove the second one.")
                 raise self.source.place(error, (*keys, "choice", str(i)))
         labels = _labels(raw)
         choices = tuple(
-            self.read(
-                entry, name, f"{internal}[{label}]", (*keys, "choice", str(i)), (*parents, (internal, i))
-            )
+            self.read(entry, name, f"{internal}[{label}]", (*keys, "choice", str(i)), (*parents, (internal, i)))
             for i, (entry, label) in enumerate(zip(raw, labels, strict=True))
         )
         ordered = all(is_number(c) for c in raw) and all(a < b for a, b in zip(raw, raw[1:], strict=False))
@@ -219,17 +207,13 @@ def _number(name: str, value: Any, kind: str) -> None:
         raise SpaceError(name, "must be an integer", value, "Use a `float` hole for fractions.")
 
 
-def _step(
-    node: Mapping[str, Any], name: str, kind: str, low: float, high: float, log: bool
-) -> float | int | None:
+def _step(node: Mapping[str, Any], name: str, kind: str, low: float, high: float, log: bool) -> float | int | None:
     if "step" not in node:
         return 1 if kind == "int" else None
     step = node["step"]
     _number(f"{name}.step", step, kind)
     if log:
-        raise SpaceError(
-            f"{name}.step", "`step` and `log: true` exclude each other", step, "Remove one of them."
-        )
+        raise SpaceError(f"{name}.step", "`step` and `log: true` exclude each other", step, "Remove one of them.")
     if step <= 0:
         raise SpaceError(f"{name}.step", "must be > 0", step)
     if not divides(step, high - low):

@@ -39,8 +39,13 @@ class Param:
         """The constraint in words, for error messages."""
         if self.choices:
             return "must be one of " + ", ".join(str(c) for c in self.choices)
-        kind = {float: "a number", int: "an integer", str: "a text", bool: "true or false",
-                list: "a list of at least one integer"}[self.type]
+        kind = {
+            float: "a number",
+            int: "an integer",
+            str: "a text",
+            bool: "true or false",
+            list: "a list of at least one integer",
+        }[self.type]
         left = "" if self.low == -math.inf else f"{self.low:g} {'<' if self.low_open else '<='} "
         right = "" if self.high == math.inf else f" {'<' if self.high_open else '<='} {self.high:g}"
         return f"must be {kind}" + (f" with {left}value{right}" if left or right else "")
@@ -107,8 +112,11 @@ def load_target(target: str, path: str = "") -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # a user's module may raise anything while it is imported
-        raise SpaceError(path, f"cannot import {target!r} ({type(error).__name__}: {error})",
-                         remedy="Run from the folder that holds the package, or install it.") from error
+        raise SpaceError(
+            path,
+            f"cannot import {target!r} ({type(error).__name__}: {error})",
+            remedy="Run from the folder that holds the package, or install it.",
+        ) from error
     if not callable(found):
         raise SpaceError(path, f"{target!r} must be a function", found)
     return found

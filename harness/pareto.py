@@ -28,7 +28,7 @@ def nondominated(values: np.ndarray, directions: Sequence[Direction]) -> np.ndar
     dominate each other, so both stay.
     """
     losses = as_losses(values, directions)
-    mask = np.isfinite(losses).all(axis=1)
+    mask = np.asarray(np.isfinite(losses).all(axis=1))
     if mask.any():
         mask[mask] = moocore.is_nondominated(losses[mask], keep_weakly=True)
     return mask

@@ -36,8 +36,14 @@ class Produced:
     checks: list[Check]
 
 
-def train(recipe: Recipe, out: Path | str, epochs: int | None = None, seed: int | None = None,
-          promise: dict[str, Any] | None = None, device: str = "cpu") -> Produced:
+def train(
+    recipe: Recipe,
+    out: Path | str,
+    epochs: int | None = None,
+    seed: int | None = None,
+    promise: dict[str, Any] | None = None,
+    device: str = "cpu",
+) -> Produced:
     """Train ``recipe`` and write ``out/{model.onnx, recipe.yaml, record.json, model_card.md}``.
 
     Args:
@@ -56,8 +62,14 @@ def train(recipe: Recipe, out: Path | str, epochs: int | None = None, seed: int 
     if record.status != "ok":
         raise TrialError(f"training failed: {record.reason}")
     with Lab() as lab:
-        [latency] = lab.measure([folder / "model.onnx"], None, recipe.deploy.runtime, recipe.deploy.batch_size,
-                                recipe.deploy.threads, budget_s=2.0)
+        [latency] = lab.measure(
+            [folder / "model.onnx"],
+            None,
+            recipe.deploy.runtime,
+            recipe.deploy.batch_size,
+            recipe.deploy.threads,
+            budget_s=2.0,
+        )
     record = record.with_measurements(latency)
     write_record(folder, record)
     test = trial.score_test(str(folder))
@@ -79,8 +91,13 @@ def _accuracy(record: TrialRecord, promise: dict[str, Any]) -> Check:
     n = int(measured.conditions["n"])
     mean = (outcome + promised) / 2
     margin = 1.96 * math.sqrt(max(mean * (1 - mean), 1 / n) * 2 / n)
-    return Check("accuracy", promised, outcome, outcome >= promised - margin,
-                 f"kept when at most {margin:.4f} lower: 95 % interval of the difference of two accuracies on {n} samples")
+    return Check(
+        "accuracy",
+        promised,
+        outcome,
+        outcome >= promised - margin,
+        f"kept when at most {margin:.4f} lower: 95 % interval of the difference of two accuracies on {n} samples",
+    )
 
 
 def _size(record: TrialRecord, promise: dict[str, Any]) -> Check:
@@ -94,8 +111,13 @@ def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
     if promised is None:
         return Check("latency_ms", None, measured.median, None, "")
     highest = max((promise.get("latency_interval_ms") or [promised, promised])[1], (1 + LATENCY_TOLERANCE) * promised)
-    return Check("latency_ms", promised, measured.median, measured.interval()[0] <= highest,
-                 f"kept when the interval reaches down to {highest:.4f} ms: the promised interval or {LATENCY_TOLERANCE:.0%}")
+    return Check(
+        "latency_ms",
+        promised,
+        measured.median,
+        measured.interval()[0] <= highest,
+        f"kept when the interval reaches down to {highest:.4f} ms: the promised interval or {LATENCY_TOLERANCE:.0%}",
+    )
 
 
 def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check]) -> str:
@@ -103,16 +125,27 @@ def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check])
     latency, env = record.measurements["latency_ms"], record.environment
     low, high = latency.interval()
     task, student = record.recipe["task"]["name"], record.recipe["student"]["model"]
-    rows = "\n".join(f"| {c.name} | {'' if c.promised is None else f'{c.promised:.6g}'} | {c.outcome:.6g} | "
-                     f"{ {None: '', True: 'yes', False: 'NO'}[c.kept]} | {c.note} |" for c in checks)
+    rows = "\n".join(
+        f"| {c.name} | {'' if c.promised is None else f'{c.promised:.6g}'} | {c.outcome:.6g} | "
+        f"{ {None: '', True: 'yes', False: 'NO'}[c.kept] } | {c.note} |"
+        for c in checks
+    )
     lines = [
-        f"# {student} for {task}", "",
-        "`model.onnx` takes raw inputs (float32, the task's own units) and normalises inside.", "",
-        f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by {record.recipe['deploy']['runtime']}",
+        f"# {student} for {task}",
+        "",
+        "`model.onnx` takes raw inputs (float32, the task's own units) and normalises inside.",
+        "",
+        f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by "
+        f"{record.recipe['deploy']['runtime']}",
         f"- size: {record.artifact.size_bytes if record.artifact else 0:,} bytes on the disk",
         f"- latency: {latency.median:.4f} ms (95 % interval {low:.4f} to {high:.4f}), {latency.conditions}",
-        f"- machine: {env.get('cpu_model', 'unknown')}; harness {env.get('harness')}, torch {env.get('torch')}", "",
-        "| quantity | promised | outcome | kept | rule |", "|---|---|---|---|---|", rows, "",
-        "The exact recipe is `recipe.yaml`; every raw number is in `record.json`.", "",
+        f"- machine: {env.get('cpu_model', 'unknown')}; harness {env.get('harness')}, torch {env.get('torch')}",
+        "",
+        "| quantity | promised | outcome | kept | rule |",
+        "|---|---|---|---|---|",
+        rows,
+        "",
+        "The exact recipe is `recipe.yaml`; every raw number is in `record.json`.",
+        "",
     ]
     return "\n".join(lines)

@@ -82,18 +82,25 @@ class Recipe(Frozen):
 
     def to_tree(self) -> dict[str, Any]:
         """The nested plain dict that :func:`parse_recipe` reads back to an equal recipe."""
+
         def model(m: Model) -> dict[str, Any]:
             start = {"checkpoint": m.checkpoint} if m.checkpoint else {}
             return {"model": m.name, **m.options, **start}
-        teacher = None if self.teacher is None else {
-            **model(self.teacher.model), **self.teacher.train.model_dump(), "seed": self.teacher.seed}
+
+        teacher = (
+            None
+            if self.teacher is None
+            else {**model(self.teacher.model), **self.teacher.train.model_dump(), "seed": self.teacher.seed}
+        )
         return {
             "task": {"name": self.task.name, **self.task.options},
             "teacher": teacher,
             "student": model(self.student),
             "train": self.train.model_dump(),
-            **{s: {"kind": getattr(self, s).name, **getattr(self, s).options}
-               for s in ("clip", "prune", "quant", "distill")},
+            **{
+                s: {"kind": getattr(self, s).name, **getattr(self, s).options}
+                for s in ("clip", "prune", "quant", "distill")
+            },
             "deploy": self.deploy.model_dump(),
             "seed": self.seed,
         }
@@ -158,8 +165,14 @@ def _mapping(path: str, value: Any) -> dict[str, Any]:
     return {str(k): v for k, v in value.items()}
 
 
-def _selected(path: str, value: Any, selector: str, registry: Mapping[str, Method],
-              default: str | None = None, user_code: bool = False) -> Selected:
+def _selected(
+    path: str,
+    value: Any,
+    selector: str,
+    registry: Mapping[str, Method],
+    default: str | None = None,
+    user_code: bool = False,
+) -> Selected:
     options = _mapping(path, value)
     name = options.pop(selector, default)
     method = _method(f"{path}.{selector}", name, registry, user_code)
@@ -206,8 +219,11 @@ def _teacher(value: Any, student: Model, registry: Mapping[str, Method]) -> Teac
         return None
     if value == "self":
         if student.checkpoint is None:
-            raise SpaceError("teacher", "`self` needs a student that starts from a checkpoint",
-                             remedy="Add `student.checkpoint: FILE`, or describe the teacher.")
+            raise SpaceError(
+                "teacher",
+                "`self` needs a student that starts from a checkpoint",
+                remedy="Add `student.checkpoint: FILE`, or describe the teacher.",
+            )
         return Teacher(model=student)
     options = _mapping("teacher", value)
     train = {k: options.pop(k) for k in list(options) if k in Train.model_fields}

@@ -18,7 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Direction = Literal["maximize", "minimize"]
 DIRECTIONS: dict[str, Direction] = {
-    "accuracy": "maximize", "size_bytes": "minimize", "latency_ms": "minimize", "load_ms": "minimize",
+    "accuracy": "maximize",
+    "size_bytes": "minimize",
+    "latency_ms": "minimize",
+    "load_ms": "minimize",
 }
 
 
@@ -46,7 +49,7 @@ class Measurement(_Data):
         """95 % confidence interval of the median by order statistics (David and Nagaraja,
         Order Statistics, 3rd ed., 7.1); the range of the values where n < 6."""
         ordered, n = sorted(self.values), len(self.values)
-        half = 0.98 * n ** 0.5  # normal approximation of Bin(n, 1/2): 1.96 * sqrt(n) / 2
+        half = 0.98 * n**0.5  # normal approximation of Bin(n, 1/2): 1.96 * sqrt(n) / 2
         low, high = int(n / 2 - half), int(n / 2 + half + 1)
         return ordered[max(low, 0)], ordered[min(high, n - 1)]
 
@@ -83,7 +86,7 @@ class TrialRecord(_Data):
     diagnostics: dict[str, Any] = {}
     waterfall: dict[str, int] = {}
     environment: dict[str, Any] = {}
-    duration_s: float = Field(0.0, ge=0)
+    duration_s: float = Field(default=0.0, ge=0)
 
     def value(self, name: str) -> float | None:
         """Median of the named measurement, None where it was not taken."""

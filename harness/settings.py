@@ -133,14 +133,11 @@ def _objective(path: str, entry: Any) -> Objective:
                 path,
                 "unknown objective",
                 entry,
-                nearest(entry, DIRECTIONS)
-                + " A metric of your task is written {name: NAME, direction: maximize}.",
+                nearest(entry, DIRECTIONS) + " A metric of your task is written {name: NAME, direction: maximize}.",
             )
         return Objective(entry, DIRECTIONS[entry])
     if not isinstance(entry, Mapping):
-        raise SpaceError(
-            path, "must be a name or {name:, direction:}", entry, f"Known: {', '.join(DIRECTIONS)}."
-        )
+        raise SpaceError(path, "must be a name or {name:, direction:}", entry, f"Known: {', '.join(DIRECTIONS)}.")
     name = Param(str).check(f"{path}.name", entry.get("name"))
     for key in entry:
         if key not in ("name", "direction"):
@@ -150,14 +147,10 @@ def _objective(path: str, entry: Any) -> Objective:
         if direction == known and DIRECTIONS.get(name, known) == known:
             return Objective(name, known)
     allowed = (DIRECTIONS[name],) if name in DIRECTIONS else get_args(Direction)
-    raise SpaceError(
-        f"{path}.direction", f"must be {' or '.join(allowed)}", direction, nearest(direction, allowed)
-    )
+    raise SpaceError(f"{path}.direction", f"must be {' or '.join(allowed)}", direction, nearest(direction, allowed))
 
 
-def read_constraints(
-    tree: Mapping[str, Any], known: tuple[str, ...], free: bool
-) -> dict[str, dict[str, float]]:
+def read_constraints(tree: Mapping[str, Any], known: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
     """The ``constraints:`` section: quantity -> its ``min`` and ``max``.
 
     known  the quantities that every trial measures; others only where ``free`` (the user's task,
@@ -181,7 +174,5 @@ def _bounds(path: str, value: Any, name: str, known: tuple[str, ...], free: bool
             raise SpaceError(f"{path}.{key}", "must be a finite number", bound)
     bounds = {key: float(bound) for key, bound in value.items()}
     if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
-        raise SpaceError(
-            path, f"`min <= max` must hold, but got min={bounds['min']:g}, max={bounds['max']:g}"
-        )
+        raise SpaceError(path, f"`min <= max` must hold, but got min={bounds['min']:g}, max={bounds['max']:g}")
     return bounds

@@ -101,9 +101,7 @@ class Space:
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def load_space(
-    path: str | Path, registries: Registries | None = None, overrides: Sequence[str] = ()
-) -> Space:
+def load_space(path: str | Path, registries: Registries | None = None, overrides: Sequence[str] = ()) -> Space:
     """Read and check a search space.
 
     Args:
@@ -118,11 +116,7 @@ def load_space(
     source = read_source(path, overrides)
     _check_sections(source, (*SECTIONS, *budget.SECTIONS))
     reader = HoleReader(source)
-    tree = {
-        name: reader.read(value, name, name, (name,))
-        for name, value in source.tree.items()
-        if name in SECTIONS
-    }
+    tree = {name: reader.read(value, name, name, (name,)) for name, value in source.tree.items() if name in SECTIONS}
     _check_holes(source, reader.holes)
     with source.at("", ()):
         objectives = budget.read_objectives(source.tree)
@@ -155,9 +149,7 @@ def load_recipe(path: str | Path, registries: Registries | None = None) -> Recip
             reader.read(value, name, name, (name,))
         if reader.holes:
             hole = reader.holes[0]
-            raise source.place(
-                SpaceError(hole.name, "a recipe has no holes", remedy=remedy), hole.name.split(".")
-            )
+            raise source.place(SpaceError(hole.name, "a recipe has no holes", remedy=remedy), hole.name.split("."))
     with source.at("", ()):
         return parse_recipe(source.tree, registries or _shipped())
 
@@ -241,9 +233,7 @@ def _probes(space: Space, hole: Hole) -> Iterator[dict[str, Any]]:
     kinds = [
         h
         for h in space.holes
-        if h.internal not in parents
-        and h is not hole
-        and h.name in [f"{section}.{word}" for word in _SELECTORS]
+        if h.internal not in parents and h is not hole and h.name in [f"{section}.{word}" for word in _SELECTORS]
     ]
     codes = hole.spread(_PROBES) if hole.kind != "float" or hole.step else hole.bounds()
     for code in codes:

@@ -103,20 +103,41 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     plain = Trained(module.eval(), None, False, [], {})
     made = export(plain, _templates(), path, data.input_shape, data.mean, data.std)
     accuracy = file_metrics(path, data, "validation")["accuracy"]
-    write_json_durably(folder / "teacher.json", {
-        "model": recipe.teacher.model.name, "options": recipe.teacher.model.options, "accuracy": accuracy,
-        "size_bytes": made.artifact.size_bytes, "path": "teacher/model.onnx", "structure": made.structure})
+    write_json_durably(
+        folder / "teacher.json",
+        {
+            "model": recipe.teacher.model.name,
+            "options": recipe.teacher.model.options,
+            "accuracy": accuracy,
+            "size_bytes": made.artifact.size_bytes,
+            "path": "teacher/model.onnx",
+            "structure": made.structure,
+        },
+    )
 
 
-def run(tree: Mapping[str, Any], number: int, params: Mapping[str, Any], baseline: str, folder: str,
-        teacher_logits: Mapping[str, np.ndarray] | None = None, device: str = "cpu") -> dict[str, Any]:
+def run(
+    tree: Mapping[str, Any],
+    number: int,
+    params: Mapping[str, Any],
+    baseline: str,
+    folder: str,
+    teacher_logits: Mapping[str, np.ndarray] | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
     """Train, export and score one trial in ``folder``; the record is on the disk before it returns.
 
     Latency is not measured here: the driver times the file when nothing else runs.
     """
     started = time.monotonic()
-    base = TrialRecord(number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params),
-                       seed=int(tree.get("seed", 0)))
+    base = TrialRecord(
+        number=number,
+        status="failed",
+        baseline=baseline,
+        recipe=dict(tree),
+        params=dict(params),
+        seed=int(tree.get("seed", 0)),
+    )
     try:
         record = _run(parse_recipe(tree, REGISTRIES), base, Path(folder), teacher_logits or {}, device)
     except HarnessError as error:
@@ -125,7 +146,9 @@ def run(tree: Mapping[str, Any], number: int, params: Mapping[str, Any], baselin
         record = base.model_copy(update={"reason": f"oom: {error}"})
     except Exception as error:  # the worker must answer, whatever a user's model does
         reason = f"{type(error).__name__}: {error}"
-        record = base.model_copy(update={"reason": reason, "diagnostics": {"traceback": traceback.format_exc()[-4000:]}})
+        record = base.model_copy(
+            update={"reason": reason, "diagnostics": {"traceback": traceback.format_exc()[-4000:]}}
+        )
     record = record.model_copy(update={"duration_s": time.monotonic() - started, "environment": _environment(device)})
     write_record(Path(folder), record)
     return record.model_dump(mode="json")
@@ -141,13 +164,15 @@ def _teacher_logits(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray],
     if recipe.teacher is None or not REGISTRIES.distills[recipe.distill.name].needs:
         return None
     key = teacher_key(recipe.teacher, data.fingerprint())
-    logits = given[key] if key in given else predict(
-        teacher_module(recipe, data, device).to(device), normalised(data.train[0], data))
+    logits = (
+        given[key]
+        if key in given
+        else predict(teacher_module(recipe, data, device).to(device), normalised(data.train[0], data))
+    )
     return torch.from_numpy(np.array(logits)).to(device)
 
 
-def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np.ndarray],
-         device: str) -> TrialRecord:
+def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np.ndarray], device: str) -> TrialRecord:
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
@@ -161,11 +186,16 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
     conditions = {"split": "validation", "n": len(data.validation[1]), "runtime": recipe.deploy.runtime}
     scores = [Measurement(name=k, unit="1", values=[v], conditions=conditions) for k, v in metrics.items()]
     size = Measurement(name="size_bytes", unit="B", values=[float(made.artifact.size_bytes)])
-    return base.model_copy(update={
-        "status": "ok", "artifact": describe_file(path, "onnx"), "structure": made.structure,
-        "waterfall": made.waterfall, "recipe": recipe.to_tree(),
-        "diagnostics": {**trained.diagnostics, "parity": parity(trained, path, data)},
-    }).with_measurements(*scores, size)
+    return base.model_copy(
+        update={
+            "status": "ok",
+            "artifact": describe_file(path, "onnx"),
+            "structure": made.structure,
+            "waterfall": made.waterfall,
+            "recipe": recipe.to_tree(),
+            "diagnostics": {**trained.diagnostics, "parity": parity(trained, path, data)},
+        }
+    ).with_measurements(*scores, size)
 
 
 def file_logits(path: Path, x: torch.Tensor) -> np.ndarray:
@@ -193,8 +223,12 @@ def parity(trained: Trained, path: Path, data: Data) -> dict[str, float]:
     difference = np.abs(torch_logits - file_logits(path, x))
     scale = float(np.abs(torch_logits).max()) or 1.0
     disagreements = (torch_logits.argmax(1) != file_logits(path, x).argmax(1)).sum()
-    return {"max_abs": float(difference.max()), "relative": float(difference.max()) / scale,
-            "disagreements": float(disagreements), "n": float(len(x))}
+    return {
+        "max_abs": float(difference.max()),
+        "relative": float(difference.max()) / scale,
+        "disagreements": float(disagreements),
+        "n": float(len(x)),
+    }
 
 
 def _write_beside(folder: Path, recipe: Recipe, trained: Trained) -> None:

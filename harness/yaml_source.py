@@ -177,9 +177,7 @@ class _Plain:
 
     def tagged(self, node: Any, keys: Keys) -> SpaceError:
         tag = str(node.tag).replace(_TAG, "!!")
-        return self.mistake(
-            node, keys, f"YAML tags are not allowed, but got {tag}", "Write the value itself."
-        )
+        return self.mistake(node, keys, f"YAML tags are not allowed, but got {tag}", "Write the value itself.")
 
     def mapping(self, node: MappingNode, keys: Keys) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -190,9 +188,7 @@ class _Plain:
                 raise self.mistake(key, keys, "merge keys (`<<`) are not supported", "Write the keys out.")
             inner = (*keys, key.value)
             if key.value in result:
-                raise self.mistake(
-                    key, inner, "duplicate key", f"It is first written in line {self.lines[inner]}."
-                )
+                raise self.mistake(key, inner, "duplicate key", f"It is first written in line {self.lines[inner]}.")
             self.lines[inner] = key.start_mark.line + 1
             result[key.value] = self.value(item, inner)
         return result

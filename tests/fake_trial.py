@@ -15,23 +15,36 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.errors import SpaceError, TrialError
-from harness.records import Measurement, TrialRecord, describe_file, write_bytes_durably, write_json_durably, write_record
+from harness.records import (
+    Measurement,
+    TrialRecord,
+    describe_file,
+    write_bytes_durably,
+    write_json_durably,
+    write_record,
+)
 
 
 def prepare(trees, folder, device="cpu"):
     if trees[0]["task"].get("split_seed") == 13:
         raise SpaceError("task.split_seed", "brings bad luck", 13)
-    write_json_durably(Path(folder) / "teacher.json", {"model": "convnet", "accuracy": 0.99, "size_bytes": 9999,
-                                                       "path": "teacher/model.onnx"})
+    write_json_durably(
+        Path(folder) / "teacher.json",
+        {"model": "convnet", "accuracy": 0.99, "size_bytes": 9999, "path": "teacher/model.onnx"},
+    )
     write_bytes_durably(Path(folder) / "teacher" / "model.onnx", tiny_model(40))
     return {"logits": {"t": np.zeros((4, 2), np.float32)}, "classes": 2, "chance": 0.5}
 
 
 def tiny_model(width: int) -> bytes:
     weight = numpy_helper.from_array(np.zeros((4, width), np.float32), "w")
-    graph = helper.make_graph([helper.make_node("MatMul", ["input", "w"], ["logits"])], "g",
-                              [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 4])],
-                              [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", width])], initializer=[weight])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["logits"])],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["b", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", width])],
+        initializer=[weight],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     return onnx.ModelProto.SerializeToString(model, deterministic=True)
 
@@ -42,7 +55,9 @@ def run(tree, number, params, baseline, folder, logits, device="cpu"):
         file.write(f"{number}\n")
     time.sleep(float(os.environ.get("HARNESS_FAKE_S", "0")))
     switch = box / f"die-{number}"
-    base = TrialRecord(number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"])
+    base = TrialRecord(
+        number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"]
+    )
     path = Path(folder)
     if (box / f"fail-{number}").exists():
         record = base.model_copy(update={"reason": str(TrialError("nonfinite: told to"))})
@@ -54,10 +69,13 @@ def run(tree, number, params, baseline, folder, logits, device="cpu"):
     width, bits = tree["student"]["width"], tree["quant"]["bits"]
     write_bytes_durably(path / "model.onnx", tiny_model(width))
     accuracy = 1 - 1 / (2 + width * min(bits, 8) / 8) + 0.01 * tree["train"]["lr"]
-    record = base.model_copy(update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"})
+    record = base.model_copy(
+        update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"}
+    )
     record = record.with_measurements(
         Measurement(name="accuracy", unit="1", values=[accuracy], conditions={"n": 100}),
-        Measurement(name="size_bytes", unit="B", values=[float(record.artifact.size_bytes)]))
+        Measurement(name="size_bytes", unit="B", values=[float(record.artifact.size_bytes)]),
+    )
     write_record(path, record)
     if switch.exists():
         switch.unlink()

@@ -25,9 +25,7 @@ def write(folder: Path, text: str) -> Path:
 def space_of(folder: Path, overrides: tuple[str, ...] = (), **sections: str) -> Space:
     """A space of ``BASE`` with sections replaced, one per line: task in line 1, teacher 2, student 3."""
     merged = {**BASE, **sections}
-    return load_space(
-        write(folder, "".join(f"{k}: {v}\n" for k, v in merged.items() if v)), overrides=overrides
-    )
+    return load_space(write(folder, "".join(f"{k}: {v}\n" for k, v in merged.items() if v)), overrides=overrides)
 
 
 def mistake(folder: Path, overrides: tuple[str, ...] = (), **sections: str) -> str:

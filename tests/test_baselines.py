@@ -50,9 +50,7 @@ def test_baselines_that_the_space_cannot_express_are_built_beside_it(tmp_path: P
     fp32, int8, *sweep = space.baselines()
     for baseline in (fp32, int8, *sweep):
         assert baseline.params is None
-        assert {baseline.recipe.clip.name, baseline.recipe.prune.name, baseline.recipe.distill.name} == {
-            "none"
-        }
+        assert {baseline.recipe.clip.name, baseline.recipe.prune.name, baseline.recipe.distill.name} == {"none"}
     assert fp32.recipe.quant.options["bits"] == 32 and int8.recipe.quant.options["bits"] == 8
 
 
@@ -63,9 +61,7 @@ def test_a_space_without_techniques_has_its_int8_baseline_too(tmp_path: Path) ->
 
 
 def test_off_is_found_in_nested_choices(tmp_path: Path) -> None:
-    prune = (
-        "{choice: [{kind: weight, ratio: 0.5}, {kind: channel, ratio: {choice: [0.5, {float: [0.0, 0.3]}]}}]}"
-    )
+    prune = "{choice: [{kind: weight, ratio: 0.5}, {kind: channel, ratio: {choice: [0.5, {float: [0.0, 0.3]}]}}]}"
     fp32 = space_of(tmp_path, prune=prune).baselines()[0]
     assert fp32.params is not None and fp32.recipe.prune.options["ratio"] == 0
     assert fp32.params["prune"] == 1 and fp32.params["prune[channel].ratio[1]"] == 0.0
@@ -74,9 +70,7 @@ def test_off_is_found_in_nested_choices(tmp_path: Path) -> None:
 def test_widest_of_lists_ranges_and_texts(tmp_path: Path) -> None:
     student = "{model: mlp, hidden: {choice: [[64, 64], [100], [8, 8, 8]]}}"
     assert space_of(tmp_path, student=student).baselines()[0].recipe.student.options["hidden"] == [64, 64]
-    student = (
-        "{model: convnet, width: {int: [4, 64], log: true}, norm: {choice: [none, batch], default: batch}}"
-    )
+    student = "{model: convnet, width: {int: [4, 64], log: true}, norm: {choice: [none, batch], default: batch}}"
     widest = space_of(tmp_path, student=student).baselines()[0].recipe.student
     assert widest.options["width"] == 64 and widest.options["norm"] == "batch"
 

@@ -110,9 +110,7 @@ def test_a_mistake_in_the_request(here: Path, arguments: list[str], expected: st
     assert expected in refused(*arguments)
 
 
-@pytest.mark.parametrize(
-    "content", [b"\x00\xff\x00\x10PNG", b"", b"- a\n- b\n"], ids=["binary", "empty", "list"]
-)
+@pytest.mark.parametrize("content", [b"\x00\xff\x00\x10PNG", b"", b"- a\n- b\n"], ids=["binary", "empty", "list"])
 @pytest.mark.parametrize("verb", ["search", "train"])
 def test_a_file_that_is_no_recipe(here: Path, verb: str, content: bytes) -> None:
     (here / "odd.yaml").write_bytes(content)

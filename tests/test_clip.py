@@ -14,8 +14,10 @@ SETTINGS = settings(max_examples=60, deadline=None)
 
 def gradients(seed: int, scale: float) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {"a": scale * torch.randn(3, 4, generator=generator, dtype=torch.float64),
-            "b": scale * torch.randn(5, generator=generator, dtype=torch.float64)}
+    return {
+        "a": scale * torch.randn(3, 4, generator=generator, dtype=torch.float64),
+        "b": scale * torch.randn(5, generator=generator, dtype=torch.float64),
+    }
 
 
 def t(value: float) -> torch.Tensor:

@@ -48,7 +48,9 @@ def test_closed_form_of_two_classes():
     p = 0.8
     logit = 2.0 * math.log(p / (1 - p))  # divided by T = 2 gives the logit of p
     student = torch.tensor([[logit, 0.0]], dtype=torch.float64)
-    got = distill.logits(student, torch.tensor([0]), torch.zeros(1, 2, dtype=torch.float64), weight=t(1), temperature=t(2))
+    got = distill.logits(
+        student, torch.tensor([0]), torch.zeros(1, 2, dtype=torch.float64), weight=t(1), temperature=t(2)
+    )
     want = 4 * (-math.log(2) - 0.5 * (math.log(p) + math.log(1 - p)))
     torch.testing.assert_close(got, t(want))
 
@@ -75,4 +77,5 @@ def test_gradient_tends_to_the_logit_difference_at_high_temperature():
 def test_gradient_against_finite_differences():
     student, teacher, labels = pair(3)
     assert torch.autograd.gradcheck(
-        lambda z: distill.logits(z, labels, teacher, weight=t(0.4), temperature=t(2.5)), [student.requires_grad_()])
+        lambda z: distill.logits(z, labels, teacher, weight=t(0.4), temperature=t(2.5)), [student.requires_grad_()]
+    )

@@ -21,6 +21,7 @@ def from_the_repository(monkeypatch):
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
     from examples.compress_checkpoint import train_mine
+
     monkeypatch.setattr(train_mine, "WEIGHTS", tmp_path / "mine.safetensors")
     train_mine.main(epochs=1)
     return train_mine.WEIGHTS
@@ -40,6 +41,7 @@ def test_baselines_of_each_example_can_be_built(file, weights):
 
 def test_metrics_of_own_data():
     from examples.own_data.my_data import recalls
+
     logits, labels = torch.eye(2)[[0, 1, 1, 1]].numpy(), torch.tensor([0, 0, 1, 1]).numpy()
     assert recalls(logits, labels) == {"recall_malignant": 0.5, "recall_benign": 1.0}
 

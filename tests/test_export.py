@@ -42,9 +42,16 @@ def examples() -> Examples:
 
 
 def trained_student(model: str, bits: int, prune: str):
-    recipe = parse_recipe({
-        "task": {"name": "digits"}, "student": {"model": model, **STUDENTS[model]}, "prune": PRUNES[prune],
-        "quant": {"bits": bits}, "train": {"epochs": 3, "batch_size": 32, "lr": 0.05}}, REGISTRIES)
+    recipe = parse_recipe(
+        {
+            "task": {"name": "digits"},
+            "student": {"model": model, **STUDENTS[model]},
+            "prune": PRUNES[prune],
+            "quant": {"bits": bits},
+            "train": {"epochs": 3, "batch_size": 32, "lr": 0.05},
+        },
+        REGISTRIES,
+    )
     return fit(recipe, build_model(recipe.student, SHAPE, 10, 0), examples())
 
 
@@ -82,8 +89,9 @@ def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, t
         assert np.abs(got - want).max() <= layers * scale / 127
         assert (got.argmax(1) != want.argmax(1)).sum() <= 2
     assert made.artifact.size_bytes == path.stat().st_size == made.waterfall["file"]
-    wide = build_graph(templates.get(trained.module, SHAPE, MEAN, STD), trained.module, trained.quantised,
-                       trained.sparse, narrow=False)
+    wide = build_graph(
+        templates.get(trained.module, SHAPE, MEAN, STD), trained.module, trained.quantised, trained.sparse, narrow=False
+    )
     assert np.array_equal(session(to_bytes(wide)).run(None, {"input": raw(x)})[0], got)
     assert made.artifact.size_bytes <= wide.ByteSize()
     if 2 <= bits < 8:
@@ -115,8 +123,15 @@ def test_files_carry_no_metadata_and_repeat_byte_for_byte(templates, tmp_path):
 
 def test_one_template_serves_every_width_and_other_processes(templates, tmp_path):
     first = Templates(tmp_path / "shared")
-    small, large = (build_model(parse_recipe({"task": {"name": "digits"}, "student": {"model": "convnet", "width": w}},
-                                             REGISTRIES).student, SHAPE, 10, 0).eval() for w in (4, 24))
+    small, large = (
+        build_model(
+            parse_recipe({"task": {"name": "digits"}, "student": {"model": "convnet", "width": w}}, REGISTRIES).student,
+            SHAPE,
+            10,
+            0,
+        ).eval()
+        for w in (4, 24)
+    )
     template = first.get(small, SHAPE, MEAN, STD)
     assert first.get(large, SHAPE, MEAN, STD) is template
     reread = Templates(tmp_path / "shared").get(large, SHAPE, MEAN, STD)
@@ -129,15 +144,31 @@ def test_one_template_serves_every_width_and_other_processes(templates, tmp_path
 def test_structure_follows_the_shapes_not_the_values_or_the_width_of_storage(templates):
     def key(bits: int, prune: str) -> str:
         trained = trained_student("convnet", bits, prune)
-        return structure_key(build_graph(templates.get(trained.module, SHAPE, MEAN, STD), trained.module,
-                                         trained.quantised, trained.sparse, narrow=False))
+        return structure_key(
+            build_graph(
+                templates.get(trained.module, SHAPE, MEAN, STD),
+                trained.module,
+                trained.quantised,
+                trained.sparse,
+                narrow=False,
+            )
+        )
+
     assert key(2, "weight") == key(6, "weight") != key(6, "channel")
     assert key(32, "weight") not in (key(6, "weight"), key(32, "channel"))
 
 
 def test_the_waterfall_falls(templates, tmp_path):
-    recipe = parse_recipe({"task": {"name": "digits"}, "student": {"model": "mlp", "hidden": [48, 32]},
-                           "prune": PRUNES["channel"], "quant": {"bits": 3}, "train": {"epochs": 2}}, REGISTRIES)
+    recipe = parse_recipe(
+        {
+            "task": {"name": "digits"},
+            "student": {"model": "mlp", "hidden": [48, 32]},
+            "prune": PRUNES["channel"],
+            "quant": {"bits": 3},
+            "train": {"epochs": 2},
+        },
+        REGISTRIES,
+    )
     module, full = (build_model(recipe.student, SHAPE, 10, 0) for _ in range(2))
     made = export(fit(recipe, module, examples()), templates, tmp_path / "m.onnx", SHAPE, MEAN, STD, unpruned=full)
     w = made.waterfall
@@ -168,8 +199,13 @@ def test_gaps_find_every_entry(size, density, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 32]), st.floats(0, 0.99), st.integers(0, 1000),
-       st.integers(100, 200), st.integers(80, 120))
+@given(
+    st.sampled_from([2, 3, 4, 5, 6, 7, 8, 32]),
+    st.floats(0, 0.99),
+    st.integers(0, 1000),
+    st.integers(100, 200),
+    st.integers(80, 120),
+)
 def test_narrow_storage_gives_back_every_value_and_is_smaller(bits, sparsity, seed, rows, columns):
     rng = np.random.default_rng(seed)
     top = 2 ** (min(bits, 8) - 1) - 1
@@ -183,9 +219,13 @@ def test_narrow_storage_gives_back_every_value_and_is_smaller(bits, sparsity, se
         store.add("v", values[:5], bits, may_be_sparse=True)
         parts = store.finish()
         kind = TensorProto.FLOAT if bits == 32 else TensorProto.INT8
-        graph = helper.make_graph(parts.nodes + [helper.make_node("Identity", [n], [f"out_{n}"]) for n in "wv"], "g", [],
-                                  [helper.make_tensor_value_info(f"out_{n}", kind, None) for n in "wv"],
-                                  initializer=parts.tensors)
+        graph = helper.make_graph(
+            parts.nodes + [helper.make_node("Identity", [n], [f"out_{n}"]) for n in "wv"],
+            "g",
+            [],
+            [helper.make_tensor_value_info(f"out_{n}", kind, None) for n in "wv"],
+            initializer=parts.tensors,
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         files.append(model.SerializeToString())
         w, v = session(files[-1]).run(None, {})

@@ -14,16 +14,28 @@ from harness.train.predict import predict
 
 
 def recipe(**sections):
-    tree = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8},
-            "train": {"epochs": 6, "batch_size": 32, "lr": 0.1}, **sections}
+    tree = {
+        "task": {"name": "digits"},
+        "student": {"model": "convnet", "width": 8},
+        "train": {"epochs": 6, "batch_size": 32, "lr": 0.1},
+        **sections,
+    }
     return parse_recipe(tree, REGISTRIES)
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-                         nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4))
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+    )
 
 
 def examples(teacher: bool = False) -> Examples:
@@ -33,7 +45,7 @@ def examples(teacher: bool = False) -> Examples:
     x = 0.3 * torch.randn(256, 1, 6, 6, generator=g)
     for i, label in enumerate(y.tolist()):
         row, column = 3 * (label // 2), 3 * (label % 2)
-        x[i, 0, row:row + 3, column:column + 3] += 1
+        x[i, 0, row : row + 3, column : column + 3] += 1
     return Examples(x, y, 5 * torch.eye(4)[y] if teacher else None)
 
 
@@ -89,17 +101,27 @@ def test_the_weights_are_the_stored_integers(bits):
 
 def test_everything_at_once():
     data = examples(teacher=True)
-    trained = fit(recipe(
-        teacher={"model": "convnet"}, clip={"kind": "norm", "threshold": 0.5},
-        prune={"kind": "channel", "ratio": 0.25}, quant={"bits": 4},
-        distill={"kind": "logits", "weight": 0.5, "temperature": 2.0}), network(), data)
+    trained = fit(
+        recipe(
+            teacher={"model": "convnet"},
+            clip={"kind": "norm", "threshold": 0.5},
+            prune={"kind": "channel", "ratio": 0.25},
+            quant={"bits": 4},
+            distill={"kind": "logits", "weight": 0.5, "temperature": 2.0},
+        ),
+        network(),
+        data,
+    )
     assert 0 < trained.diagnostics["clipped_share"] <= 1
     assert accuracy(trained, data) > 0.8
 
 
 def test_one_epoch_still_ends_pruned_and_rounded():
-    trained = fit(recipe(train={"epochs": 1, "lr": 0.05}, prune={"kind": "channel", "ratio": 0.5},
-                         quant={"bits": 4}), network(), examples())
+    trained = fit(
+        recipe(train={"epochs": 1, "lr": 0.05}, prune={"kind": "channel", "ratio": 0.5}, quant={"bits": 4}),
+        network(),
+        examples(),
+    )
     assert trained.quantised is not None and trained.module[0].weight.shape[0] == 4
 
 

@@ -116,12 +116,10 @@ def test_registries_gather_declarations_only() -> None:
 
 def test_no_import_cycles() -> None:
     modules = {
-        f"harness.{relative(p).removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): p
-        for p in FILES
+        f"harness.{relative(p).removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): p for p in FILES
     }
     graph = {
-        name: {i for i in imports(path, top_level=True) if i in modules and i != name}
-        for name, path in modules.items()
+        name: {i for i in imports(path, top_level=True) if i in modules and i != name} for name, path in modules.items()
     }
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 

@@ -30,6 +30,7 @@ class Clock:
     def target(self, seconds) -> Target:
         def run(i: int) -> None:
             self.now += seconds(self.now) if callable(seconds) else seconds
+
         return Target(run)
 
 
@@ -63,6 +64,7 @@ def test_drift_and_verdict():
 def test_interval_covers_the_median_as_often_as_it_says():
     """Binomial coverage of the order-statistic interval, counted on normal samples."""
     import numpy as np
+
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(600):
@@ -84,7 +86,9 @@ def test_the_lab_measures_interleaved_and_names_its_conditions(model):
         child = psutil.Process(lab._child.pid)
         assert not any("torch" in m.path for m in child.memory_maps())
     assert len(first.values) >= MIN_BLOCKS and all(v > 0 for v in first.values)
-    assert {"runtime", "threads", "batch_size", "load_ms", "host", "cpu_model", "reference_drift", "verdict"} <= set(first.conditions)
+    assert {"runtime", "threads", "batch_size", "load_ms", "host", "cpu_model", "reference_drift", "verdict"} <= set(
+        first.conditions
+    )
     assert second.unit == "ms"
     assert not child.is_running()
 
@@ -101,8 +105,10 @@ def test_a_dead_child_is_replaced_and_a_bad_file_is_an_error(model, tmp_path):
 
 
 def test_the_child_ends_with_its_parent(model):
-    code = ("import sys, time\nfrom pathlib import Path\nfrom harness.deploy.latency import Lab\nlab = Lab()\n"
-            "lab.measure([Path(sys.argv[1])], None, budget_s=0.01)\nprint(lab._child.pid, flush=True)\ntime.sleep(60)")
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom harness.deploy.latency import Lab\nlab = Lab()\n"
+        "lab.measure([Path(sys.argv[1])], None, budget_s=0.01)\nprint(lab._child.pid, flush=True)\ntime.sleep(60)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
@@ -115,10 +121,15 @@ def test_the_child_ends_with_its_parent(model):
 
 def test_external_data_is_refused(tmp_path):
     import numpy as np
+
     tensor = numpy_helper.from_array(np.zeros(8, np.float32), "w")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g",
-                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])], initializer=[tensor])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8])],
+        initializer=[tensor],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="other.bin", size_threshold=0)
     with pytest.raises(SpaceError, match="outside the file"):
@@ -127,6 +138,7 @@ def test_external_data_is_refused(tmp_path):
 
 def test_logits_do_not_depend_on_the_batch(model):
     import numpy as np
+
     x = np.random.default_rng(0).random((10, 4), np.float32)
     session = onnxruntime_session(model)
     assert np.array_equal(logits(session, x, batch=3), logits(session, x, batch=10))

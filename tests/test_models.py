@@ -18,8 +18,12 @@ from harness.models.build import build_model
 from harness.recipe import Model
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "wide": (3, 17, 33)}
-OPTIONS = {"mlp": {"hidden": [12, 7]}, "lenet5": {"width": 0.2}, "convnet": {"width": 6, "stages": 3},
-           "resnet": {"depth": 8, "width": 4}}
+OPTIONS = {
+    "mlp": {"hidden": [12, 7]},
+    "lenet5": {"width": 0.2},
+    "convnet": {"width": 6, "stages": 3},
+    "resnet": {"depth": 8, "width": 4},
+}
 
 
 def built(name: str, shape=(1, 8, 8), classes=10, seed=0, **options) -> nn.Module:
@@ -61,17 +65,30 @@ def test_weights_follow_from_the_seed_and_the_global_generator_is_left_alone(nam
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_only_layers_that_harness_knows(name):
-    known = (nn.Sequential, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
-             nn.Flatten, nn.Identity, Add)
+    known = (
+        nn.Sequential,
+        nn.Conv2d,
+        nn.Linear,
+        nn.BatchNorm2d,
+        nn.ReLU,
+        nn.MaxPool2d,
+        nn.AdaptiveAvgPool2d,
+        nn.Flatten,
+        nn.Identity,
+        Add,
+    )
     strange = {type(m).__name__ for m in built(name).modules() if not isinstance(m, known)}
     assert strange <= {"Block"}
 
 
-@pytest.mark.parametrize(("name", "options", "shape", "parameters"), [
-    ("mlp", {"hidden": [300, 100]}, (1, 28, 28), 266_610),  # LeNet-300-100
-    ("lenet5", {"width": 1.0}, (1, 28, 28), 431_080),  # Caffe's LeNet-5
-    ("resnet", {"depth": 20, "width": 16}, (3, 32, 32), 269_722 + 2_752),  # paper (option A) + shortcuts
-])
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "parameters"),
+    [
+        ("mlp", {"hidden": [300, 100]}, (1, 28, 28), 266_610),  # LeNet-300-100
+        ("lenet5", {"width": 1.0}, (1, 28, 28), 431_080),  # Caffe's LeNet-5
+        ("resnet", {"depth": 20, "width": 16}, (3, 32, 32), 269_722 + 2_752),  # paper (option A) + shortcuts
+    ],
+)
 def test_parameters_as_published(name, options, shape, parameters):
     assert sum(p.numel() for p in built(name, shape, **options).parameters()) == parameters
 
@@ -90,8 +107,13 @@ def test_half_of_the_channels_can_be_removed(name):
     before = sum(p.numel() for p in module.parameters())
     head = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
     example = torch.rand(2, 1, 8, 8)
-    pruner = tp.pruner.BasePruner(module.eval(), example, importance=tp.importance.GroupMagnitudeImportance(),
-                                  pruning_ratio=0.5, ignored_layers=[head])
+    pruner = tp.pruner.BasePruner(
+        module.eval(),
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(),
+        pruning_ratio=0.5,
+        ignored_layers=[head],
+    )
     pruner.step()
     after = sum(p.numel() for p in module.parameters())
     assert after < 0.6 * before
@@ -105,8 +127,15 @@ def test_exported_graph_gives_the_same_logits(name, tmp_path):
     module, x = built(name).eval(), torch.rand(2, 1, 8, 8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (x,), tmp_path / "m.onnx", dynamo=True, external_data=False, verbose=False,
-                          dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        torch.onnx.export(
+            module,
+            (x,),
+            tmp_path / "m.onnx",
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        )
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     x = torch.rand(5, 1, 8, 8)
     [logits] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
@@ -177,7 +206,7 @@ def test_convolutions_need_images(name):
     assert "use `mlp`" in text
 
 
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 def good(input_shape, classes, width=3):
@@ -193,7 +222,7 @@ def pair(input_shape, classes):
 def none(input_shape, classes): return None
 def raises(input_shape, classes): raise RuntimeError("no GPU here")
 thing = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -210,15 +239,18 @@ def test_own_model_is_found_from_the_current_folder(own):
     assert module[1].out_features == 5
 
 
-@pytest.mark.parametrize(("function", "expected"), [
-    ("wrong_shape", "must return logits of shape (2, 10) for a batch of shape (2, 1, 8, 8), but got (2, 11)"),
-    ("wrong_input", "cannot compute a batch of shape (2, 1, 8, 8) (RuntimeError"),
-    ("pair", "but got 'tuple'"),
-    ("none", "must return a torch.nn.Module, but got 'NoneType'"),
-    ("raises", "raised RuntimeError: no GPU here"),
-    ("thing", "must be a function"),
-    ("absent", "cannot import"),
-])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("wrong_shape", "must return logits of shape (2, 10) for a batch of shape (2, 1, 8, 8), but got (2, 11)"),
+        ("wrong_input", "cannot compute a batch of shape (2, 1, 8, 8) (RuntimeError"),
+        ("pair", "but got 'tuple'"),
+        ("none", "must return a torch.nn.Module, but got 'NoneType'"),
+        ("raises", "raised RuntimeError: no GPU here"),
+        ("thing", "must be a function"),
+        ("absent", "cannot import"),
+    ],
+)
 def test_mistakes_in_own_models_name_the_section(own, function, expected):
     text = message(own(function))
     assert text.startswith("student.model: ")

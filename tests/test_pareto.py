@@ -12,14 +12,18 @@ from hypothesis import strategies as st
 from harness.pareto import Front, hypervolume, knee, nondominated
 
 SETTINGS = settings(max_examples=80, deadline=None)
-GRID = st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan]), min_size=3, max_size=3), min_size=1, max_size=14)
+GRID = st.lists(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan]), min_size=3, max_size=3), min_size=1, max_size=14
+)
 DIRECTIONS = ("maximize", "minimize", "minimize")
 
 
 def brute_force(rows: np.ndarray) -> list[bool]:
     losses = rows * np.array([-1, 1, 1])
+
     def dominated(i: int) -> bool:
         return any((losses[j] <= losses[i]).all() and (losses[j] < losses[i]).any() for j in range(len(rows)))
+
     return [bool(np.isfinite(rows[i]).all()) and not dominated(i) for i in range(len(rows))]
 
 
@@ -75,7 +79,11 @@ def test_large_random_front_equals_moocore():
 
 
 def test_equal_points_both_stay_and_nan_never_does():
-    assert nondominated(np.array([[1.0, 1], [1, 1], [np.nan, 0]]), ("minimize", "minimize")).tolist() == [True, True, False]
+    assert nondominated(np.array([[1.0, 1], [1, 1], [np.nan, 0]]), ("minimize", "minimize")).tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert not Front(("minimize",)).add(0, [math.nan])
 
 

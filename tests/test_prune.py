@@ -44,7 +44,9 @@ def test_ties_give_exact_counts():
     assert int(weight_mask(torch.ones(10, dtype=torch.float64), 0.5).sum()) == 5
 
 
-@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.0), (0.35, 0.8 * (1 - 0.5**3)), (0.6, 0.8), (1.0, 0.8)])
+@pytest.mark.parametrize(
+    ("progress", "share"), [(0.0, 0.0), (0.1, 0.0), (0.35, 0.8 * (1 - 0.5**3)), (0.6, 0.8), (1.0, 0.8)]
+)
 def test_schedule_is_zhu_and_gupta_equation_1(progress, share):
     values = torch.arange(1, 1001, dtype=torch.float64)
     mask = weight_mask(values, 0.8, progress, start=0.1, end=0.6)

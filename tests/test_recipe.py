@@ -92,9 +92,7 @@ def test_a_recipe_cannot_be_changed() -> None:
 
 
 def test_own_functions_take_any_option() -> None:
-    recipe = parse(
-        {"task": {"name": "my.data:load", "size": 3}, "student": {"model": "my.nets:small", "depth": 2}}
-    )
+    recipe = parse({"task": {"name": "my.data:load", "size": 3}, "student": {"model": "my.nets:small", "depth": 2}})
     assert recipe.task.options == {"size": 3} and recipe.student.options == {"depth": 2}
     assert "clip.kind: unknown name" in mistake(clip={"kind": "my.clips:f"})
 
@@ -187,9 +185,7 @@ def test_params_convert_and_check() -> None:
     assert Param(str, choices=("a", "b")).check("x", "a") == "a"
     with pytest.raises(SpaceError, match=r"x: must be true or false, but got 1"):
         Param(bool).check("x", 1)
-    with pytest.raises(
-        SpaceError, match=r"x: must be an integer with 1 <= value <= 3, but got 4. The default is 2."
-    ):
+    with pytest.raises(SpaceError, match=r"x: must be an integer with 1 <= value <= 3, but got 4. The default is 2."):
         Param(int, 2, low=1, high=3).check("x", 4)
     with pytest.raises(SpaceError, match="must be a number"):
         Param(float).check("x", 10**400)

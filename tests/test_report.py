@@ -22,7 +22,13 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE", str(box))
         (box / "fail-9").touch()
-        search(space_of(box, "search.trials=25"), box / "<b>study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+        search(
+            space_of(box, "search.trials=25"),
+            box / "<b>study",
+            progress=False,
+            lab=FakeLab,
+            make_pool=lambda *_: Here(),
+        )
     return box / "<b>study"
 
 
@@ -81,6 +87,7 @@ def test_pick_keeps_the_limits_or_names_the_nearest(study):
 
 def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, tmp_path):
     import shutil
+
     copied = tmp_path / "copy"
     shutil.copytree(study, copied)
     for folder in (copied / "trials").iterdir():
@@ -98,6 +105,7 @@ def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, t
 
 def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
     import shutil
+
     copied = tmp_path / "copy"
     shutil.copytree(study, copied)
     model = copied / "trials" / "00002" / "model.onnx"

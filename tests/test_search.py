@@ -93,8 +93,14 @@ def space_of(box: Path, *overrides: str, text: str = SPACE):
 
 
 def run(box: Path, *overrides: str, lab=None, name: str = "study", **options):
-    return search(space_of(box, *overrides), box / name, progress=False, lab=lambda: lab or FakeLab(),
-                  make_pool=lambda *_: Here(), **options)
+    return search(
+        space_of(box, *overrides),
+        box / name,
+        progress=False,
+        lab=lambda: lab or FakeLab(),
+        make_pool=lambda *_: Here(),
+        **options,
+    )
 
 
 def trials_of(folder: Path) -> list:
@@ -117,7 +123,12 @@ def test_a_search_leaves_a_whole_study(box):
         record = read_record(folder / "trials" / f"{t.number:05d}")
         assert t.values == [record.value(n) for n in ("accuracy", "size_bytes", "latency_ms")]
         assert json.loads(t.user_attrs["recipe"]) == record.recipe
-    assert [t.user_attrs.get("baseline") for t in complete[:4]] == ["widest-fp32", "widest-int8", "width-sweep", "width-sweep"]
+    assert [t.user_attrs.get("baseline") for t in complete[:4]] == [
+        "widest-fp32",
+        "widest-int8",
+        "width-sweep",
+        "width-sweep",
+    ]
     assert len(lab.timed) == 4  # three structures and the teacher: once each
     summary = json.loads((folder / "study.json").read_text())
     assert summary["front"] == outcome.front and summary["reference"]["accuracy"] == 0.5
@@ -127,12 +138,19 @@ def test_a_search_leaves_a_whole_study(box):
 
 
 def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):
-    text = SPACE.replace("{float: [0.01, 0.3], log: true}", "0.1").replace("{float: [0, 1]}", "0.5").replace(
-        "{float: [0.1, 10], log: true}", "1.0")
+    text = (
+        SPACE.replace("{float: [0.01, 0.3], log: true}", "0.1")
+        .replace("{float: [0, 1]}", "0.5")
+        .replace("{float: [0.1, 10], log: true}", "1.0")
+    )
     space = space_of(box, "search.trials=100", text=text)
     outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
     assert outcome.status == "exhausted"
-    keys = [t.user_attrs["recipe"].rpartition('"seed"')[0] for t in trials_of(box / "study") if t.state is TrialState.COMPLETE]
+    keys = [
+        t.user_attrs["recipe"].rpartition('"seed"')[0]
+        for t in trials_of(box / "study")
+        if t.state is TrialState.COMPLETE
+    ]
     assert len(keys) == len(set(keys))
     assert 24 <= outcome.finished <= 24 + 5  # every combination, and baselines outside of the space
 
@@ -149,8 +167,13 @@ def test_the_same_command_says_complete_then_continues_with_more_trials(box):
 def test_another_space_is_refused_with_the_difference(box):
     run(box)
     with pytest.raises(SpaceError, match=r"(?s)another space.*-.*0\.3.*\+.*0\.2"):
-        search(space_of(box, text=SPACE.replace("0.3]", "0.2]")), box / "study", progress=False, lab=FakeLab,
-               make_pool=lambda *_: Here())
+        search(
+            space_of(box, text=SPACE.replace("0.3]", "0.2]")),
+            box / "study",
+            progress=False,
+            lab=FakeLab,
+            make_pool=lambda *_: Here(),
+        )
 
 
 def test_a_failure_in_preparing_leaves_nothing(box):
@@ -241,6 +264,7 @@ def test_every_sampler_runs(box, sampler):
 
 def test_a_second_driver_is_refused_and_named(box):
     from harness.search.lock import run_lock
+
     with run_lock(box / "study"), pytest.raises(SpaceError, match=rf"another search runs.*pid {os.getpid()}"):
         run(box)
     assert run(box).finished == 14

@@ -53,11 +53,9 @@ def test_help_lists_every_target() -> None:
     assert targets == {"help", "search", "test", "report", "train", "test-gpu", "lint", "bench", "clean"}
 
 
-@pytest.mark.parametrize(("venv", "python"), [("system", "python3"), ("/opt/mine", "/opt/mine/bin/python")])
+@pytest.mark.parametrize(("venv", "python"), [("system", "python3"), ("my/env", "my/env/bin/python")])
 def test_an_existing_environment_is_used_as_it_is(venv: str, python: str) -> None:
-    planned = make(
-        "-n", "search", f"VENV={venv}", "SPACE=search_spaces/mnist_mlp.yaml", "ARGS=--trials 3"
-    ).stdout
+    planned = make("-n", "search", f"VENV={venv}", "SPACE=search_spaces/mnist_mlp.yaml", "ARGS=--trials 3").stdout
     assert planned.split("\n") == [f"{python} -m harness search search_spaces/mnist_mlp.yaml --trials 3", ""]
 
 

@@ -26,9 +26,18 @@ class Residual(nn.Module):
 
 
 def depthwise() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-                         nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.ReLU(),
-                         nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 5))
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16 * 64, 5),
+    )
 
 
 def mlp() -> nn.Module:
@@ -51,7 +60,7 @@ def random_network(name: str) -> nn.Module:
 
 
 def keep_share(share: float):
-    return lambda scores: scores.argsort(descending=True)[:max(1, round(share * len(scores)))].sort().values
+    return lambda scores: scores.argsort(descending=True)[: max(1, round(share * len(scores)))].sort().values
 
 
 def masked(net: nn.Module, slices: dict[str, torch.Tensor]) -> None:

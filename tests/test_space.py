@@ -79,9 +79,7 @@ def test_holes_of_every_kind(tmp_path: Path) -> None:
 
 
 def test_unsorted_numbers_and_texts_are_not_ordered(tmp_path: Path) -> None:
-    space = space_of(
-        tmp_path, student="{model: convnet, width: {choice: [8, 4]}, norm: {choice: [batch, none]}}"
-    )
+    space = space_of(tmp_path, student="{model: convnet, width: {choice: [8, 4]}, norm: {choice: [batch, none]}}")
     assert [h.ordered for h in space.holes] == [False, False]
     assert [h.default for h in space.holes] == [0, 0]
 
@@ -128,10 +126,7 @@ def test_a_choice_may_hold_holes(tmp_path: Path) -> None:
     space = space_of(tmp_path, prune="{kind: channel, ratio: {choice: [0.0, {float: [0.2, 0.8]}]}}")
     assert [h.internal for h in space.holes][1:] == ["prune.ratio", "prune.ratio[1]"]
     assert space.fill({"student.width": 0, "prune.ratio": 0}).prune.options["ratio"] == 0
-    assert (
-        space.fill({"student.width": 0, "prune.ratio": 1, "prune.ratio[1]": 0.3}).prune.options["ratio"]
-        == 0.3
-    )
+    assert space.fill({"student.width": 0, "prune.ratio": 1, "prune.ratio[1]": 0.3}).prune.options["ratio"] == 0.3
 
 
 def test_default_of_a_section_choice_is_its_label(tmp_path: Path) -> None:
@@ -225,9 +220,7 @@ def test_overrides_reach_into_lists_and_make_sections(tmp_path: Path) -> None:
 
 
 def test_an_override_of_a_shared_alias_changes_one_place(tmp_path: Path) -> None:
-    space = space_of(
-        tmp_path, ("train.lr.log=true",), train="{lr: &r {float: [0.01, 0.1]}, weight_decay: *r}"
-    )
+    space = space_of(tmp_path, ("train.lr.log=true",), train="{lr: &r {float: [0.01, 0.1]}, weight_decay: *r}")
     assert [h.log for h in space.holes] == [False, True, False]
     assert load_space(write(tmp_path, space.text)).fingerprint() == space.fingerprint()
 
@@ -317,9 +310,7 @@ SPACES = st.fixed_dictionaries(
         "task": st.just({"name": "digits"}),
         "teacher": st.just({"model": "mlp"}),
         "student": _maybe_choice(
-            _section(
-                model=st.just("mlp"), hidden=st.lists(_number_hole(1, 99, True), min_size=1, max_size=3)
-            ),
+            _section(model=st.just("mlp"), hidden=st.lists(_number_hole(1, 99, True), min_size=1, max_size=3)),
             _section(
                 model=st.just("convnet"),
                 width=_number_hole(1, 64, True),
@@ -339,9 +330,7 @@ SPACES = st.fixed_dictionaries(
             ),
             _section(kind=st.just("weight"), ratio=RATIO),
         ),
-        "quant": _section(
-            bits=st.sampled_from([8, {"choice": [2, 4, 8, 32]}, {"choice": [32, 2]}, {"int": [2, 8]}])
-        ),
+        "quant": _section(bits=st.sampled_from([8, {"choice": [2, 4, 8, 32]}, {"choice": [32, 2]}, {"int": [2, 8]}])),
         "distill": _maybe_choice(
             _section(kind=st.just("none")),
             _section(kind=st.just("logits"), weight=RATIO, temperature=_number_hole(0.1, 20, False)),
@@ -400,7 +389,4 @@ def test_fingerprint_ignores_the_budget_and_the_writing(tmp_path: Path) -> None:
         {"student": "{model: convnet, width: {choice: [4, 8]}}"},
         {"constraints": "{latency_ms: {max: 5}}"},
     ):
-        assert (
-            first
-            != space_of(tmp_path, **{"search": "{seed: 1}", "train": "{lr: 1e-3}", **changed}).fingerprint()
-        )
+        assert first != space_of(tmp_path, **{"search": "{seed: 1}", "train": "{lr: 1e-3}", **changed}).fingerprint()

@@ -180,18 +180,14 @@ VALUE_MISTAKES = [
 
 
 @pytest.mark.parametrize(("sections", "expected"), VALUE_MISTAKES, ids=lambda v: str(v)[:50])
-def test_a_wrong_value_names_file_line_and_rule(
-    tmp_path: Path, sections: dict[str, str], expected: str
-) -> None:
+def test_a_wrong_value_names_file_line_and_rule(tmp_path: Path, sections: dict[str, str], expected: str) -> None:
     text = mistake(tmp_path, **sections)
     assert text.startswith(f"{tmp_path / 'space.yaml'}:4: ")
     assert expected in text
 
 
 def test_task_and_teacher_holes(tmp_path: Path) -> None:
-    assert ":1: task.name: the task cannot be searched" in mistake(
-        tmp_path, task="{name: {choice: [digits, mnist]}}"
-    )
+    assert ":1: task.name: the task cannot be searched" in mistake(tmp_path, task="{name: {choice: [digits, mnist]}}")
     text = mistake(tmp_path, teacher="{model: convnet, width: {int: [8, 64]}}")
     assert ":2: teacher.width: a hole of the teacher must be a choice, but got int" in text
     space = space_of(tmp_path, teacher="{model: convnet, width: {choice: [32, 64]}}")

@@ -14,14 +14,30 @@ LANES = 3
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)).double().train()
+    return (
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16, 5),
+        )
+        .double()
+        .train()
+    )
 
 
 def plan_of(clip: str, distill: str, quantise: bool) -> Plan:
     module = network()
-    return Plan(module, tuple(weighted_layers(module)), CLIPS[clip].load(), DISTILLS[distill].load(),
-                optim.sgd, QUANTISERS["uniform"].load() if quantise else None)
+    return Plan(
+        module,
+        tuple(weighted_layers(module)),
+        CLIPS[clip].load(),
+        DISTILLS[distill].load(),
+        optim.sgd,
+        QUANTISERS["uniform"].load() if quantise else None,
+    )
 
 
 def t(values: list[float]) -> torch.Tensor:
@@ -30,17 +46,29 @@ def t(values: list[float]) -> torch.Tensor:
 
 def stacked(plan: Plan, clip: str, distill: str) -> tuple[State, Hparams]:
     torch.manual_seed(0)
-    params = {k: torch.stack([p.detach() + 0.1 * torch.randn_like(p) for _ in range(LANES)])
-              for k, p in plan.module.named_parameters()}
+    params = {
+        k: torch.stack([p.detach() + 0.1 * torch.randn_like(p) for _ in range(LANES)])
+        for k, p in plan.module.named_parameters()
+    }
     buffers = {k: torch.stack([b.clone() for _ in range(LANES)]) for k, b in plan.module.named_buffers()}
     masks = {name: (torch.rand_like(params[f"{name}.weight"]) > 0.3).double() for name in plan.layers}
-    ranges = {name: (t([0.01, 0.02, 0.03]), t([0.0, 10.0, 100.0])) for names in points_of(plan.module).values() for name in names}
+    ranges = {
+        name: (t([0.01, 0.02, 0.03]), t([0.0, 10.0, 100.0]))
+        for names in points_of(plan.module).values()
+        for name in names
+    }
     hparams = Hparams(
-        progress=t([1.0] * LANES), clip={} if clip == "none" else {"threshold": t([0.05, 0.5, float("inf")])},
+        progress=t([1.0] * LANES),
+        clip={} if clip == "none" else {"threshold": t([0.05, 0.5, float("inf")])},
         quant={"bits": t([2.0, 5.0, 32.0]), "start": t([0.0] * LANES)},
         distill={} if distill == "none" else {"weight": t([0.0, 0.4, 1.0]), "temperature": t([1.0, 2.0, 5.0])},
-        optim={"lr": t([0.1, 0.05, 0.2]), "momentum": t([0.9, 0.5, 0.0]), "weight_decay": t([0.0, 1e-3, 1e-2]),
-               "step": t([1.0] * LANES)})
+        optim={
+            "lr": t([0.1, 0.05, 0.2]),
+            "momentum": t([0.9, 0.5, 0.0]),
+            "weight_decay": t([0.0, 1e-3, 1e-2]),
+            "step": t([1.0] * LANES),
+        },
+    )
     return State(params, buffers, optim.init("sgd", params), masks, ranges), hparams
 
 
@@ -60,7 +88,11 @@ def run(plan: Plan, state: State, hparams: Hparams, over=None, steps: int = 4) -
     metrics: dict = {}
     for _ in range(steps):
         x = torch.rand(8, 1, 6, 6, generator=generator, dtype=torch.float64)
-        batch = (x, torch.randint(0, 5, (8,), generator=generator), torch.randn(8, 5, generator=generator, dtype=torch.float64))
+        batch = (
+            x,
+            torch.randint(0, 5, (8,), generator=generator),
+            torch.randn(8, 5, generator=generator, dtype=torch.float64),
+        )
         state, metrics = step(plan, state, batch, hparams, over)
     return state, metrics
 

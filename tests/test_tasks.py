@@ -81,8 +81,10 @@ def test_stratified_choice_has_the_count_asked_for(labels, count, seed):
 
 # digits
 
+
 def test_digits_parts_are_disjoint_and_whole():
     from sklearn.datasets import load_digits
+
     data = digits()
     rows = [x.tobytes() for part in PARTS for x in getattr(data, part)[0].numpy()]
     assert sorted(rows) == sorted(x.astype(np.uint8).tobytes() for x in load_digits().images)
@@ -119,8 +121,14 @@ def test_normalisation_per_channel_per_feature_and_of_bytes():
 
 def test_fingerprint_is_equal_for_equal_content_in_another_process():
     code = "from harness.tasks.digits import digits; print(digits().fingerprint())"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
-                         env={**os.environ, "PYTHONHASHSEED": "7"})
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
     assert out.stdout.strip() == digits().fingerprint()
 
 
@@ -130,6 +138,7 @@ def test_fingerprint_differs_with_the_content():
 
 
 # arrays
+
 
 def samples(n=60, classes=3, shape=(4, 4), dtype=np.uint8, seed=0):
     rng = np.random.default_rng(seed)
@@ -146,8 +155,10 @@ def files(tmp_path, **given) -> dict[str, str]:
     return {"train": save(tmp_path, **given), "test": save(tmp_path, "test.npz")}
 
 
-@pytest.mark.parametrize(("shape", "dtype", "expected"), [
-    ((4, 5), np.uint8, (1, 4, 5)), ((3, 4, 5), np.float64, (3, 4, 5)), ((7,), np.float32, (7,))])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [((4, 5), np.uint8, (1, 4, 5)), ((3, 4, 5), np.float64, (3, 4, 5)), ((7,), np.float32, (7,))],
+)
 def test_arrays_of_each_shape(tmp_path, shape, dtype, expected):
     x, y = samples(shape=shape, dtype=dtype)
     data = load("arrays", train=save(tmp_path, x=x, y=y), test=save(tmp_path, "test.npz", x=x, y=y))
@@ -160,7 +171,7 @@ def test_parts_are_joined_in_the_order_of_their_names(tmp_path):
     x, y = samples(90)
     whole = load("arrays", train=save(tmp_path, "whole.npz", x=x, y=y), test=save(tmp_path, "test.npz"))
     for i, part in enumerate("abc"):
-        save(tmp_path, f"part_{part}.npz", x=x[30 * i:30 * i + 30], y=y[30 * i:30 * i + 30])
+        save(tmp_path, f"part_{part}.npz", x=x[30 * i : 30 * i + 30], y=y[30 * i : 30 * i + 30])
     joined = load("arrays", train=str(tmp_path / "part_*.npz"), test=str(tmp_path / "test.npz"))
     assert joined.fingerprint() == whole.fingerprint()
 
@@ -180,24 +191,29 @@ def test_train_limit_takes_a_stratified_subset_of_train_only(tmp_path):
 X, Y = samples()
 
 
-@pytest.mark.parametrize(("given", "expected"), [
-    ({"y": Y[:10]}, "one label for each of the 60 samples"),
-    ({"y": Y[:, None]}, "shape (60,), but got (60, 1)"),
-    ({"y": Y + 1}, "each of the class numbers 0..2, but got [1, 2, 3]. Number the classes"),
-    ({"y": Y.astype(float)}, "integer class numbers, but got 'float64'"),
-    ({"y": np.array(list("abc") * 20)}, "integer class numbers"),
-    ({"y": Y * 0}, "at least two classes"),
-    ({"x": X[:0], "y": Y[:0]}, "at least one sample"),
-    ({"x": X[:, 0, 0]}, "x must be (samples, features), (samples, height, width) or"),
-    ({"x": X.astype(np.int64)}, "x must be uint8 or float, but got 'int64'"),
-    ({"x": np.where(X > 250, np.nan, X)}, "x must be finite in float32"),
-    ({"x": X * np.array(1e300)}, "x must be finite in float32"),
-    ({"x": np.array([None] * 60), "y": Y}, "cannot be read as .npz without unpickling"),
-    ({"x": X.astype(np.float32)},
-     "a sample of test must be float32 (1, 4, 4) as in train, but got 'uint8 (1, 4, 4)'"),
-    ({"x": X[:, :3]}, "a sample of test must be uint8 (1, 3, 4) as in train"),
-    ({"y": Y % 2}, "y of test must hold only classes that train has (0..1), but got [2]"),
-])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"y": Y[:10]}, "one label for each of the 60 samples"),
+        ({"y": Y[:, None]}, "shape (60,), but got (60, 1)"),
+        ({"y": Y + 1}, "each of the class numbers 0..2, but got [1, 2, 3]. Number the classes"),
+        ({"y": Y.astype(float)}, "integer class numbers, but got 'float64'"),
+        ({"y": np.array(list("abc") * 20)}, "integer class numbers"),
+        ({"y": Y * 0}, "at least two classes"),
+        ({"x": X[:0], "y": Y[:0]}, "at least one sample"),
+        ({"x": X[:, 0, 0]}, "x must be (samples, features), (samples, height, width) or"),
+        ({"x": X.astype(np.int64)}, "x must be uint8 or float, but got 'int64'"),
+        ({"x": np.where(X > 250, np.nan, X)}, "x must be finite in float32"),
+        ({"x": X * np.array(1e300)}, "x must be finite in float32"),
+        ({"x": np.array([None] * 60), "y": Y}, "cannot be read as .npz without unpickling"),
+        (
+            {"x": X.astype(np.float32)},
+            "a sample of test must be float32 (1, 4, 4) as in train, but got 'uint8 (1, 4, 4)'",
+        ),
+        ({"x": X[:, :3]}, "a sample of test must be uint8 (1, 3, 4) as in train"),
+        ({"y": Y % 2}, "y of test must hold only classes that train has (0..1), but got [2]"),
+    ],
+)
 def test_wrong_arrays_are_named(tmp_path, given, expected):
     text = message("arrays", **files(tmp_path, **given))
     assert text.startswith("task.train: ")
@@ -210,10 +226,14 @@ def test_wrong_files_are_named(tmp_path):
     np.save(tmp_path / "single.npy", X)
     (tmp_path / "torn.npz").write_bytes(Path(good).read_bytes()[:200])
     (tmp_path / "text.npz").write_text("hello")
-    for name, expected in [("keys.npz", "y missing, but got ['x', 'labels']"),
-                           ("single.npy", "not a single array"),
-                           ("torn.npz", "cannot be read"), ("text.npz", "cannot be read"),
-                           ("absent.npz", "no file is there"), ("no_*.npz", "no file is there")]:
+    for name, expected in [
+        ("keys.npz", "y missing, but got ['x', 'labels']"),
+        ("single.npy", "not a single array"),
+        ("torn.npz", "cannot be read"),
+        ("text.npz", "cannot be read"),
+        ("absent.npz", "no file is there"),
+        ("no_*.npz", "no file is there"),
+    ]:
         text = message("arrays", train=good, test=str(tmp_path / name))
         assert text.startswith("task.test: ")
         assert expected in text
@@ -229,7 +249,7 @@ def test_parts_must_agree(tmp_path):
 
 # the user's function
 
-OWN = '''
+OWN = """
 import numpy as np
 def metrics(logits, labels): return {"one": 1.0}
 def parts(n=30):
@@ -247,7 +267,7 @@ def not_callable(): return {**parts(), "metrics": 3}
 def array(): return parts()["x_train"]
 def bad_labels(): return {**parts(), "y_train": parts()["y_train"] * 2}
 def raises(): raise OSError("no disk")
-'''
+"""
 
 
 @pytest.fixture
@@ -272,16 +292,19 @@ def test_own_validation_part(own):
     assert [len(getattr(data, part)[1]) for part in PARTS] == [30, 30, 30]
 
 
-@pytest.mark.parametrize(("function", "expected"), [
-    ("half", "x_validation and y_validation together"),
-    ("lacks", "lacks y_train, x_test, y_test. It has: x_train"),
-    ("unknown", "unknown key 'metric'. Known: x_train"),
-    ("not_callable", "must be a function (logits, labels)"),
-    ("array", "or a mapping with x_train, y_train, x_test, y_test, but got 'ndarray'"),
-    ("bad_labels", "class numbers 0..2, but got [0, 2, 4]"),
-    ("raises", "raised OSError: no disk"),
-    ("absent", "cannot import"),
-])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("half", "x_validation and y_validation together"),
+        ("lacks", "lacks y_train, x_test, y_test. It has: x_train"),
+        ("unknown", "unknown key 'metric'. Known: x_train"),
+        ("not_callable", "must be a function (logits, labels)"),
+        ("array", "or a mapping with x_train, y_train, x_test, y_test, but got 'ndarray'"),
+        ("bad_labels", "class numbers 0..2, but got [0, 2, 4]"),
+        ("raises", "raised OSError: no disk"),
+        ("absent", "cannot import"),
+    ],
+)
 def test_mistakes_in_own_data_name_the_task(own, function, expected):
     text = message(f"{own}:{function}")
     assert text.startswith("task.name: ")
@@ -293,6 +316,7 @@ def test_a_module_that_is_not_there(own):
 
 
 # torchvision's sets
+
 
 def idx(values: np.ndarray) -> bytes:
     return struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape) + values.tobytes()
@@ -355,6 +379,7 @@ def test_absent_sets_say_where_was_looked(tmp_path, monkeypatch):
 
 def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
     from torchvision.datasets import MNIST
+
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     monkeypatch.setattr(MNIST, "mirrors", [(tmp_path / "nowhere").as_uri() + "/"])
@@ -375,10 +400,12 @@ def mirror(small_mnist, monkeypatch):
 
 def test_a_download_arrives_in_the_cache(small_mnist, mirror, monkeypatch):
     from torchvision.datasets import MNIST
+
     monkeypatch.delenv("HARNESS_DATA")
     monkeypatch.setattr(MNIST, "mirrors", [mirror])
-    monkeypatch.setattr(MNIST, "resources", [
-        (f.name, hashlib.md5(f.read_bytes()).hexdigest()) for f in sorted(small_mnist.iterdir())])
+    monkeypatch.setattr(
+        MNIST, "resources", [(f.name, hashlib.md5(f.read_bytes()).hexdigest()) for f in sorted(small_mnist.iterdir())]
+    )
     data = load("mnist")
     assert len(data.test[1]) == 20
     monkeypatch.setattr(MNIST, "mirrors", [])
@@ -389,11 +416,14 @@ def needs(folder: str):
     return pytest.mark.skipif(not (SETS / folder).is_dir(), reason=f"no {folder} in {SETS}: set HARNESS_DATA")
 
 
-@pytest.mark.parametrize(("name", "shape", "mean", "std"), [
-    pytest.param("mnist", (1, 28, 28), [33.3], [78.6], marks=needs("MNIST")),
-    pytest.param("fashion_mnist", (1, 28, 28), [72.9], [90.0], marks=needs("FashionMNIST")),
-    pytest.param("cifar10", (3, 32, 32), [125.3, 122.9, 113.9], [63.0, 62.1, 66.7], marks=needs("cifar10")),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "mean", "std"),
+    [
+        pytest.param("mnist", (1, 28, 28), [33.3], [78.6], marks=needs("MNIST")),
+        pytest.param("fashion_mnist", (1, 28, 28), [72.9], [90.0], marks=needs("FashionMNIST")),
+        pytest.param("cifar10", (3, 32, 32), [125.3, 122.9, 113.9], [63.0, 62.1, 66.7], marks=needs("cifar10")),
+    ],
+)
 def test_real_sets(name, shape, mean, std, tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     data = load(name, root=str(SETS), download=False)

@@ -15,10 +15,13 @@ from harness.registries import REGISTRIES
 from harness.space import load_recipe
 
 TREE = {
-    "task": {"name": "digits"}, "student": {"model": "convnet", "width": 8},
+    "task": {"name": "digits"},
+    "student": {"model": "convnet", "width": 8},
     "teacher": {"model": "mlp", "hidden": [64], "epochs": 5},
-    "train": {"epochs": 6, "lr": 0.1}, "clip": {"kind": "norm", "threshold": 0.3},
-    "prune": {"kind": "channel", "ratio": 0.25}, "quant": {"bits": 4},
+    "train": {"epochs": 6, "lr": 0.1},
+    "clip": {"kind": "norm", "threshold": 0.3},
+    "prune": {"kind": "channel", "ratio": 0.25},
+    "quant": {"bits": 4},
     "distill": {"kind": "logits", "weight": 0.3, "temperature": 2.0},
 }
 
@@ -65,6 +68,7 @@ def test_prepare_gives_logits_chance_and_a_teacher_file(study):
 def test_the_teacher_is_trained_once(study, monkeypatch):
     folder, ready, _ = study
     from harness.train import teacher
+
     monkeypatch.setattr(teacher, "fit", lambda *_: pytest.fail("the teacher was trained again"))
     again = trial.prepare([TREE], str(folder))
     assert all(np.array_equal(again["logits"][k], v) for k, v in ready["logits"].items())
@@ -83,10 +87,13 @@ def test_test_accuracy_is_of_the_test_part(study):
     assert scored["n"] == len(data.test[1]) and 0.8 < scored["accuracy"] <= 1
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"train": {"epochs": 2, "lr": 1e30}}, "nonfinite"),
-    ({"student": {"model": "tests.no_such_module:net"}}, "cannot import"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"train": {"epochs": 2, "lr": 1e30}}, "nonfinite"),
+        ({"student": {"model": "tests.no_such_module:net"}}, "cannot import"),
+    ],
+)
 def test_failure_is_data_with_a_reason(change, reason, tmp_path):
     record = trial.run({**TREE, **change}, 3, {}, "", str(tmp_path / "t"))
     assert record["status"] == "failed" and reason in record["reason"]
@@ -102,9 +109,18 @@ def test_preparing_an_impossible_task_is_a_space_error(tmp_path):
 
 def test_production_keeps_or_breaks_its_promise(tmp_path):
     recipe = parse_recipe({**TREE, "teacher": None, "distill": {"kind": "none"}}, REGISTRIES)
-    made = production.train(recipe, tmp_path / "out", epochs=8, promise={
-        "accuracy": 0.5, "size_bytes": 100, "latency_ms": 1e3, "latency_interval_ms": [900.0, 1100.0]})
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"model.onnx", "recipe.yaml", "record.json", "model_card.md"}
+    made = production.train(
+        recipe,
+        tmp_path / "out",
+        epochs=8,
+        promise={"accuracy": 0.5, "size_bytes": 100, "latency_ms": 1e3, "latency_interval_ms": [900.0, 1100.0]},
+    )
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
+        "model.onnx",
+        "recipe.yaml",
+        "record.json",
+        "model_card.md",
+    }
     kept = {c.name: c.kept for c in made.checks}
     assert kept == {"accuracy": True, "size_bytes": False, "latency_ms": True}
     card = (tmp_path / "out" / "model_card.md").read_text()

@@ -13,9 +13,15 @@ WEIGHTS = Path(__file__).with_name("mine.safetensors")
 
 def my_trained_net(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(input_shape[0], 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * (input_shape[1] // 4) * (input_shape[2] // 4), classes))
+        nn.Conv2d(input_shape[0], 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (input_shape[1] // 4) * (input_shape[2] // 4), classes),
+    )
 
 
 def main(epochs: int = 15) -> None:

@@ -17,8 +17,10 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from torch import nn
 
+from harness.deploy import runtimes
 from harness.deploy.graph import IR_VERSION, OPSET, Template, Templates, per_channel
 from harness.deploy.pack import Parts, Store
 from harness.errors import TrialError
@@ -80,8 +82,9 @@ class _Build:
         return name
 
 
-def build_graph(template: Template, module: nn.Module, quantised: Quantised | None, sparse: bool,
-                narrow: bool = True) -> onnx.ModelProto:
+def build_graph(
+    template: Template, module: nn.Module, quantised: Quantised | None, sparse: bool, narrow: bool = True
+) -> onnx.ModelProto:
     """The ONNX model of ``module`` (CPU, eval).
 
     Args:
@@ -176,7 +179,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
     node.input[1] = build.parts.node("DequantizeLinear", [weight, scale, zeros], f"{path}.W", axis=0)
     if layer.bias is not None:
         step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]
-        q = np.clip(np.rint(layer.bias / step), -2**31 + 1, 2**31 - 1).astype(np.int32)
+        q = np.clip(np.rint(layer.bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
         names = [build.parts.tensor(bias, q), build.parts.tensor(f"{path}.t", step.astype(np.float32))]
         node.input.append(build.parts.node("DequantizeLinear", names, f"{path}.B", axis=0))
 
@@ -187,8 +190,10 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
         if build.quantised is None:
             raise ValueError("a float32 graph has no quantisation points")
         scale, zero = build.quantised.activations[point]
-        given = [build.parts.tensor(f"{point}.x", np.asarray(scale, np.float32)),
-                 build.parts.tensor(f"{point}.z", np.asarray(zero, np.uint8))]
+        given = [
+            build.parts.tensor(f"{point}.x", np.asarray(scale, np.float32)),
+            build.parts.tensor(f"{point}.z", np.asarray(zero, np.uint8)),
+        ]
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
         if flatten is not None:  # bytes before it too (the same bytes): the layer in front writes them
             build.nodes.remove(flatten)
@@ -216,12 +221,13 @@ def _model(build: _Build, stored: Parts, classes: int | None) -> onnx.ModelProto
     constants = [numpy_helper.from_array(v, k) for k, v in build.template.constants.items() if k in used]
     shape = ["b", *build.template.input_shape]
     graph = helper.make_graph(
-        stored.nodes + build.parts.nodes + build.nodes, "g",
+        stored.nodes + build.parts.nodes + build.nodes,
+        "g",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", classes or "c"])],
-        initializer=constants + stored.tensors + build.parts.tensors)
-    return helper.make_model(_short_names(graph), opset_imports=[helper.make_opsetid("", OPSET)],
-                             ir_version=IR_VERSION)
+        initializer=constants + stored.tensors + build.parts.tensors,
+    )
+    return helper.make_model(_short_names(graph), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
@@ -234,6 +240,7 @@ def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
             high, low = divmod(len(short), len(alphabet))
             short[name] = (f"{high}" if high else "") + alphabet[low]
         return short[name]
+
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
@@ -247,8 +254,15 @@ def structure_key(model: onnx.ModelProto) -> str:
     """Key of the graph that the runtime runs, of a model stored wide: operators, attributes,
     tensor shapes and types, not values. Equal keys have equal latency on one machine."""
     tensors = {t.name: (list(t.dims), t.data_type) for t in model.graph.initializer}
-    parts = [(n.op_type, [tensors.get(i, i) for i in n.input], list(n.output),
-              [a.SerializeToString(deterministic=True).hex() for a in n.attribute]) for n in model.graph.node]
+    parts = [
+        (
+            n.op_type,
+            [tensors.get(i, i) for i in n.input],
+            list(n.output),
+            [a.SerializeToString(deterministic=True).hex() for a in n.attribute],
+        )
+        for n in model.graph.node
+    ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
@@ -256,8 +270,15 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def export(trained: Trained, templates: Templates, path: Path, input_shape: tuple[int, ...],
-           mean: tuple[float, ...], std: tuple[float, ...], unpruned: nn.Module | None = None) -> Export:
+def export(
+    trained: Trained,
+    templates: Templates,
+    path: Path,
+    input_shape: tuple[int, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    unpruned: nn.Module | None = None,
+) -> Export:
     """Write ``path`` durably, the smaller of the narrow and the wide file.
 
     Args:
@@ -277,14 +298,21 @@ def export(trained: Trained, templates: Templates, path: Path, input_shape: tupl
     return Export(describe_file(path, "onnx"), structure_key(wide), waterfall)
 
 
-def _template(templates: Templates, module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...],
-              std: tuple[float, ...]) -> Template:
+def _template(
+    templates: Templates,
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Template:
     for exact in (False, True):
         template = templates.get(module, input_shape, mean, std, exact)
         if _reproduces(template, module, mean, std):
             return template
-    raise TrialError("the exported graph does not reproduce the module's outputs in float32. Is its forward "
-                     "pass free of randomness and of branches on the data?")
+    raise TrialError(
+        "the exported graph does not reproduce the module's outputs in float32. Is its forward "
+        "pass free of randomness and of branches on the data?"
+    )
 
 
 @torch.no_grad()
@@ -298,8 +326,8 @@ def _reproduces(template: Template, module: nn.Module, mean: tuple[float, ...], 
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        got = session.run(None, {"input": (x * spread + centre).numpy()})[0]
-    except (RuntimeError, ValueError, KeyError, TypeError, ort.capi.onnxruntime_pybind11_state.Fail):
+        got = runtimes.logits(session, (x * spread + centre).numpy())
+    except (RuntimeError, ValueError, KeyError, TypeError, Fail):
         return False
     scale = float(np.abs(want).max()) or 1.0
     return got.shape == want.shape and float(np.abs(got - want).max()) <= REUSE_TOLERANCE * scale

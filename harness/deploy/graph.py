@@ -57,6 +57,9 @@ class Template:
 class _Normalised(nn.Module):
     """The student behind its normalisation: the exported file takes raw inputs."""
 
+    input_mean: torch.Tensor
+    input_std: torch.Tensor
+
     def __init__(self, module: nn.Module, mean: np.ndarray, std: np.ndarray):
         super().__init__()
         self.module = module
@@ -73,14 +76,23 @@ def per_channel(values: tuple[float, ...], input_shape: tuple[int, ...]) -> np.n
     return np.asarray(values, np.float32).reshape(shape)
 
 
-def make_template(module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...],
-                  std: tuple[float, ...]) -> Template:
+def make_template(
+    module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Template:
     """Export ``module`` (CPU, eval) and reduce the graph."""
     wrapped = _Normalised(module, per_channel(mean, input_shape), per_channel(std, input_shape)).eval()
     program = torch.onnx.export(
-        wrapped, (torch.zeros(2, *input_shape),), dynamo=True, external_data=False, verbose=False, optimize=False,
-        input_names=["input"], output_names=["logits"], opset_version=OPSET,
-        dynamic_shapes=({0: torch.export.Dim("batch")},))
+        wrapped,
+        (torch.zeros(2, *input_shape),),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        optimize=False,
+        input_names=["input"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     return _reduce(program.model_proto, module, input_shape)
@@ -106,8 +118,11 @@ class _Reducer:
         if node is None:
             return None
         if node.op_type == "Constant":
-            return np.asarray(helper.get_attribute_value(node.attribute[0]) if node.attribute[0].name != "value"
-                              else numpy_helper.to_array(node.attribute[0].t))
+            return np.asarray(
+                helper.get_attribute_value(node.attribute[0])
+                if node.attribute[0].name != "value"
+                else numpy_helper.to_array(node.attribute[0].t)
+            )
         if node.op_type in ("Reshape", "Cast"):
             value = self.constant(node.input[0])
             return None if value is None else value.reshape(-1)
@@ -139,8 +154,13 @@ class _Reducer:
     def _flattens(self, node: onnx.NodeProto) -> bool:
         """Reshape to (batch, N), N written out: a flatten that would fix the width."""
         shape = self.producers.get(node.input[1])
-        return (shape is not None and shape.op_type == "Concat" and len(shape.input) == 2
-                and self.constant(shape.input[0]) is None and self.constant(shape.input[1]) is not None)
+        return (
+            shape is not None
+            and shape.op_type == "Concat"
+            and len(shape.input) == 2
+            and self.constant(shape.input[0]) is None
+            and self.constant(shape.input[1]) is not None
+        )
 
     def _pools(self, node: onnx.NodeProto) -> bool:
         axes = self.constant(node.input[1]) if len(node.input) > 1 else None
@@ -175,15 +195,22 @@ def _alive(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProt
     return kept[::-1]
 
 
-def architecture_key(module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...],
-                     std: tuple[float, ...]) -> str:
+def architecture_key(
+    module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...]
+) -> str:
     """Equal for modules whose reduced graph is equal: the same parts, whatever their widths."""
     parts = []
     for name, part in module.named_modules():
         shape = {}
         if isinstance(part, nn.Conv2d):
-            shape = {"kernel": part.kernel_size, "stride": part.stride, "padding": part.padding,
-                     "dilation": part.dilation, "grouped": part.groups > 1, "bias": part.bias is not None}
+            shape = {
+                "kernel": part.kernel_size,
+                "stride": part.stride,
+                "padding": part.padding,
+                "dilation": part.dilation,
+                "grouped": part.groups > 1,
+                "bias": part.bias is not None,
+            }
         elif isinstance(part, nn.Linear):
             shape = {"bias": part.bias is not None}
         elif not list(part.children()) and not isinstance(part, nn.BatchNorm2d):
@@ -199,8 +226,14 @@ class Templates:
     def __init__(self, folder: Path):
         self._folder, self._known = folder, dict[str, Template]()
 
-    def get(self, module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...],
-            std: tuple[float, ...], exact: bool = False) -> Template:
+    def get(
+        self,
+        module: nn.Module,
+        input_shape: tuple[int, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        exact: bool = False,
+    ) -> Template:
         """The template of ``module``'s architecture; ``exact`` exports this very module anew."""
         key = architecture_key(module, input_shape, mean, std)
         path = self._folder / f"{key}.onnx"

@@ -40,8 +40,9 @@ class Target:
     load_ms: float = 0.0
 
 
-def time_blocks(targets: Sequence[Target], budget_s: float, seed: int = 0,
-                clock: Callable[[], float] = time.perf_counter) -> list[list[float]]:
+def time_blocks(
+    targets: Sequence[Target], budget_s: float, seed: int = 0, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
     """Milliseconds per run in every block, by target.
 
     Blocks of all targets alternate in random order until ``budget_s`` per target is used up and
@@ -121,8 +122,15 @@ class Lab:
             self._child.wait()
         self._child = None
 
-    def measure(self, paths: Sequence[Path], reference: Path | None, runtime: str = "onnxruntime",
-                batch_size: int = 1, threads: int = 1, budget_s: float = 0.25) -> list[Measurement]:
+    def measure(
+        self,
+        paths: Sequence[Path],
+        reference: Path | None,
+        runtime: str = "onnxruntime",
+        batch_size: int = 1,
+        threads: int = 1,
+        budget_s: float = 0.25,
+    ) -> list[Measurement]:
         """Time ``paths`` interleaved with each other and with ``reference``.
 
         Args:
@@ -134,16 +142,30 @@ class Lab:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
         """
         files = [*paths, *([reference] if reference is not None else [])]
-        answer = self._ask({"paths": [str(p) for p in files], "batch_size": batch_size, "threads": threads,
-                            "budget_s": budget_s, "runtime": runtime})
+        answer = self._ask(
+            {
+                "paths": [str(p) for p in files],
+                "batch_size": batch_size,
+                "threads": threads,
+                "budget_s": budget_s,
+                "runtime": runtime,
+            }
+        )
         if "error" in answer:
             raise TrialError(f"latency: {answer['error']}")
         change = drift(answer["blocks"][-1])
         found = []
-        for values, load_ms in zip(answer["blocks"][:len(paths)], answer["load_ms"][:len(paths)], strict=True):
-            conditions = {"runtime": runtime, "batch_size": batch_size, "threads": threads, "load_ms": load_ms,
-                          "core": answer["core"], "host": answer["host"], "cpu_model": answer["cpu_model"],
-                          "reference_drift": round(change, 4)}
+        for values, load_ms in zip(answer["blocks"][: len(paths)], answer["load_ms"][: len(paths)], strict=True):
+            conditions = {
+                "runtime": runtime,
+                "batch_size": batch_size,
+                "threads": threads,
+                "load_ms": load_ms,
+                "core": answer["core"],
+                "host": answer["host"],
+                "cpu_model": answer["cpu_model"],
+                "reference_drift": round(change, 4),
+            }
             one = Measurement(name="latency_ms", unit="ms", values=values, conditions=conditions)
             found.append(one.model_copy(update={"conditions": {**conditions, "verdict": verdict(one, change)}}))
         return found
@@ -154,7 +176,7 @@ class Lab:
             try:
                 child.stdin.write(json.dumps(request) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
                 child.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
-                ready, _, _ = select.select([child.stdout], [], [], self._timeout_s)
+                ready, _, _ = select.select([child.stdout], [], [], self._timeout_s)  # pyright: ignore[reportArgumentType]
                 line = child.stdout.readline() if ready else ""  # pyright: ignore[reportOptionalMemberAccess]
             except OSError:
                 line = ""
@@ -167,9 +189,13 @@ class Lab:
     def _start(self) -> subprocess.Popen[str]:
         if self._child is None or self._child.poll() is not None:
             core = [] if self._core is None else [str(self._core)]
-            self._child = subprocess.Popen([sys.executable, "-m", "harness.deploy.latency", *core],
-                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                           start_new_session=True)  # Ctrl-C is for the driver
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "harness.deploy.latency", *core],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )  # Ctrl-C is for the driver
         return self._child
 
 
@@ -199,8 +225,12 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
         return {"error": str(error)}
     finally:
         gc.enable()
-    return {"blocks": blocks, "load_ms": [t.load_ms for t in targets], "core": core,
-            **{k: environment()[k] for k in ("host", "cpu_model")}}
+    return {
+        "blocks": blocks,
+        "load_ms": [t.load_ms for t in targets],
+        "core": core,
+        **{k: environment()[k] for k in ("host", "cpu_model")},
+    }
 
 
 def main() -> None:

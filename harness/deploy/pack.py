@@ -9,6 +9,7 @@ positions as byte-sized gaps, summed up, and the values scattered into zeros.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +30,7 @@ class Parts:
         self.tensors.append(numpy_helper.from_array(values, name))
         return name
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
         return output
 
@@ -42,7 +43,7 @@ def to_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
 def from_bits(stream: np.ndarray, bits: int, count: int) -> np.ndarray:
     """Inverse of :func:`to_bits`."""
-    planes = np.unpackbits(stream, bitorder="little")[:count * bits].reshape(count, bits)
+    planes = np.unpackbits(stream, bitorder="little")[: count * bits].reshape(count, bits)
     return (planes.astype(np.uint8) << np.arange(bits, dtype=np.uint8)).sum(1).astype(np.uint8)
 
 
@@ -164,7 +165,7 @@ class Store:
         if len(outputs) == 1:
             parts.nodes[-1].output[0] = pieces[0]
         else:
-            lengths = parts.tensor(f"{whole}s", np.asarray([*sizes, padding][:len(outputs)], np.int64))
+            lengths = parts.tensor(f"{whole}s", np.asarray([*sizes, padding][: len(outputs)], np.int64))
             parts.nodes.append(helper.make_node("Split", [whole, lengths], outputs))
         for piece, vector in zip(pieces, vectors, strict=True):
             if len(vector.shape) > 1:

@@ -46,14 +46,17 @@ def _refuse_external_data(path: Path) -> None:
         raise SpaceError(str(path), f"is not an ONNX model ({type(error).__name__})") from None
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise SpaceError(str(path), f"tensor {tensor.name!r} lies outside the file, which is refused",
-                             remedy="Save the model with its weights inside (external_data=False).")
+            raise SpaceError(
+                str(path),
+                f"tensor {tensor.name!r} lies outside the file, which is refused",
+                remedy="Save the model with its weights inside (external_data=False).",
+            )
 
 
 def logits(session: ort.InferenceSession, x: np.ndarray, batch: int = 256) -> np.ndarray:
     """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
     name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: x[i:i + batch]})[0] for i in range(0, len(x), batch)]
+    parts = [np.asarray(session.run(None, {name: x[i : i + batch]})[0]) for i in range(0, len(x), batch)]
     return np.concatenate(parts)
 
 
@@ -61,12 +64,23 @@ def logits(session: ort.InferenceSession, x: np.ndarray, batch: int = 256) -> np
 def environment() -> dict[str, Any]:
     """Processor, instruction sets, memory and versions; ``host`` is a fingerprint of the hardware."""
     model, flags = _processor()
-    hardware = {"cpu_model": model, "cores": os.cpu_count() or 1, "isa": [f for f in ISA_FLAGS if f in flags],
-                "machine": platform.machine(), "ram_gib": round(psutil.virtual_memory().total / 2**30)}
+    hardware = {
+        "cpu_model": model,
+        "cores": os.cpu_count() or 1,
+        "isa": [f for f in ISA_FLAGS if f in flags],
+        "machine": platform.machine(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30),
+    }
     text = f"{platform.node()} {sorted(hardware.items(), key=str)}"
-    return {**hardware, "os": platform.system(), "python": platform.python_version(),
-            "onnxruntime": ort.__version__, "onnx": onnx.__version__, "numpy": np.__version__,
-            "host": hashlib.sha256(text.encode()).hexdigest()[:12]}
+    return {
+        **hardware,
+        "os": platform.system(),
+        "python": platform.python_version(),
+        "onnxruntime": ort.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "host": hashlib.sha256(text.encode()).hexdigest()[:12],
+    }
 
 
 def _processor() -> tuple[str, set[str]]:
@@ -90,7 +104,12 @@ def gpus() -> list[dict[str, Any]]:
         return []
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [{"name": str(pynvml.nvmlDeviceGetName(h)),
-                 "memory_gib": round(pynvml.nvmlDeviceGetMemoryInfo(h).total / 2**30)} for h in handles]
+        return [
+            {
+                "name": str(pynvml.nvmlDeviceGetName(h)),
+                "memory_gib": round(int(pynvml.nvmlDeviceGetMemoryInfo(h).total) / 2**30),
+            }
+            for h in handles
+        ]
     finally:
         pynvml.nvmlShutdown()

@@ -8,16 +8,25 @@ _HERE = "harness.models"
 
 MODELS = {
     "mlp": Method(f"{_HERE}.mlp:mlp", {"hidden": Param(list, [128], low=1, doc="neurons per hidden layer")}),
-    "lenet5": Method(f"{_HERE}.lenet5:lenet5", {
-        "width": Param(float, 1.0, low=0, low_open=True, high=16, doc="multiplier of the channels"),
-    }),
-    "convnet": Method(f"{_HERE}.convnet:convnet", {
-        "width": Param(int, 16, low=1, high=4096, doc="channels of stage 1; each next has twice as many"),
-        "stages": Param(int, 2, low=1, high=5),
-        "norm": Param(str, "batch", choices=("batch", "none")),
-    }),
-    "resnet": Method(f"{_HERE}.resnet:resnet", {
-        "depth": Param(int, 20, choices=(8, 14, 20, 32, 44, 56)),
-        "width": Param(int, 16, low=1, high=1024),
-    }),
+    "lenet5": Method(
+        f"{_HERE}.lenet5:lenet5",
+        {
+            "width": Param(float, 1.0, low=0, low_open=True, high=16, doc="multiplier of the channels"),
+        },
+    ),
+    "convnet": Method(
+        f"{_HERE}.convnet:convnet",
+        {
+            "width": Param(int, 16, low=1, high=4096, doc="channels of stage 1; each next has twice as many"),
+            "stages": Param(int, 2, low=1, high=5),
+            "norm": Param(str, "batch", choices=("batch", "none")),
+        },
+    ),
+    "resnet": Method(
+        f"{_HERE}.resnet:resnet",
+        {
+            "depth": Param(int, 20, choices=(8, 14, 20, 32, 44, 56)),
+            "width": Param(int, 16, low=1, high=1024),
+        },
+    ),
 }

@@ -18,8 +18,9 @@ _SHOWN = 3  # differences told in one message
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
 
 
-def build_model(model: Model, input_shape: tuple[int, ...], classes: int, seed: int,
-                where: str = "student") -> nn.Module:
+def build_model(
+    model: Model, input_shape: tuple[int, ...], classes: int, seed: int, where: str = "student"
+) -> nn.Module:
     """Build ``model`` on the CPU, in training mode.
 
     Args:
@@ -53,18 +54,22 @@ def _construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: i
 
 
 @torch.no_grad()
-def _check_output(module: nn.Module, name: str, input_shape: tuple[int, ...], classes: int,
-                  path: str) -> None:
+def _check_output(module: nn.Module, name: str, input_shape: tuple[int, ...], classes: int, path: str) -> None:
     module.eval()
     try:
         found = module(torch.zeros(2, *input_shape))
     except Exception as error:  # the user's module may raise anything
-        raise SpaceError(path, f"{name!r} cannot compute a batch of shape (2, {_listed(input_shape)}) "
-                         f"({type(error).__name__}: {error})") from error
+        raise SpaceError(
+            path,
+            f"{name!r} cannot compute a batch of shape (2, {_listed(input_shape)}) ({type(error).__name__}: {error})",
+        ) from error
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if got != (2, classes):
-        raise SpaceError(path, f"{name!r} must return logits of shape (2, {classes}) for a batch of shape "
-                         f"(2, {_listed(input_shape)})", got)
+        raise SpaceError(
+            path,
+            f"{name!r} must return logits of shape (2, {classes}) for a batch of shape (2, {_listed(input_shape)})",
+            got,
+        )
 
 
 def _listed(shape: tuple[int, ...]) -> str:
@@ -84,14 +89,20 @@ def load_checkpoint(module: nn.Module, file: Path, path: str) -> None:
     differences = [
         *(f"{key} is missing" for key in own if key not in weights),
         *(f"{key} is unknown to the model" for key in weights if key not in own),
-        *(f"{key} is {tuple(weights[key].shape)} but the model's is {tuple(own[key].shape)}"
-          for key in own if key in weights and weights[key].shape != own[key].shape),
+        *(
+            f"{key} is {tuple(weights[key].shape)} but the model's is {tuple(own[key].shape)}"
+            for key in own
+            if key in weights and weights[key].shape != own[key].shape
+        ),
     ]
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         first = "; ".join(differences[:_SHOWN])
-        raise SpaceError(path, f"the weights in {file} must fit the model: {first}{more}",
-                         remedy="Give the options that the saved network was built with.")
+        raise SpaceError(
+            path,
+            f"the weights in {file} must fit the model: {first}{more}",
+            remedy="Give the options that the saved network was built with.",
+        )
     for key, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise SpaceError(path, f"the weights in {file} must be finite, {key} is not")
@@ -100,21 +111,26 @@ def load_checkpoint(module: nn.Module, file: Path, path: str) -> None:
 
 def _read(file: Path, path: str) -> dict[str, Tensor]:
     if not file.is_file():
-        raise SpaceError(path, "no such file", str(file),
-                         f"Paths start from the current folder, {Path.cwd()}.")
-    remedy = ("Save it with safetensors.torch.save_file(model.state_dict(), file) or "
-              "torch.save(model.state_dict(), file).")
+        raise SpaceError(path, "no such file", str(file), f"Paths start from the current folder, {Path.cwd()}.")
+    remedy = (
+        "Save it with safetensors.torch.save_file(model.state_dict(), file) or torch.save(model.state_dict(), file)."
+    )
     try:
-        found: Any = (load_file(file) if file.suffix == ".safetensors"
-                      else torch.load(file, map_location="cpu", weights_only=True))
+        found: Any = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # a file may be anything; the libraries raise many kinds
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise SpaceError(path, f"{file} cannot be read as weights without running code from it "
-                         f"({type(error).__name__}: {first_line})", remedy=remedy) from error
+        raise SpaceError(
+            path,
+            f"{file} cannot be read as weights without running code from it ({type(error).__name__}: {first_line})",
+            remedy=remedy,
+        ) from error
     for key in _WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise SpaceError(path, f"{file} must hold a state_dict, names and tensors", type(found).__name__,
-                         remedy)
+        raise SpaceError(path, f"{file} must hold a state_dict, names and tensors", type(found).__name__, remedy)
     return found

@@ -9,8 +9,9 @@ from torch import nn
 from harness.models.layers import conv_norm, he_initialise, image_shape
 
 
-def convnet(input_shape: tuple[int, ...], classes: int, width: int = 16, stages: int = 2,
-            norm: str = "batch") -> nn.Module:
+def convnet(
+    input_shape: tuple[int, ...], classes: int, width: int = 16, stages: int = 2, norm: str = "batch"
+) -> nn.Module:
     """``stages`` of 3x3 convolution with stride 2, norm and ReLU; average over the image; linear.
 
     Args:

@@ -10,16 +10,17 @@ from torch import nn
 def image_shape(input_shape: tuple[int, ...], smallest: int = 1) -> tuple[int, int, int]:
     """(channels, height, width), or a ValueError where the samples are not images of that size."""
     if len(input_shape) != 3:
-        raise ValueError("needs images (channels, height, width), but a sample has the shape "
-                         f"{tuple(input_shape)}; use `mlp`, or bring the data as images")
+        raise ValueError(
+            "needs images (channels, height, width), but a sample has the shape "
+            f"{tuple(input_shape)}; use `mlp`, or bring the data as images"
+        )
     channels, height, width = input_shape
     if min(height, width) < smallest:
         raise ValueError(f"needs images of at least {smallest} x {smallest}, but got {height} x {width}")
     return channels, height, width
 
 
-def conv_norm(inputs: int, outputs: int, kernel: int, stride: int,
-              norm: str = "batch") -> OrderedDict[str, nn.Module]:
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, norm: str = "batch") -> OrderedDict[str, nn.Module]:
     """``conv`` (padded to keep the size at stride 1) and ``norm``; without a norm ``conv`` has a bias."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=norm == "none")
     return OrderedDict(conv=conv) if norm == "none" else OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs))

@@ -25,11 +25,19 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1.0) -> nn
     padding = 0 if min(size) >= _UNPADDED else 2
     lost = 4 - 2 * padding
     height, width_left = (((side - lost) // 2 - lost) // 2 for side in size)
-    module = nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(channels, first, 5, padding=padding), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2),
-        conv2=nn.Conv2d(first, second, 5, padding=padding), relu2=nn.ReLU(), pool2=nn.MaxPool2d(2),
-        flatten=nn.Flatten(),
-        fc1=nn.Linear(second * height * width_left, third), relu3=nn.ReLU(),
-        fc2=nn.Linear(third, classes)))
+    module = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, first, 5, padding=padding),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(first, second, 5, padding=padding),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(second * height * width_left, third),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(third, classes),
+        )
+    )
     he_initialise(module)
     return module

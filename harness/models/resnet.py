@@ -22,9 +22,11 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         first, second = conv_norm(inputs, outputs, 3, stride), conv_norm(outputs, outputs, 3, 1)
-        self.body = nn.Sequential(OrderedDict(
-            conv1=first["conv"], norm1=first["norm"], relu=nn.ReLU(),
-            conv2=second["conv"], norm2=second["norm"]))
+        self.body = nn.Sequential(
+            OrderedDict(
+                conv1=first["conv"], norm1=first["norm"], relu=nn.ReLU(), conv2=second["conv"], norm2=second["norm"]
+            )
+        )
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Sequential(conv_norm(inputs, outputs, 1, stride))
         self.add = Add()
@@ -40,7 +42,8 @@ def resnet(input_shape: tuple[int, ...], classes: int, depth: int = 20, width: i
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth must be 6n + 2 (8, 14, 20, ...), but got {depth}")
     parts: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=nn.Sequential(OrderedDict(**conv_norm(channels, width, 3, 1), relu=nn.ReLU())))
+        stem=nn.Sequential(OrderedDict(**conv_norm(channels, width, 3, 1), relu=nn.ReLU()))
+    )
     inputs = width
     for stage in range(3):
         outputs = width * 2**stage

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 _LAZY = {
-    "StudyData": "harness.report.data", "load_study": "harness.report.data",
-    "write_report": "harness.report.page", "terminal_table": "harness.report.tables",
+    "StudyData": "harness.report.data",
+    "load_study": "harness.report.data",
+    "write_report": "harness.report.page",
+    "terminal_table": "harness.report.tables",
     "pick": "harness.report.picks",
 }
 
-__all__ = ["StudyData", "load_study", "pick", "terminal_table", "write_report"]  # noqa: F822
+__all__ = ["StudyData", "load_study", "pick", "terminal_table", "write_report"]
 
 
 def __getattr__(name: str) -> Any:
     """Imported on first use: pandas and jinja2 cost a second that `harness --help` need not pay."""
     if name in _LAZY:
         import importlib
+
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'harness.report' has no attribute {name!r}")

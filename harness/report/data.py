@@ -88,19 +88,31 @@ def load_study(folder: str | Path) -> StudyData:
     """
     folder = Path(folder)
     if not (folder / "trials").is_dir():
-        raise SpaceError("", "must be the folder of a study (it holds no trials/)", file=str(folder),
-                         remedy="Give the folder that `harness search` printed, such as results/digits.")
+        raise SpaceError(
+            "",
+            "must be the folder of a study (it holds no trials/)",
+            file=str(folder),
+            remedy="Give the folder that `harness search` printed, such as results/digits.",
+        )
     study = read_json(folder / "study.json")
     objectives = _objectives(study)
     constraints = {k: v for k, v in _dict(study, "constraints").items() if isinstance(v, Mapping)}
     records, unreadable = _records(folder / "trials")
     trials = _table(records, objectives, constraints, read_json(folder / "test.json"))
     return StudyData(
-        folder=folder, name=str(study.get("name") or folder.resolve().name), trials=trials, records=records,
-        objectives=objectives, constraints=constraints, searched=_searched(trials, records), study=study,
-        environment=read_json(folder / "environment.json"), teacher=read_json(folder / "teacher.json"),
+        folder=folder,
+        name=str(study.get("name") or folder.resolve().name),
+        trials=trials,
+        records=records,
+        objectives=objectives,
+        constraints=constraints,
+        searched=_searched(trials, records),
+        study=study,
+        environment=read_json(folder / "environment.json"),
+        teacher=read_json(folder / "teacher.json"),
         importances={k: v for k, v in read_json(folder / "importances.json").items() if isinstance(v, Mapping)},
-        unreadable=tuple(unreadable))
+        unreadable=tuple(unreadable),
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -125,8 +137,11 @@ def _objectives(study: Mapping[str, Any]) -> tuple[Objective, ...]:
     directions: Any = study.get("directions") or {}
     if isinstance(directions, Sequence) and not isinstance(directions, str):
         directions = dict(zip(names, directions, strict=False))
-    known = {**DIRECTIONS, **{o["name"]: o["direction"] for o in given if isinstance(o, Mapping) and "direction" in o},
-             **{k: v for k, v in directions.items() if v in ("maximize", "minimize")}}
+    known = {
+        **DIRECTIONS,
+        **{o["name"]: o["direction"] for o in given if isinstance(o, Mapping) and "direction" in o},
+        **{k: v for k, v in directions.items() if v in ("maximize", "minimize")},
+    }
     return tuple(Objective(n, known.get(n, "minimize")) for n in names)
 
 
@@ -144,11 +159,20 @@ def _records(folder: Path) -> tuple[dict[int, TrialRecord], list[str]]:
     return dict(sorted(records.items())), unreadable
 
 
-def _table(records: Mapping[int, TrialRecord], objectives: Sequence[Objective],
-           constraints: Mapping[str, Mapping[str, float]], test: Mapping[str, Any]) -> pd.DataFrame:
+def _table(
+    records: Mapping[int, TrialRecord],
+    objectives: Sequence[Objective],
+    constraints: Mapping[str, Mapping[str, float]],
+    test: Mapping[str, Any],
+) -> pd.DataFrame:
     rows = [_row(record, _dict(test, str(number))) for number, record in records.items()]
-    numbers = [*dict.fromkeys([QUALITY, *COSTS, *(o.name for o in objectives)]),
-               "latency_low", "latency_high", "test_accuracy", "test_n"]
+    numbers = [
+        *dict.fromkeys([QUALITY, *COSTS, *(o.name for o in objectives)]),
+        "latency_low",
+        "latency_high",
+        "test_accuracy",
+        "test_n",
+    ]
     base = ["number", "status", "reason", "baseline", *numbers, "structure", "duration_s", "model"]
     table = pd.DataFrame(rows, columns=None if rows else base)
     for name in numbers:
@@ -156,8 +180,9 @@ def _table(records: Mapping[int, TrialRecord], objectives: Sequence[Objective],
     names = [o.name for o in objectives]
     finite = table[names].map(math.isfinite).all(axis=1) if len(table) else pd.Series([], dtype=bool)
     table["complete"] = (table["status"] == "ok") & finite
-    table["feasible"] = [bool(c) and _feasible(row, constraints)
-                         for c, (_, row) in zip(table["complete"], table.iterrows(), strict=True)]
+    table["feasible"] = [
+        bool(c) and _feasible(row, constraints) for c, (_, row) in zip(table["complete"], table.iterrows(), strict=True)
+    ]
     table["front"] = False
     allowed = table.index[table["feasible"]]
     table.loc[allowed, "front"] = front_mask(table.loc[allowed, names].to_numpy(float), objectives)
@@ -172,10 +197,22 @@ def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
     model = f"trials/{record.number:05d}/{record.artifact.path}" if record.artifact else ""
     measured = {name: m.median for name, m in record.measurements.items() if m.values}
     recipe = {name: str(v) if isinstance(v, list) else v for name, v in flatten(record.recipe)}
-    return {"number": record.number, "status": record.status, "reason": record.reason, "baseline": record.baseline,
-            **extra, **measured, "latency_low": low, "latency_high": high,
-            "test_accuracy": test.get(QUALITY, math.nan), "test_n": test.get("n", math.nan),
-            "structure": record.structure, "duration_s": record.duration_s, "model": model, **recipe}
+    return {
+        "number": record.number,
+        "status": record.status,
+        "reason": record.reason,
+        "baseline": record.baseline,
+        **extra,
+        **measured,
+        "latency_low": low,
+        "latency_high": high,
+        "test_accuracy": test.get(QUALITY, math.nan),
+        "test_n": test.get("n", math.nan),
+        "structure": record.structure,
+        "duration_s": record.duration_s,
+        "model": model,
+        **recipe,
+    }
 
 
 def _feasible(row: pd.Series, constraints: Mapping[str, Mapping[str, float]]) -> bool:

@@ -133,5 +133,9 @@ def comparison(data: StudyData) -> dict[str, Any]:
     finished = data.finished[data.finished["feasible"]]
     searched = hypervolume(finished[finished["baseline"] == ""], data)
     sweep = hypervolume(data.sweep, data)
-    return {"front": hypervolume(data.front, data), "searched": searched, "sweep": sweep,
-            "beats": None if data.sweep.empty else searched > sweep}
+    return {
+        "front": hypervolume(data.front, data),
+        "searched": searched,
+        "sweep": sweep,
+        "beats": None if data.sweep.empty else searched > sweep,
+    }

@@ -35,12 +35,23 @@ def write_report(data: StudyData) -> Path:
 
 def render(data: StudyData, points: dict[str, int]) -> str:
     """The page's HTML; equal studies give equal bytes."""
-    environment = Environment(loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.get_template("page.html.j2")
     return template.render(
-        name=data.name, study=data.study, facts=facts(data), summary=summary(data), warnings=warnings(data),
-        figures=_figures(data), columns=_columns(data), rows=_rows(data), points=points,
-        plotly_js=plotly.offline.get_plotlyjs(), version=data.environment.get("harness", ""))
+        name=data.name,
+        study=data.study,
+        facts=facts(data),
+        summary=summary(data),
+        warnings=warnings(data),
+        figures=_figures(data),
+        columns=_columns(data),
+        rows=_rows(data),
+        points=points,
+        plotly_js=plotly.offline.get_plotlyjs(),
+        version=data.environment.get("harness", ""),
+    )
 
 
 def _figures(data: StudyData) -> dict[str, str]:
@@ -50,20 +61,38 @@ def _figures(data: StudyData) -> dict[str, str]:
         figures |= {"volume": plots.volume(data), "waterfall": plots.waterfall(data), "parallel": plots.parallel(data)}
     if any(data.importances.values()):
         figures["importance"] = plots.importance(data)
-    return {name: plotly.io.to_html(f, include_plotlyjs=False, full_html=False, div_id=name,
-                                    default_width="100%", config={"displaylogo": False, "responsive": True}) for name, f in figures.items()}
+    return {
+        name: plotly.io.to_html(
+            f,
+            include_plotlyjs=False,
+            full_html=False,
+            div_id=name,
+            default_width="100%",
+            config={"displaylogo": False, "responsive": True},
+        )
+        for name, f in figures.items()
+    }
 
 
 def facts(data: StudyData) -> list[tuple[str, str]]:
     """What a reader needs to judge the numbers."""
     machine = data.environment
     failed = data.trials[data.trials["status"] == "failed"]
-    latency = next((r.measurements["latency_ms"].conditions for r in data.records.values() if "latency_ms" in r.measurements), {})
+    latency = next(
+        (r.measurements["latency_ms"].conditions for r in data.records.values() if "latency_ms" in r.measurements), {}
+    )
     found = [
         ("Trials", f"{len(data.finished)} finished, {len(failed)} failed, {len(data.front)} on the front"),
         ("Status", str(data.study.get("status", "unknown"))),
-        ("Machine", f"{machine.get('cpu_model', '?')}, {machine.get('cores', '?')} cores, {', '.join(machine.get('isa', []))}"),
-        ("Runtime", f"{latency.get('runtime', '?')} {machine.get('onnxruntime', '')}, batch {latency.get('batch_size', '?')}, {latency.get('threads', '?')} thread(s)"),
+        (
+            "Machine",
+            f"{machine.get('cpu_model', '?')}, {machine.get('cores', '?')} cores, {', '.join(machine.get('isa', []))}",
+        ),
+        (
+            "Runtime",
+            f"{latency.get('runtime', '?')} {machine.get('onnxruntime', '')}, batch {latency.get('batch_size', '?')}, "
+            f"{latency.get('threads', '?')} thread(s)",
+        ),
         ("Command", str(data.study.get("command", ""))),
         ("Wall time", f"{data.study['wall_s']:.0f} s" if "wall_s" in data.study else "?"),
     ]
@@ -76,12 +105,15 @@ def summary(data: StudyData) -> list[str]:
         return ["No trial finished within the constraints: there is no front yet."]
     told = [_shrinking(data)] if data.widest is not None else []
     volumes = comparison(data)
+    against = f"hypervolume {volumes['searched']:.3f} against {volumes['sweep']:.3f}"
     if volumes["beats"] is True:
-        told.append(f"The searched trials beat the plain fp32 width sweep: hypervolume {volumes['searched']:.3f} against {volumes['sweep']:.3f}.")
+        told.append(f"The searched trials beat the plain fp32 width sweep: {against}.")
     elif volumes["beats"] is False:
-        told.append(f"This front has bought nothing over the plain fp32 width sweep: hypervolume {volumes['searched']:.3f} against {volumes['sweep']:.3f}.")
-    told.append("Accuracies that selected the points are those of the validation part and flatter by their selection; "
-                "the test accuracy beside them was taken once, at the end.")
+        told.append(f"This front has bought nothing over the plain fp32 width sweep: {against}.")
+    told.append(
+        "Accuracies that selected the points are those of the validation part and flatter by their selection; "
+        "the test accuracy beside them was taken once, at the end."
+    )
     return told
 
 
@@ -94,17 +126,22 @@ def _shrinking(data: StudyData) -> str:
     lost = widest["accuracy"] - best["accuracy"]
     ratio = widest["size_bytes"] / best["size_bytes"]
     change = f"{units.points(lost)} lower" if lost > 0 else "as accurate or better"
-    return (f"Trial {best['number']} has 1/{ratio:.1f} of the widest fp32 student's file ({units.size(best['size_bytes'])} against "
-            f"{units.size(widest['size_bytes'])}), {change} on validation.")
+    return (
+        f"Trial {best['number']} has 1/{ratio:.1f} of the widest fp32 student's file "
+        f"({units.size(best['size_bytes'])} against {units.size(widest['size_bytes'])}), {change} on validation."
+    )
 
 
 def warnings(data: StudyData) -> list[str]:
     """What weakens a number on this page."""
     found = [f"trials/{name}: the record is broken or does not match its file; left out" for name in data.unreadable]
-    for number, row in data.front.iterrows():
+    for number in data.front["number"].tolist():
         parity = data.records[number].diagnostics.get("parity", {})
         if parity.get("disagreements", 0) > PARITY_DISAGREEMENTS:
-            found.append(f"trial {number}: file and training disagree on {parity['disagreements']:.0f} of {parity['n']:.0f} samples")
+            found.append(
+                f"trial {number}: file and training disagree on {parity['disagreements']:.0f} "
+                f"of {parity['n']:.0f} samples"
+            )
         if data.records[number].measurements["latency_ms"].conditions.get("verdict") == "unstable":
             found.append(f"trial {number}: the latency measurement was unstable")
     ties = tied_members(data)
@@ -115,7 +152,10 @@ def warnings(data: StudyData) -> list[str]:
         n = data.records[int(data.widest["number"])].measurements["accuracy"].conditions.get("n")
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))
-            found.append(f"validation has {n} samples: the best accuracy is known to {units.share(low)} .. {units.share(high)} (95 %)")
+            found.append(
+                f"validation has {n} samples: the best accuracy is known to "
+                f"{units.share(low)} .. {units.share(high)} (95 %)"
+            )
     return found
 
 

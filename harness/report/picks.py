@@ -61,8 +61,12 @@ def recipe_yaml(data: StudyData, number: int) -> str:
     return f"# trial {number} of {data.name}; train it with: harness train FILE\n{out.getvalue()}"
 
 
-def pick(data: StudyData, max_latency_ms: float | None = None, max_size_bytes: float | None = None,
-         min_accuracy: float | None = None) -> str:
+def pick(
+    data: StudyData,
+    max_latency_ms: float | None = None,
+    max_size_bytes: float | None = None,
+    min_accuracy: float | None = None,
+) -> str:
     """The recipe to take: of the front's points within the limits the most accurate one, and
     where only an accuracy is asked for, the smallest file that has it.
 
@@ -77,7 +81,11 @@ def pick(data: StudyData, max_latency_ms: float | None = None, max_size_bytes: f
     if min_accuracy is not None:
         good = good[good["accuracy"] >= min_accuracy]
     if good.empty:
-        raise SpaceError(str(data.folder), "no point of the front is within these limits", remedy=_nearest(data, limits, min_accuracy))
+        raise SpaceError(
+            str(data.folder),
+            "no point of the front is within these limits",
+            remedy=_nearest(data, limits, min_accuracy),
+        )
     free = all(limit is None for limit in limits.values()) and min_accuracy is not None
     order = (["size_bytes", "accuracy"], [True, False]) if free else (["accuracy", "size_bytes"], [False, True])
     return recipe_yaml(data, int(good.sort_values(order[0], ascending=order[1])["number"].iloc[0]))
@@ -93,5 +101,7 @@ def _nearest(data: StudyData, limits: dict[str, float | None], min_accuracy: flo
     if min_accuracy is not None:
         miss += (min_accuracy - data.front["accuracy"]).clip(lower=0) * 10
     row = data.front.loc[miss.idxmin()]
-    return (f"The nearest is trial {row['number']}: {units.share(row['accuracy'])}, {units.size(row['size_bytes'])}, "
-            f"{units.time(row['latency_ms'])}.")
+    return (
+        f"The nearest is trial {row['number']}: {units.share(row['accuracy'])}, {units.size(row['size_bytes'])}, "
+        f"{units.time(row['latency_ms'])}."
+    )

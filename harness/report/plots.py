@@ -18,12 +18,20 @@ STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantised, store
 
 def _layout(figure: go.Figure, height: int = 430) -> go.Figure:
     figure.update_layout(
-        template="none", height=height, margin={"l": 70, "r": 20, "t": 20, "b": 55},
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        template="none",
+        height=height,
+        margin={"l": 70, "r": 20, "t": 20, "b": 55},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#5b6673"},
-        legend={"orientation": "h", "y": 1.08, "x": 0}, hoverlabel={"align": "left"}, autosize=True,
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9aa5b1", "activecolor": "#5b6673"})
-    figure.update_xaxes(gridcolor="rgba(128,140,155,.22)", zeroline=False, ticks="outside", tickcolor="rgba(128,140,155,.5)")
+        legend={"orientation": "h", "y": 1.08, "x": 0},
+        hoverlabel={"align": "left"},
+        autosize=True,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#9aa5b1", "activecolor": "#5b6673"},
+    )
+    figure.update_xaxes(
+        gridcolor="rgba(128,140,155,.22)", zeroline=False, ticks="outside", tickcolor="rgba(128,140,155,.5)"
+    )
     figure.update_yaxes(gridcolor="rgba(128,140,155,.22)", zeroline=False)
     return figure
 
@@ -32,8 +40,11 @@ def _hover(data: StudyData, rows: pd.DataFrame) -> list[str]:
     """The measured values and the searched leaves of each row, escaped."""
     texts = []
     for number, row in rows.iterrows():
-        measured = [f"{units.title(n)}: {units.quantity(n, row[n])}" for n in
-                    ("accuracy", "test_accuracy", "size_bytes", "latency_ms") if not units.missing(row[n])]
+        measured = [
+            f"{units.title(n)}: {units.quantity(n, row[n])}"
+            for n in ("accuracy", "test_accuracy", "size_bytes", "latency_ms")
+            if not units.missing(row[n])
+        ]
         recipe = [f"{n} = {units.plain(row[n])}" for n in data.searched if not units.missing(row[n])]
         head = f"trial {number}" + (f" ({row['baseline']})" if row["baseline"] else "")
         texts.append("<br>".join(html.escape(t) for t in [head, *measured, *recipe]))
@@ -41,26 +52,64 @@ def _hover(data: StudyData, rows: pd.DataFrame) -> list[str]:
 
 
 def _points(data: StudyData, rows: pd.DataFrame, cost: str, name: str, **style: object) -> go.Scatter:
-    return go.Scatter(x=rows[cost].tolist(), y=rows["accuracy"].tolist(), name=name, hovertext=_hover(data, rows),
-                      hoverinfo="text", **style)
+    return go.Scatter(
+        x=rows[cost].tolist(),
+        y=rows["accuracy"].tolist(),
+        name=name,
+        hovertext=_hover(data, rows),
+        hoverinfo="text",
+        **style,
+    )
 
 
 def tradeoff(data: StudyData, cost: str) -> go.Figure:
     """Accuracy against a cost: all trials, the front, the fp32 width sweep and the teacher."""
     done = data.finished
     rest = done[~done["front"] & ~done.index.isin(data.sweep.index)]
-    figure = go.Figure(_points(data, rest, cost, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": .55}))
+    figure = go.Figure(
+        _points(data, rest, cost, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": 0.55})
+    )
     line = projected(done[done["feasible"]], cost, "accuracy")
-    figure.add_scatter(x=line[cost].tolist(), y=line["accuracy"].tolist(), mode="lines", line={"color": FRONT, "shape": "hv", "width": 1.5},
-                       hoverinfo="skip", name="best of this plane")
+    figure.add_scatter(
+        x=line[cost].tolist(),
+        y=line["accuracy"].tolist(),
+        mode="lines",
+        line={"color": FRONT, "shape": "hv", "width": 1.5},
+        hoverinfo="skip",
+        name="best of this plane",
+    )
     sweep = data.sweep.sort_values(cost)
-    figure.add_trace(_points(data, sweep, cost, "fp32 width sweep", mode="lines+markers", line={"dash": "dot", "color": SWEEP},
-                             marker={"symbol": "square", "size": 9, "color": SWEEP}))
-    figure.add_trace(_points(data, data.front, cost, "Pareto front", mode="markers",
-                             marker={"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}}))
+    figure.add_trace(
+        _points(
+            data,
+            sweep,
+            cost,
+            "fp32 width sweep",
+            mode="lines+markers",
+            line={"dash": "dot", "color": SWEEP},
+            marker={"symbol": "square", "size": 9, "color": SWEEP},
+        )
+    )
+    figure.add_trace(
+        _points(
+            data,
+            data.front,
+            cost,
+            "Pareto front",
+            mode="markers",
+            marker={"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}},
+        )
+    )
     if cost in data.teacher and "accuracy" in data.teacher:
-        figure.add_scatter(x=[data.teacher[cost]], y=[data.teacher["accuracy"]], mode="markers", name="teacher",
-                           marker={"symbol": "star", "size": 15, "color": TEACHER}, hovertext=["teacher"], hoverinfo="text+x+y")
+        figure.add_scatter(
+            x=[data.teacher[cost]],
+            y=[data.teacher["accuracy"]],
+            mode="markers",
+            name="teacher",
+            marker={"symbol": "star", "size": 15, "color": TEACHER},
+            hovertext=["teacher"],
+            hoverinfo="text+x+y",
+        )
     _log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
     figure.update_yaxes(title=units.title("accuracy"), tickformat=".1%", range=_accuracy_range(data))
     return _layout(figure)
@@ -76,19 +125,32 @@ def _accuracy_range(data: StudyData) -> list[float]:
 
 def _log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:
     ticks = units.log_ticks(min(values) * 0.8, max(values) * 1.25) if values and min(values) > 0 else []
-    figure.update_xaxes(type="log", title=units.title(cost), tickvals=ticks, ticktext=[units.quantity(cost, t) for t in ticks])
+    figure.update_xaxes(
+        type="log", title=units.title(cost), tickvals=ticks, ticktext=[units.quantity(cost, t) for t in ticks]
+    )
 
 
 def volume(data: StudyData) -> go.Figure:
     """Hypervolume over the finished trials, with the width sweep's own beside it."""
     rows = data.finished[data.finished["feasible"]].sort_values("number")
     values = running_hypervolume(rows, data)
-    figure = go.Figure(go.Scatter(x=list(range(1, len(values) + 1)), y=values, mode="lines", name="all trials so far",
-                                  line={"shape": "hv", "color": FRONT, "width": 2}))
+    figure = go.Figure(
+        go.Scatter(
+            x=list(range(1, len(values) + 1)),
+            y=values,
+            mode="lines",
+            name="all trials so far",
+            line={"shape": "hv", "color": FRONT, "width": 2},
+        )
+    )
     if not data.sweep.empty:
         own = hypervolume(data.sweep, data)
-        figure.add_hline(y=own, line={"dash": "dot", "color": SWEEP}, annotation_text="fp32 width sweep alone",
-                         annotation_position="bottom right")
+        figure.add_hline(
+            y=own,
+            line={"dash": "dot", "color": SWEEP},
+            annotation_text="fp32 width sweep alone",
+            annotation_position="bottom right",
+        )
     figure.update_xaxes(title="finished trials")
     figure.update_yaxes(title="hypervolume", rangemode="tozero")
     return _layout(figure, 340)
@@ -100,9 +162,17 @@ def parallel(data: StudyData) -> go.Figure:
     rows = data.finished
     axes = [_axis(rows[name], name) for name in data.searched]
     ends = [{"label": units.title(n), "values": rows[n].tolist()} for n in ("size_bytes", "latency_ms", "accuracy")]
-    figure = go.Figure(go.Parcoords(
-        line={"color": rows["accuracy"].tolist(), "colorscale": "Viridis", "showscale": True,
-              "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"}}, dimensions=[*axes, *ends]))
+    figure = go.Figure(
+        go.Parcoords(
+            line={
+                "color": rows["accuracy"].tolist(),
+                "colorscale": "Viridis",
+                "showscale": True,
+                "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"},
+            },
+            dimensions=[*axes, *ends],
+        )
+    )
     _layout(figure, 430)
     figure.update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
     return figure
@@ -120,11 +190,18 @@ def _axis(column: pd.Series, name: str) -> dict[str, object]:
 def importance(data: StudyData) -> go.Figure:
     """Share of each parameter in the variance of each objective."""
     figure = go.Figure()
-    names = sorted({n for scores in data.importances.values() for n in scores},
-                   key=lambda n: sum(float(s.get(n, 0)) for s in data.importances.values()))
+    names = sorted(
+        {n for scores in data.importances.values() for n in scores},
+        key=lambda n: sum(float(s.get(n, 0)) for s in data.importances.values()),
+    )
     for (objective, scores), colour in zip(data.importances.items(), (FRONT, SWEEP, TEACHER), strict=False):
-        figure.add_bar(y=names, x=[float(scores.get(n, 0)) for n in names], orientation="h",
-                       name=units.title(objective), marker={"color": colour})
+        figure.add_bar(
+            y=names,
+            x=[float(scores.get(n, 0)) for n in names],
+            orientation="h",
+            name=units.title(objective),
+            marker={"color": colour},
+        )
     figure.update_xaxes(title="importance (PED-ANOVA)")
     _layout(figure, 150 + 45 * max(1, len(names)))
     figure.update_layout(barmode="group", margin={"l": 170})
@@ -137,11 +214,29 @@ def waterfall(data: StudyData) -> go.Figure:
     members = [n for n in data.front["number"] if all(k in data.records[n].waterfall for k, _ in STEPS)]
     for i, number in enumerate(members):
         sizes = [data.records[number].waterfall[k] for k, _ in STEPS]
-        figure.add_bar(x=[label for _, label in STEPS], y=sizes, visible=i == 0, text=[units.size(s) for s in sizes],
-                       textposition="outside", cliponaxis=False, marker={"color": [MUTED, SWEEP, TEACHER, FRONT]},
-                       name=f"trial {number}", hoverinfo="text")
-        buttons.append({"label": f"trial {number}", "method": "update", "args": [{"visible": [j == i for j in range(len(members))]}]})
+        figure.add_bar(
+            x=[label for _, label in STEPS],
+            y=sizes,
+            visible=i == 0,
+            text=[units.size(s) for s in sizes],
+            textposition="outside",
+            cliponaxis=False,
+            marker={"color": [MUTED, SWEEP, TEACHER, FRONT]},
+            name=f"trial {number}",
+            hoverinfo="text",
+        )
+        buttons.append(
+            {
+                "label": f"trial {number}",
+                "method": "update",
+                "args": [{"visible": [j == i for j in range(len(members))]}],
+            }
+        )
     figure.update_yaxes(title="bytes")
     _layout(figure, 380)
-    figure.update_layout(showlegend=False, margin={"t": 60}, updatemenus=[{"buttons": buttons, "x": 1, "y": 1.18, "xanchor": "right"}] if buttons else [])
+    figure.update_layout(
+        showlegend=False,
+        margin={"t": 60},
+        updatemenus=[{"buttons": buttons, "x": 1, "y": 1.18, "xanchor": "right"}] if buttons else [],
+    )
     return figure

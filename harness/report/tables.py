@@ -14,8 +14,16 @@ from harness.report import units
 from harness.report.data import StudyData
 from harness.report.fronts import tied_members
 
-SHORT = {"train.lr": "lr", "prune.ratio": "prune", "quant.bits": "bits", "distill.weight": "distil",
-         "distill.temperature": "T", "clip.kind": "clip", "clip.threshold": "threshold", "student.width": "width"}
+SHORT = {
+    "train.lr": "lr",
+    "prune.ratio": "prune",
+    "quant.bits": "bits",
+    "distill.weight": "distil",
+    "distill.temperature": "T",
+    "clip.kind": "clip",
+    "clip.threshold": "threshold",
+    "student.width": "width",
+}
 
 
 def short_recipe(data: StudyData, row: pd.Series) -> str:
@@ -36,14 +44,25 @@ def terminal_table(data: StudyData) -> str:
         column.justify, column.no_wrap = "right", True
     for number, row in data.front.iterrows():
         mark = "~" if number in ties else ""
-        table.add_row(f"{number}{mark}", units.share(row["accuracy"]), units.share(row["test_accuracy"]),
-                      units.size(row["size_bytes"]), units.time(row["latency_ms"]),
-                      row["baseline"] or short_recipe(data, row))
+        table.add_row(
+            f"{number}{mark}",
+            units.share(row["accuracy"]),
+            units.share(row["test_accuracy"]),
+            units.size(row["size_bytes"]),
+            units.time(row["latency_ms"]),
+            row["baseline"] or short_recipe(data, row),
+        )
     widest = data.widest
     if widest is not None:
         table.add_section()
-        table.add_row(str(widest["number"]), units.share(widest["accuracy"]), units.share(widest["test_accuracy"]),
-                      units.size(widest["size_bytes"]), units.time(widest["latency_ms"]), "widest fp32 student")
+        table.add_row(
+            str(widest["number"]),
+            units.share(widest["accuracy"]),
+            units.share(widest["test_accuracy"]),
+            units.size(widest["size_bytes"]),
+            units.time(widest["latency_ms"]),
+            "widest fp32 student",
+        )
     out = io.StringIO()
     console = Console(file=out, width=max(100, Console().width), markup=False, highlight=False)
     console.print(table)

@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 TITLES = {
-    "accuracy": "Accuracy (validation)", "test_accuracy": "Accuracy (test)", "size_bytes": "File size",
-    "latency_ms": "Latency", "load_ms": "Load time",
+    "accuracy": "Accuracy (validation)",
+    "test_accuracy": "Accuracy (test)",
+    "size_bytes": "File size",
+    "latency_ms": "Latency",
+    "load_ms": "Load time",
 }
 
 
@@ -76,7 +79,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     decades = math.log10(high / low) if high > low > 0 else 0.0
     steps = (1, 2, 5) if decades <= 3 else (1,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    ticks = [s * 10.0 ** p for p in powers for s in steps]
+    ticks = [s * 10.0**p for p in powers for s in steps]
     return [t for t in ticks if low <= t <= high]
 
 

@@ -96,9 +96,18 @@ class Run:
     sweep: list[int] = field(default_factory=list)  # baselines that finished
 
 
-def search(space: Space, folder: Path | str, *, address: str | None = None, trials: int | None = None,
-           progress: bool = True, rebuild: bool = False, module: str = TRIAL_MODULE,
-           lab: Callable[[], Lab] = Lab, make_pool: Callable[[Space, str | None, str], Pool] | None = None) -> Outcome:
+def search(
+    space: Space,
+    folder: Path | str,
+    *,
+    address: str | None = None,
+    trials: int | None = None,
+    progress: bool = True,
+    rebuild: bool = False,
+    module: str = TRIAL_MODULE,
+    lab: Callable[[], Lab] = Lab,
+    make_pool: Callable[[Space, str | None, str], Pool] | None = None,
+) -> Outcome:
     """Search ``space`` in the study ``folder``; continues what is there.
 
     Args:
@@ -118,8 +127,9 @@ def search(space: Space, folder: Path | str, *, address: str | None = None, tria
             done = resume.complete_already(folder, budget)
             if done is not None:
                 return Outcome(folder, "already complete", done["finished"], done["failed"], done["front"])
-            return _search(space, folder, budget, progress, module, lab,
-                           lambda: (make_pool or _ray_pool)(space, address, module))
+            return _search(
+                space, folder, budget, progress, module, lab, lambda: (make_pool or _ray_pool)(space, address, module)
+            )
     except SpaceError:
         if fresh and not (folder / "space.yaml").exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -131,8 +141,15 @@ def _ray_pool(space: Space, address: str | None, module: str) -> Pool:
     return RayPool(slots, space.settings.resources, module, space.settings.timeout_s)
 
 
-def _search(space: Space, folder: Path, budget: int, progress: bool, module: str, lab: Callable[[], Lab],
-            make_pool: Callable[[], Pool]) -> Outcome:
+def _search(
+    space: Space,
+    folder: Path,
+    budget: int,
+    progress: bool,
+    module: str,
+    lab: Callable[[], Lab],
+    make_pool: Callable[[], Pool],
+) -> Outcome:
     started = time.monotonic()
     pool = make_pool()
     with Stop() as stop, lab() as measuring, Progress(folder.name, budget, progress) as shown:
@@ -162,13 +179,24 @@ def teacher_trees(space: Space) -> list[dict[str, Any]]:
     return list(trees.values())[:MAX_TEACHERS]
 
 
-def _open(space: Space, folder: Path, budget: int, pool: Pool, lab: Lab, progress: Progress, stop: Stop,
-          chance: float) -> Run:
+def _open(
+    space: Space, folder: Path, budget: int, pool: Pool, lab: Lab, progress: Progress, stop: Stop, chance: float
+) -> Run:
     write_bytes_durably(folder / "space.yaml", space.text.encode())
     write_json_durably(folder / "environment.json", environment())
     study = Study(space, folder)
-    run = Run(space, folder, study, pool, Latencies(lab, folder), progress, stop, budget,
-              Front(tuple(o.direction for o in space.objectives)), finish.Reference(space, chance))
+    run = Run(
+        space,
+        folder,
+        study,
+        pool,
+        Latencies(lab, folder),
+        progress,
+        stop,
+        budget,
+        Front(tuple(o.direction for o in space.objectives)),
+        finish.Reference(space, chance),
+    )
     for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         record = read_record(trial_folder(folder, trial.number))
         final = trial.state is not TrialState.FAIL or "final" in trial.user_attrs
@@ -185,8 +213,11 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 def _loop(run: Run) -> None:
     """Keep every slot busy; stop for a barrier when enough new structures wait for the lab."""
-    done = {t.user_attrs.get("baseline_index") for t in run.study.trials()
-            if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "final" in t.user_attrs}
+    done = {
+        t.user_attrs.get("baseline_index")
+        for t in run.study.trials()
+        if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "final" in t.user_attrs
+    }
     run.baselines = [i for i in range(len(run.space.baselines())) if i not in done]
     slots = run.pool.free
     while True:
@@ -241,8 +272,16 @@ def _fill_slots(run: Run) -> None:
 
 
 def _submit(run: Run, proposal: Proposal) -> None:
-    run.pool.submit(proposal.number, "run", proposal.recipe.to_tree(), proposal.number, proposal.params,
-                    proposal.baseline, str(trial_folder(run.folder, proposal.number).resolve()), logits=True)
+    run.pool.submit(
+        proposal.number,
+        "run",
+        proposal.recipe.to_tree(),
+        proposal.number,
+        proposal.params,
+        proposal.baseline,
+        str(trial_folder(run.folder, proposal.number).resolve()),
+        logits=True,
+    )
 
 
 def _collect(run: Run, answer: Finished) -> None:
@@ -259,8 +298,15 @@ def _collect(run: Run, answer: Finished) -> None:
         run.attempts[answer.job] = attempt + 1
         _submit(run, proposal)
         return
-    failed = TrialRecord(number=answer.job, status="failed", reason=answer.error, baseline=proposal.baseline,
-                         recipe=proposal.recipe.to_tree(), params=proposal.params, seed=proposal.recipe.seed)
+    failed = TrialRecord(
+        number=answer.job,
+        status="failed",
+        reason=answer.error,
+        baseline=proposal.baseline,
+        recipe=proposal.recipe.to_tree(),
+        params=proposal.params,
+        seed=proposal.recipe.seed,
+    )
     _finished(run, failed)
 
 
@@ -329,11 +375,24 @@ def _count(run: Run, record: TrialRecord, feasible: bool) -> None:
 def _close(run: Run, started: float) -> Outcome:
     if run.failures_in_a_row >= FAILURES_IN_A_ROW and not run.finished:
         reason = next(iter(run.study.trials(TrialState.FAIL)[-1:])).user_attrs.get("reason", "")
-        raise HarnessError(f"{run.folder}: {run.failures_in_a_row} trials failed in a row and none finished. The last one: {reason}")
+        raise HarnessError(
+            f"{run.folder}: {run.failures_in_a_row} trials failed in a row and none finished. The last one: {reason}"
+        )
     status = "interrupted" if run.stop.asked else "exhausted" if run.finished < run.budget else "complete"
     front = sorted(run.front.numbers)
-    finish.write_summary(run.study, run.folder, {
-        "status": status, "finished": run.finished, "failed": run.failed, "front": front, "budget": run.budget,
-        "reference": run.reference.point(), "hypervolume": run.reference.hypervolume(run.front),
-        "wall_s": round(time.monotonic() - started, 1), "command": " ".join(["harness", *sys.argv[1:]])})
+    finish.write_summary(
+        run.study,
+        run.folder,
+        {
+            "status": status,
+            "finished": run.finished,
+            "failed": run.failed,
+            "front": front,
+            "budget": run.budget,
+            "reference": run.reference.point(),
+            "hypervolume": run.reference.hypervolume(run.front),
+            "wall_s": round(time.monotonic() - started, 1),
+            "command": " ".join(["harness", *sys.argv[1:]]),
+        },
+    )
     return Outcome(run.folder, status, run.finished, run.failed, front, run.stop.exit_code)

@@ -80,10 +80,19 @@ def write_summary(study: Study, folder: Path, summary: dict[str, Any]) -> None:
     """``study.json`` and ``importances.json``."""
     space = study.space
     write_json_durably(folder / "importances.json", importances(study))
-    write_json_durably(folder / "study.json", {
-        "name": folder.resolve().name, "objectives": [o.name for o in space.objectives],
-        "directions": {o.name: o.direction for o in space.objectives}, "constraints": space.constraints,
-        "fingerprint": space.fingerprint(), "sampler": space.settings.sampler, "seed": space.settings.seed, **summary})
+    write_json_durably(
+        folder / "study.json",
+        {
+            "name": folder.resolve().name,
+            "objectives": [o.name for o in space.objectives],
+            "directions": {o.name: o.direction for o in space.objectives},
+            "constraints": space.constraints,
+            "fingerprint": space.fingerprint(),
+            "sampler": space.settings.sampler,
+            "seed": space.settings.seed,
+            **summary,
+        },
+    )
 
 
 def importances(study: Study) -> dict[str, dict[str, float]]:
@@ -104,7 +113,8 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 scores = optuna.importance.get_param_importances(
-                    study.optuna, target=lambda t, i=i, sign=sign: sign * t.values[i])
+                    study.optuna, target=lambda t, i=i, sign=sign: sign * t.values[i]
+                )
         except (ValueError, RuntimeError) as error:  # no parameter is common to all trials, say
             log.info("no importances for %s: %s", objective.name, error)
             scores = {}

@@ -32,8 +32,16 @@ class Latencies:
 
     def _key(self, record: TrialRecord) -> str:
         deploy = record.recipe["deploy"]
-        return "|".join(str(v) for v in (record.structure, deploy["runtime"], deploy["batch_size"],
-                                         deploy["threads"], environment()["host"]))
+        return "|".join(
+            str(v)
+            for v in (
+                record.structure,
+                deploy["runtime"],
+                deploy["batch_size"],
+                deploy["threads"],
+                environment()["host"],
+            )
+        )
 
     def known(self, record: TrialRecord) -> TrialRecord | None:
         """The record with the latency of its structure, where that was measured before."""
@@ -73,6 +81,7 @@ class Latencies:
         if "latency_ms" in teacher:
             return
         deploy = space.fill(space.sample(lambda hole: hole.default)).deploy
-        [found] = self._lab.measure([folder / teacher["path"]], None, deploy.runtime, deploy.batch_size,
-                                    deploy.threads, self._budget_s)
+        [found] = self._lab.measure(
+            [folder / teacher["path"]], None, deploy.runtime, deploy.batch_size, deploy.threads, self._budget_s
+        )
         write_json_durably(path, {**teacher, "latency_ms": found.median, "latency_interval_ms": list(found.interval())})

@@ -26,8 +26,11 @@ def run_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise SpaceError(str(folder), f"another search runs on this study ({file.read().strip()})",
-                             remedy="Wait for it, stop it, or choose another --study name.") from None
+            raise SpaceError(
+                str(folder),
+                f"another search runs on this study ({file.read().strip()})",
+                remedy="Wait for it, stop it, or choose another --study name.",
+            ) from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import socket
 import sys
@@ -74,16 +75,26 @@ def connect(resources: Resources, address: str | None) -> int:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if address:
         _probe(address)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         gpus = _local_gpus()
         if resources.gpu and not gpus:
-            raise SpaceError("resources.gpu", "a GPU is asked for, but this machine shows none", resources.gpu,
-                             "Remove `resources.gpu` to use CPU cores, or give --address of a cluster that has one.")
+            raise SpaceError(
+                "resources.gpu",
+                "a GPU is asked for, but this machine shows none",
+                resources.gpu,
+                "Remove `resources.gpu` to use CPU cores, or give --address of a cluster that has one.",
+            )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ray.init(address="local", num_cpus=max(cores, resources.cpu, (resources.slots or 1) * resources.cpu),
-                 num_gpus=gpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-                 object_store_memory=OBJECT_STORE_BYTES)
+        ray.init(
+            address="local",
+            num_cpus=max(cores, resources.cpu, (resources.slots or 1) * resources.cpu),
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
     return _slots(resources)
 
 
@@ -94,8 +105,12 @@ def _probe(address: str) -> None:
         with socket.create_connection((host, int(port)), timeout=5):
             return
     except (OSError, ValueError) as error:
-        raise SpaceError("--address", f"no Ray cluster answers there ({error})", address,
-                         "Give HOST:PORT as `ray start --head` printed it.") from None
+        raise SpaceError(
+            "--address",
+            f"no Ray cluster answers there ({error})",
+            address,
+            "Give HOST:PORT as `ray start --head` printed it.",
+        ) from None
 
 
 def _local_gpus() -> int:
@@ -106,7 +121,7 @@ def _local_gpus() -> int:
 
 
 def _slots(resources: Resources) -> int:
-    offered: dict[str, float] = {}
+    offered: dict[str, Any] = {}
     deadline = time.monotonic() + ALIVE_S
     while time.monotonic() < deadline:
         offered = ray.cluster_resources()
@@ -116,8 +131,12 @@ def _slots(resources: Resources) -> int:
         if fit >= 1:
             return min(fit, resources.slots or fit)
         time.sleep(1)
-    raise SpaceError("resources", f"the cluster never offered {resources.cpu} CPU and {resources.gpu:g} GPU for a slot",
-                     {k: offered.get(k, 0) for k in ("CPU", "GPU")}, "Ask for less, or add nodes.")
+    raise SpaceError(
+        "resources",
+        f"the cluster never offered {resources.cpu} CPU and {resources.gpu:g} GPU for a slot",
+        {k: offered.get(k, 0) for k in ("CPU", "GPU")},
+        "Ask for less, or add nodes.",
+    )
 
 
 class RayPool:
@@ -133,10 +152,17 @@ class RayPool:
     def _new(self) -> _Slot:
         device = "cuda" if self._resources.gpu else "cpu"
         threads = str(self._resources.cpu)
-        env = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        actor = ray.remote(Worker).options(
-            num_cpus=self._resources.cpu, num_gpus=self._resources.gpu, max_restarts=0,
-            runtime_env={"env_vars": env}).remote(self._module, os.getcwd(), device)
+        env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+        actor = (
+            ray.remote(Worker)
+            .options(
+                num_cpus=self._resources.cpu,
+                num_gpus=self._resources.gpu,
+                max_restarts=0,
+                runtime_env={"env_vars": env},
+            )
+            .remote(self._module, os.getcwd(), device)
+        )
         return _Slot(actor, 0)
 
     @property

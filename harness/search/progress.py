@@ -19,9 +19,15 @@ class Progress:
         self._console = Console(stderr=True, quiet=not shown, highlight=False)
         self._total, self._started = total, time.monotonic()
         self._live = self._console.is_terminal and shown
-        self._bar = Bar(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
-                        TextColumn("{task.fields[detail]}"), TimeElapsedColumn(), console=self._console,
-                        disable=not self._live)
+        self._bar = Bar(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
         self._task = self._bar.add_task(name, total=total, detail="")
         self._front, self._volume, self._first = 0, 0.0, 0
 

@@ -35,8 +35,11 @@ def check_same_space(space: Space, folder: Path) -> None:
         return
     lines = difflib.unified_diff(before.text.splitlines(), space.text.splitlines(), "study", "now", lineterm="", n=0)
     changed = "\n".join(line for line in lines if not line.startswith("@@"))
-    raise SpaceError(str(folder), f"the study was made with another space:\n{changed}\n",
-                     remedy="Choose another --study name, or give the space as it was.")
+    raise SpaceError(
+        str(folder),
+        f"the study was made with another space:\n{changed}\n",
+        remedy="Choose another --study name, or give the space as it was.",
+    )
 
 
 def complete_already(folder: Path, budget: int) -> dict[str, Any] | None:
@@ -93,14 +96,21 @@ def _frozen(space: Space, record: TrialRecord | None, baselines: dict[str, int])
     holes = {h.internal: h for h in space.holes}
     values = [record.value(o.name) for o in space.objectives]
     complete = record.status == "ok" and all(v is not None for v in values)
-    attrs: dict[str, Any] = {"recipe": json.dumps(record.recipe), **({} if complete else {"reason": record.reason, "final": True})}
+    attrs: dict[str, Any] = {
+        "recipe": json.dumps(record.recipe),
+        **({} if complete else {"reason": record.reason, "final": True}),
+    }
     if record.baseline:
         key = parse_recipe({**record.recipe, "seed": 0}, space.registries).key()
         attrs |= {"baseline": record.baseline, "baseline_index": baselines.get(key)}
     broken = excess(space, record) if complete else {}
-    state = TrialState.FAIL if not complete else TrialState.PRUNED if any(v > 0 for v in broken.values()) else TrialState.COMPLETE
+    state = TrialState.PRUNED if any(v > 0 for v in broken.values()) else TrialState.COMPLETE
+    state = state if complete else TrialState.FAIL
     return optuna.create_trial(
-        state=state, values=values if state is TrialState.COMPLETE else None, user_attrs=attrs,
+        state=state,
+        values=[v for v in values if v is not None] if state is TrialState.COMPLETE else None,
+        user_attrs=attrs,
         params={k: to_optuna(holes[k], v) for k, v in record.params.items()},
-        distributions={k: distribution(holes[k]) for k in record.params}, constraints=broken)
-
+        distributions={k: distribution(holes[k]) for k in record.params},
+        constraints=broken,
+    )

@@ -29,12 +29,14 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return optuna.storages.get_storage(url)
     except Exception as error:  # SQLAlchemy's and its drivers' many types
         from sqlalchemy.engine import make_url
+
         try:
             shown = str(make_url(url))
         except Exception:  # not a URL at all
             shown = "not an Optuna URL"
-        raise SpaceError("search.storage", f"cannot be opened ({type(error).__name__})", shown,
-                         "Example: sqlite:///study.db.") from None
+        raise SpaceError(
+            "search.storage", f"cannot be opened ({type(error).__name__})", shown, "Example: sqlite:///study.db."
+        ) from None
 
 
 def repair_journal(path: Path) -> None:
@@ -52,8 +54,12 @@ def repair_journal(path: Path) -> None:
         tail = lines.pop() + b"\n" + tail
     for number, line in enumerate(lines, 1):
         if not _is_json(line):
-            raise SpaceError("", f"line {number} of the study's journal is damaged", file=str(path),
-                             remedy="Run the same command with --rebuild: the index is made again from the trials' records.")
+            raise SpaceError(
+                "",
+                f"line {number} of the study's journal is damaged",
+                file=str(path),
+                remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
+            )
     if tail:
         with open(path.with_suffix(".torn"), "ab") as file:
             file.write(tail)

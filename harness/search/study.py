@@ -75,8 +75,11 @@ class Study:
         self._holes = {h.internal: h for h in space.holes}
         storage = open_storage(space.settings.storage, folder)
         self.optuna = optuna.create_study(
-            study_name=folder.resolve().name, storage=storage, load_if_exists=True,
-            directions=[o.direction for o in space.objectives])
+            study_name=folder.resolve().name,
+            storage=storage,
+            load_if_exists=True,
+            directions=[o.direction for o in space.objectives],
+        )
         trials = self.optuna.get_trials(deepcopy=False)
         self.optuna.sampler = make_sampler(space.settings, len(trials))
         with warnings.catch_warnings():
@@ -192,7 +195,9 @@ class Study:
         found = excess(self.space, record)
         for name, value in found.items():
             self._open[record.number].set_constraint(name, value)
-        return ", ".join(f"{name} {self.space.constraints[name.split()[0]]} by {v:.6g}" for name, v in found.items() if v > 0)
+        return ", ".join(
+            f"{name} {self.space.constraints[name.split()[0]]} by {v:.6g}" for name, v in found.items() if v > 0
+        )
 
     def reopen(self, trial: FrozenTrial) -> None:
         """Take a trial up again that a former driver had left RUNNING."""

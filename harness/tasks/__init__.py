@@ -13,16 +13,23 @@ _SUBSET = {"train_limit": Param(int, 0, low=0, doc="use only so many training sa
 _TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, ""), "download": Param(bool, True)}
 
 TASKS = {
-    "digits": Method(f"{_HERE}.digits:digits", {
-        **_SPLIT,
-        "test": Param(float, 0.2, low=0, high=1, low_open=True, high_open=True, doc="share set aside"),
-    }),
+    "digits": Method(
+        f"{_HERE}.digits:digits",
+        {
+            **_SPLIT,
+            "test": Param(float, 0.2, low=0, high=1, low_open=True, high_open=True, doc="share set aside"),
+        },
+    ),
     "mnist": Method(f"{_HERE}.vision:mnist", _TORCHVISION),
     "fashion_mnist": Method(f"{_HERE}.vision:fashion_mnist", _TORCHVISION),
     "cifar10": Method(f"{_HERE}.vision:cifar10", _TORCHVISION),
-    "arrays": Method(f"{_HERE}.arrays:arrays", {
-        **_SPLIT, **_SUBSET,
-        "train": Param(str, doc="an .npz with x and y, or a glob of several parts"),
-        "test": Param(str),
-    }),
+    "arrays": Method(
+        f"{_HERE}.arrays:arrays",
+        {
+            **_SPLIT,
+            **_SUBSET,
+            "train": Param(str, doc="an .npz with x and y, or a glob of several parts"),
+            "test": Param(str),
+        },
+    ),
 }

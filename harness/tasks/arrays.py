@@ -18,8 +18,7 @@ from harness.tasks.checks import Samples, check_together, checked
 from harness.tasks.data import VALIDATION, Data, assemble
 
 
-def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: int = 0,
-           train_limit: int = 0) -> Data:
+def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0) -> Data:
     """Data from .npz files; ``train`` and ``test`` are each a file, or a glob of several parts.
 
     Parts are read in the order of their names. Nothing is unpickled.
@@ -30,25 +29,25 @@ def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: in
     files = {"train": _files("task.train", train), "test": _files("task.test", test)}
     if both := {p.resolve() for p in files["train"]} & {p.resolve() for p in files["test"]}:
         raise SpaceError("task.test", "a file must not be both train and test", str(min(both)))
-    return from_files(files["train"], files["test"], validation=validation, split_seed=split_seed,
-                      train_limit=train_limit)
+    return from_files(
+        files["train"], files["test"], validation=validation, split_seed=split_seed, train_limit=train_limit
+    )
 
 
-def from_files(train: list[Path], test: list[Path], *, validation: float, split_seed: int,
-               train_limit: int) -> Data:
+def from_files(train: list[Path], test: list[Path], *, validation: float, split_seed: int, train_limit: int) -> Data:
     """Data from the parts of train and the parts of test."""
     samples = {"train": _joined("task.train", train), "test": _joined("task.test", test)}
     check_together("task.train", samples)
-    return assemble(samples["train"], samples["test"], validation=validation, split_seed=split_seed,
-                    train_limit=train_limit)
+    return assemble(
+        samples["train"], samples["test"], validation=validation, split_seed=split_seed, train_limit=train_limit
+    )
 
 
 def _files(path: str, pattern: str) -> list[Path]:
     given = Path(pattern).expanduser()
     files = [given] if given.is_file() else sorted(Path(p) for p in glob.glob(str(given), recursive=True))
     if not files:
-        raise SpaceError(path, "no file is there", pattern,
-                         f"Paths start from the current folder, {Path.cwd()}.")
+        raise SpaceError(path, "no file is there", pattern, f"Paths start from the current folder, {Path.cwd()}.")
     return files
 
 
@@ -67,13 +66,19 @@ def _read(path: str, file: Path) -> Samples:
         with open(file, "rb") as stream:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise SpaceError(path, f"{file} must be an .npz archive with x and y, not a single array",
-                                 remedy="Write it with numpy.savez_compressed(file, x=x, y=y).")
+                raise SpaceError(
+                    path,
+                    f"{file} must be an .npz archive with x and y, not a single array",
+                    remedy="Write it with numpy.savez_compressed(file, x=x, y=y).",
+                )
             if missing := [key for key in ("x", "y") if key not in archive.files]:
                 rule = f"{file} must hold arrays named x and y; {' and '.join(missing)} missing"
                 raise SpaceError(path, rule, archive.files)
             x, y = archive["x"], archive["y"]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise SpaceError(path, f"{file} cannot be read as .npz without unpickling ({error})",
-                         remedy="Write it with numpy.savez_compressed(file, x=x, y=y).") from error
+        raise SpaceError(
+            path,
+            f"{file} cannot be read as .npz without unpickling ({error})",
+            remedy="Write it with numpy.savez_compressed(file, x=x, y=y).",
+        ) from error
     return checked(path, str(file), x, y)

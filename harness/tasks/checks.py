@@ -25,16 +25,15 @@ def checked(path: str, where: str, x: Any, y: Any) -> Samples:
     if x.ndim not in (2, 3, 4):
         raise SpaceError(path, f"{where}: x must be {SHAPES}", x.shape)
     if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise SpaceError(path, f"{where}: x must be uint8 or float", str(x.dtype),
-                         "Convert it: x.astype('float32').")
+        raise SpaceError(path, f"{where}: x must be uint8 or float", str(x.dtype), "Convert it: x.astype('float32').")
     if 0 in x.shape:
         raise SpaceError(path, f"{where}: there must be at least one sample, none of them empty", x.shape)
     if y.shape != (len(x),):
-        raise SpaceError(path, f"{where}: y must have one label for each of the {len(x)} samples in x, shape "
-                         f"({len(x)},)", y.shape)
+        raise SpaceError(
+            path, f"{where}: y must have one label for each of the {len(x)} samples in x, shape ({len(x)},)", y.shape
+        )
     if y.dtype.kind not in "iu":
-        raise SpaceError(path, f"{where}: y must hold integer class numbers", str(y.dtype),
-                         _NUMBER)
+        raise SpaceError(path, f"{where}: y must hold integer class numbers", str(y.dtype), _NUMBER)
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):
             x = x.astype(np.float32, copy=False)
@@ -51,8 +50,12 @@ def check_together(path: str, parts: Mapping[str, Samples]) -> None:
     if len(present) < 2:
         raise SpaceError(path, "there must be at least two classes in y of train", present.tolist())
     if present[0] != 0 or present[-1] != len(present) - 1:
-        raise SpaceError(path, f"y of train must hold each of the class numbers 0..{len(present) - 1}",
-                         present[:20].tolist(), _NUMBER)
+        raise SpaceError(
+            path,
+            f"y of train must hold each of the class numbers 0..{len(present) - 1}",
+            present[:20].tolist(),
+            _NUMBER,
+        )
     for name, (x, y) in parts.items():
         if x.shape[1:] != train_x.shape[1:] or x.dtype != train_x.dtype:
             rule = f"a sample of {name} must be {train_x.dtype} {train_x.shape[1:]} as in train"

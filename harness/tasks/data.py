@@ -68,8 +68,15 @@ class Data:
         return digest.hexdigest()
 
 
-def assemble(train: Samples, test: Samples, *, validation: float | Samples = VALIDATION, split_seed: int = 0,
-             train_limit: int = 0, metrics: Metrics | None = None) -> Data:
+def assemble(
+    train: Samples,
+    test: Samples,
+    *,
+    validation: float | Samples = VALIDATION,
+    split_seed: int = 0,
+    train_limit: int = 0,
+    metrics: Metrics | None = None,
+) -> Data:
     """Make :class:`Data` from checked samples.
 
     Args:
@@ -86,8 +93,7 @@ def assemble(train: Samples, test: Samples, *, validation: float | Samples = VAL
         held = (x[carved], y[carved])
     classes = len(np.unique(y))
     if 0 < train_limit < classes:
-        raise SpaceError("task.train_limit", f"must be 0 (all) or at least {classes}, one sample a class",
-                         train_limit)
+        raise SpaceError("task.train_limit", f"must be 0 (all) or at least {classes}, one sample a class", train_limit)
     if 0 < train_limit < len(kept):
         kept = kept[stratified(y[kept], train_limit, split_seed)]
     x, y = x[kept], y[kept]
@@ -110,9 +116,9 @@ def normalisation(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     n = rows.shape[0] * rows.shape[2]
     mean, square = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
     for i in range(0, len(rows), _CHUNK):
-        mean += rows[i:i + _CHUNK].sum(axis=(0, 2), dtype=np.float64) / n
+        mean += rows[i : i + _CHUNK].sum(axis=(0, 2), dtype=np.float64) / n
     for i in range(0, len(rows), _CHUNK):
-        square += ((rows[i:i + _CHUNK] - mean[:, None]) ** 2).sum(axis=(0, 2)) / n
+        square += ((rows[i : i + _CHUNK] - mean[:, None]) ** 2).sum(axis=(0, 2)) / n
     std = np.where(square > 0, np.sqrt(square), 1.0)
     return _rounded(mean), _rounded(std)
 
@@ -149,24 +155,38 @@ _OPTIONAL = ("x_validation", "y_validation", "metrics")
 
 def _from_mapping(name: str, found: Any) -> Data:
     if not isinstance(found, Mapping):
-        raise SpaceError("task.name", f"{name!r} must return harness.tasks.data.Data or a mapping with "
-                         f"{', '.join(_ARRAYS)}", type(found).__name__)
+        raise SpaceError(
+            "task.name",
+            f"{name!r} must return harness.tasks.data.Data or a mapping with {', '.join(_ARRAYS)}",
+            type(found).__name__,
+        )
     if missing := [key for key in _ARRAYS if key not in found]:
-        raise SpaceError("task.name", f"what {name!r} returns lacks {', '.join(missing)}",
-                         remedy=f"It has: {', '.join(map(str, found))}.")
+        raise SpaceError(
+            "task.name",
+            f"what {name!r} returns lacks {', '.join(missing)}",
+            remedy=f"It has: {', '.join(map(str, found))}.",
+        )
     if unknown := [str(key) for key in found if key not in _ARRAYS + _OPTIONAL]:
-        raise SpaceError("task.name", f"what {name!r} returns has the unknown key {unknown[0]!r}",
-                         remedy=f"Known: {', '.join(_ARRAYS + _OPTIONAL)}.")
+        raise SpaceError(
+            "task.name",
+            f"what {name!r} returns has the unknown key {unknown[0]!r}",
+            remedy=f"Known: {', '.join(_ARRAYS + _OPTIONAL)}.",
+        )
     if ("x_validation" in found) != ("y_validation" in found):
-        raise SpaceError("task.name",
-                         f"{name!r} must return x_validation and y_validation together, or neither")
+        raise SpaceError("task.name", f"{name!r} must return x_validation and y_validation together, or neither")
     metrics: Any = found.get("metrics")
     if metrics is not None and not callable(metrics):
-        raise SpaceError("task.name",
-                         f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics)
+        raise SpaceError(
+            "task.name", f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics
+        )
     parts = ["train", "test", *(["validation"] if "x_validation" in found else [])]
-    samples = {part: checked("task.name", f"{part} of {name}", found[f"x_{part}"], found[f"y_{part}"])
-               for part in parts}
+    samples = {
+        part: checked("task.name", f"{part} of {name}", found[f"x_{part}"], found[f"y_{part}"]) for part in parts
+    }
     check_together("task.name", samples)
-    return assemble(samples["train"], samples["test"], validation=samples.get("validation", VALIDATION),
-                    metrics=cast("Metrics | None", metrics))
+    return assemble(
+        samples["train"],
+        samples["test"],
+        validation=samples.get("validation", VALIDATION),
+        metrics=cast("Metrics | None", metrics),
+    )

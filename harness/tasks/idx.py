@@ -30,12 +30,15 @@ def check_whole(file: Path) -> None:
     except OSError as error:
         raise SpaceError("task.name", f"{file} cannot be read ({error})") from error
     if magic[:3] != b"\0\0\x08" or dims not in (1, 3) or len(sizes) != 4 * dims:
-        raise SpaceError("task.name", f"{file} is not an idx file of bytes", magic,
-                         "Delete it, or bring it again.")
+        raise SpaceError("task.name", f"{file} is not an idx file of bytes", magic, "Delete it, or bring it again.")
     expected = 4 + 4 * dims + math.prod(struct.unpack(f">{dims}I", sizes))
     if actual != expected:
-        raise SpaceError("task.name", f"{file} must have {expected} bytes as its header says", actual,
-                         "Delete it, or bring it again.")
+        raise SpaceError(
+            "task.name",
+            f"{file} must have {expected} bytes as its header says",
+            actual,
+            "Delete it, or bring it again.",
+        )
 
 
 def unpacked(archives: list[Path], cache: Path, inside: str) -> Path:
@@ -54,8 +57,9 @@ def unpacked(archives: list[Path], cache: Path, inside: str) -> Path:
                 _unpack(archive, target)
     except (OSError, EOFError, zlib.error) as error:
         remedy = "Set HARNESS_CACHE to a folder that can be written, and check the archives."
-        raise SpaceError("task.name", f"cannot unpack {archives[0].parent} into {cache} ({error})",
-                         remedy=remedy) from error
+        raise SpaceError(
+            "task.name", f"cannot unpack {archives[0].parent} into {cache} ({error})", remedy=remedy
+        ) from error
     return root
 
 

@@ -21,8 +21,7 @@ def stratified(labels: np.ndarray, count: int, seed: int, leave: int = 0) -> np.
     values, sizes = np.unique(labels, return_counts=True)
     taken = _shares(sizes, count, leave)
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(labels == value))[:n]
-              for value, n in zip(values, taken, strict=True)]
+    chosen = [rng.permutation(np.flatnonzero(labels == value))[:n] for value, n in zip(values, taken, strict=True)]
     return np.sort(np.concatenate(chosen))
 
 

@@ -21,27 +21,29 @@ from harness.tasks.data import VALIDATION, Data, assemble
 from harness.tasks.folders import cache_folder, data_roots
 from harness.tasks.idx import check_whole, unpacked
 
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-             "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _CIFAR = "cifar-10-batches-py"
 
 
-def mnist(validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "",
-          download: bool = True) -> Data:
+def mnist(
+    validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "", download: bool = True
+) -> Data:
     """LeCun's 60,000 + 10,000 handwritten digits, bytes (1, 28, 28)."""
     train, test = _idx_set("MNIST", root, download)
     return assemble(train, test, validation=validation, split_seed=split_seed, train_limit=train_limit)
 
 
-def fashion_mnist(validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "",
-                  download: bool = True) -> Data:
+def fashion_mnist(
+    validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "", download: bool = True
+) -> Data:
     """Zalando's 60,000 + 10,000 pictures of clothes, bytes (1, 28, 28)."""
     train, test = _idx_set("FashionMNIST", root, download)
     return assemble(train, test, validation=validation, split_seed=split_seed, train_limit=train_limit)
 
 
-def cifar10(validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "",
-            download: bool = True) -> Data:
+def cifar10(
+    validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "", download: bool = True
+) -> Data:
     """Krizhevsky's 50,000 + 10,000 small pictures, bytes (3, 32, 32).
 
     Read from torchvision's ``cifar-10-batches-py``, else from ``cifar10/{train*,test}.npz``.
@@ -118,12 +120,12 @@ def _downloaded(name: str, inside: str) -> Path:
             if not (cache / inside).exists():  # another process may have been faster
                 os.replace(Path(partial) / inside, cache / inside)
     except OSError as error:
-        raise SpaceError("task.name", f"{name} cannot be kept at {cache} ({error})",
-                         remedy=_REMEDY) from error
+        raise SpaceError("task.name", f"{name} cannot be kept at {cache} ({error})", remedy=_REMEDY) from error
     return cache
 
 
 def _absent(name: str, root: str) -> SpaceError:
     looked = ", ".join(str(folder) for folder in data_roots(root))
-    return SpaceError("task.name", f"{name} is not there (looked in {looked})",
-                      remedy=f"{_REMEDY} Or allow task.download.")
+    return SpaceError(
+        "task.name", f"{name} is not there (looked in {looked})", remedy=f"{_REMEDY} Or allow task.download."
+    )

@@ -20,22 +20,40 @@ def init(optimizer: str, params: Tensors) -> dict[str, Tensors]:
     return {name: {k: torch.zeros_like(v) for k, v in params.items()} for name in names}
 
 
-def sgd(params: Tensors, grads: Tensors, state: dict[str, Tensors], *, step: Tensor, lr: Tensor,
-        momentum: Tensor, weight_decay: Tensor) -> tuple[Tensors, dict[str, Tensors]]:
+def sgd(
+    params: Tensors,
+    grads: Tensors,
+    state: dict[str, Tensors],
+    *,
+    step: Tensor,
+    lr: Tensor,
+    momentum: Tensor,
+    weight_decay: Tensor,
+) -> tuple[Tensors, dict[str, Tensors]]:
     """v = momentum * v + g + weight_decay * p;  p -= lr * v  (``torch.optim.SGD``, dampening 0)."""
     velocity = {k: momentum * state["momentum"][k] + grads[k] + weight_decay * p for k, p in params.items()}
     return {k: p - lr * velocity[k] for k, p in params.items()}, {"momentum": velocity}
 
 
-def adamw(params: Tensors, grads: Tensors, state: dict[str, Tensors], *, step: Tensor, lr: Tensor,
-          momentum: Tensor, weight_decay: Tensor) -> tuple[Tensors, dict[str, Tensors]]:
+def adamw(
+    params: Tensors,
+    grads: Tensors,
+    state: dict[str, Tensors],
+    *,
+    step: Tensor,
+    lr: Tensor,
+    momentum: Tensor,
+    weight_decay: Tensor,
+) -> tuple[Tensors, dict[str, Tensors]]:
     """Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2; beta1 is ``momentum``, beta2
     0.999, epsilon 1e-8. ``step`` counts from 1."""
     first = {k: momentum * state["first"][k] + (1 - momentum) * g for k, g in grads.items()}
     second = {k: 0.999 * state["second"][k] + 0.001 * g.square() for k, g in grads.items()}
     correct1, correct2 = 1 - momentum**step, torch.sqrt(1 - 0.999**step)
-    new = {k: p * (1 - lr * weight_decay) - lr * (first[k] / correct1) / (second[k].sqrt() / correct2 + 1e-8)
-           for k, p in params.items()}
+    new = {
+        k: p * (1 - lr * weight_decay) - lr * (first[k] / correct1) / (second[k].sqrt() / correct2 + 1e-8)
+        for k, p in params.items()
+    }
     return new, {"first": first, "second": second}
 
 

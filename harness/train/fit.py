@@ -102,16 +102,25 @@ def _scalars(selected: Selected, device: torch.device) -> Tensors:
 
 def _begin(recipe: Recipe, module: nn.Module, examples: Examples) -> _Run:
     device = examples.x.device
-    plan = Plan(module=module, layers=tuple(weighted_layers(module)), clip=CLIPS[recipe.clip.name].load(),
-                distill=DISTILLS[recipe.distill.name].load(), optimize=optim.OPTIMIZERS[recipe.train.optimizer])
+    plan = Plan(
+        module=module,
+        layers=tuple(weighted_layers(module)),
+        clip=CLIPS[recipe.clip.name].load(),
+        distill=DISTILLS[recipe.distill.name].load(),
+        optimize=optim.OPTIMIZERS[recipe.train.optimizer],
+    )
     params = {k: p.detach().clone() for k, p in module.named_parameters()}
     buffers = {k: b.detach().clone() for k, b in module.named_buffers()}
     state = State(params, buffers, optim.init(recipe.train.optimizer, params), {}, {})
     hparams = Hparams(
-        progress=torch.zeros((), device=device), clip=_scalars(recipe.clip, device),
-        quant=_scalars(recipe.quant, device), distill=_scalars(recipe.distill, device),
-        optim={k: torch.tensor(float(getattr(recipe.train, k)), device=device)
-               for k in ("lr", "momentum", "weight_decay")})
+        progress=torch.zeros((), device=device),
+        clip=_scalars(recipe.clip, device),
+        quant=_scalars(recipe.quant, device),
+        distill=_scalars(recipe.distill, device),
+        optim={
+            k: torch.tensor(float(getattr(recipe.train, k)), device=device) for k in ("lr", "momentum", "weight_decay")
+        },
+    )
     return _Run(recipe, examples, plan, state, hparams)
 
 
@@ -140,14 +149,21 @@ def _remove_channels(run: _Run, progress: float) -> _Run:
     given = _scalars(run.recipe.prune, torch.device("cpu"))
     full = _materialise(run.plan.module, {**run.state.params, **run.state.buffers})
     small, slices, kept = shrink(
-        full, tuple(run.examples.x.shape[1:]),
-        lambda scores: choose(scores, torch.tensor(progress), **given).nonzero().flatten())
+        full,
+        tuple(run.examples.x.shape[1:]),
+        lambda scores: choose(scores, torch.tensor(progress), **given).nonzero().flatten(),
+    )
     small.to(run.device).train()
 
     def cut(tensors: Tensors) -> Tensors:
         return {k: v.flatten()[slices[k].flatten().to(v.device)].reshape(slices[k].shape) for k, v in tensors.items()}
-    state = replace(run.state, params=cut(run.state.params), buffers=cut(run.state.buffers),
-                    moments={k: cut(m) for k, m in run.state.moments.items()})
+
+    state = replace(
+        run.state,
+        params=cut(run.state.params),
+        buffers=cut(run.state.buffers),
+        moments={k: cut(m) for k, m in run.state.moments.items()},
+    )
     return replace(run, plan=replace(run.plan, module=small), state=state, removed=True, kept=kept)
 
 
@@ -172,8 +188,7 @@ def _materialise(module: nn.Module, tensors: Tensors) -> nn.Module:
 
 
 def _used(run: _Run) -> Tensors:
-    return effective_weights(run.plan, run.state.params, run.state.masks, run.hparams.progress,
-                             run.hparams.quant)
+    return effective_weights(run.plan, run.state.params, run.state.masks, run.hparams.progress, run.hparams.quant)
 
 
 @torch.no_grad()
@@ -194,7 +209,7 @@ def _epoch(run: _Run, epoch: int, order: torch.Generator) -> tuple[_Run, dict[st
     steps = n // size  # the last, smaller batch is left out: every step has one shape
     rows: list[Tensors] = []
     for i in range(steps):
-        index = shuffled[i * size:(i + 1) * size]
+        index = shuffled[i * size : (i + 1) * size]
         teacher = None if examples.teacher is None else examples.teacher[index]
         factor = optim.learning_rate_factor(train.schedule, (epoch + i / steps) / train.epochs)
         rate = {"lr": run.hparams.optim["lr"] * factor, "step": torch.tensor(epoch * steps + i + 1.0)}
@@ -209,16 +224,22 @@ def _summary(epoch: int, rows: list[Tensors], run: _Run) -> dict[str, float]:
     loss, norm, clipped = (torch.stack([r[k] for r in rows]).float().cpu() for k in ("loss", "norm", "clipped"))
     bad = (~torch.isfinite(loss)).nonzero().flatten()
     if len(bad):
-        raise TrialError(f"nonfinite: the loss was {loss[bad[0]].item()} in epoch {epoch + 1}, step {bad[0].item() + 1} "
-                         f"of {len(rows)}. Lower train.lr or clip the gradients.")
+        raise TrialError(
+            f"nonfinite: the loss was {loss[bad[0]].item()} in epoch {epoch + 1}, step {bad[0].item() + 1} "
+            f"of {len(rows)}. Lower train.lr or clip the gradients."
+        )
     masks = run.state.masks.values()
     total = sum(m.numel() for m in masks)
-    return {"epoch": epoch + 1, "loss": loss.mean().item(), "gradient_norm": norm.median().item(),
-            "clipped_share": clipped.mean().item(),
-            "sparsity": 1 - sum(m.sum().item() for m in masks) / total if total else 0.0,
-            "parameters": float(sum(p.numel() for p in run.state.params.values())),
-            "weights_rounded": float(run.plan.quantise is not None),
-            "activations_rounded": float(bool(run.state.ranges))}
+    return {
+        "epoch": epoch + 1,
+        "loss": loss.mean().item(),
+        "gradient_norm": norm.median().item(),
+        "clipped_share": clipped.mean().item(),
+        "sparsity": 1 - sum(m.sum().item() for m in masks) / total if total else 0.0,
+        "parameters": float(sum(p.numel() for p in run.state.params.values())),
+        "weights_rounded": float(run.plan.quantise is not None),
+        "activations_rounded": float(bool(run.state.ranges)),
+    }
 
 
 @torch.no_grad()
@@ -235,7 +256,7 @@ def _finish(run: _Run, history: list[dict[str, float]]) -> Trained:
 
 
 def _integers(run: _Run) -> Quantised:
-    bits = run.recipe.quant.options["bits"]
+    bits = int(run.recipe.quant.options["bits"])  # pyright: ignore[reportArgumentType]
     integers, scales = {}, {}
     for layer in run.plan.layers:
         weight = run.state.params[f"{layer}.weight"]

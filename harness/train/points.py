@@ -35,11 +35,14 @@ def points_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
 @contextmanager
 def at_points(module: nn.Module, act: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
     """While open, ``act(point, x)`` replaces every activation that arrives at a point."""
-    def replacing(names: tuple[str, ...]) -> Callable[..., tuple[Tensor, ...]]:
-        return lambda _, inputs: (*(act(n, x) for n, x in zip(names, inputs, strict=False)), *inputs[len(names):])
 
-    handles = [module.get_submodule(path).register_forward_pre_hook(replacing(names))
-               for path, names in points_of(module).items()]
+    def replacing(names: tuple[str, ...]) -> Callable[..., tuple[Tensor, ...]]:
+        return lambda _, inputs: (*(act(n, x) for n, x in zip(names, inputs, strict=False)), *inputs[len(names) :])
+
+    handles = [
+        module.get_submodule(path).register_forward_pre_hook(replacing(names))
+        for path, names in points_of(module).items()
+    ]
     try:
         yield
     finally:
@@ -60,8 +63,10 @@ def quantised_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
 @contextmanager
 def observed_ranges(module: nn.Module, ranges: Ranges) -> Iterator[None]:
     """Fill ``ranges`` from the smallest and largest value that passes each point."""
+
     def observe(point: str, x: Tensor) -> Tensor:
         ranges[point] = quantize.byte_range(x.min(), x.max())
         return x
+
     with at_points(module, observe):
         yield

@@ -28,8 +28,9 @@ def predict(module: nn.Module, x: Tensor, quantised: Quantised | None = None, ba
     """Logits (N, C) of normalised x, activations rounded as the file rounds them."""
     device = next(module.parameters()).device
     points = {} if quantised is None else quantised.activations
-    ranges = {p: (torch.tensor(s, device=device), torch.tensor(float(z), device=device))
-              for p, (s, z) in points.items()}
+    ranges = {
+        p: (torch.tensor(s, device=device), torch.tensor(float(z), device=device)) for p, (s, z) in points.items()
+    }
     module.eval()
     with quantised_activations(module, ranges):
         parts = [module(part.to(device)).cpu() for part in x.split(batch)]

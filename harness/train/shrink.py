@@ -24,8 +24,9 @@ _OUT = (tp.prune_conv_out_channels, tp.prune_linear_out_channels, tp.prune_depth
 _IN = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
 
 
-def shrink(module: nn.Module, input_shape: tuple[int, ...], keep: Callable[[Tensor], Tensor]
-           ) -> tuple[nn.Module, Slices, Kept]:
+def shrink(
+    module: nn.Module, input_shape: tuple[int, ...], keep: Callable[[Tensor], Tensor]
+) -> tuple[nn.Module, Slices, Kept]:
     """Copy ``module`` without the channels that ``keep`` leaves out.
 
     Args:
@@ -67,8 +68,9 @@ def _scores(group: tp.dependency.Group) -> Tensor:
     return scores.sqrt()
 
 
-def _cut(small: nn.Module, graph: tp.DependencyGraph, cuts: list[tuple[nn.Module, Callable[..., nn.Module], list[int]]]
-         ) -> Slices:
+def _cut(
+    small: nn.Module, graph: tp.DependencyGraph, cuts: list[tuple[nn.Module, Callable[..., nn.Module], list[int]]]
+) -> Slices:
     """Prune ``small`` in place. While it is cut, every tensor holds its own indices instead of
     values: what is left afterwards says what stayed, for any layer type."""
     old = {k: v.clone() for k, v in small.state_dict().items()}

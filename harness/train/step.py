@@ -64,8 +64,7 @@ class Hparams:
     optim: Tensors
 
 
-def effective_weights(plan: Plan, params: Tensors, masks: Tensors, progress: Tensor,
-                      quant: Tensors) -> Tensors:
+def effective_weights(plan: Plan, params: Tensors, masks: Tensors, progress: Tensor, quant: Tensors) -> Tensors:
     """The weights that the network computes with: masked, then rounded."""
     used = dict(params)
     for layer in plan.layers:
@@ -77,9 +76,17 @@ def effective_weights(plan: Plan, params: Tensors, masks: Tensors, progress: Ten
     return used
 
 
-def objective(plan: Plan, params: Tensors, buffers: Tensors, masks: Tensors, ranges: Ranges,
-              progress: Tensor, quant: Tensors, distill: Tensors, batch: tuple[Tensor, Tensor, Tensor | None]
-              ) -> tuple[Tensor, Tensors]:
+def objective(
+    plan: Plan,
+    params: Tensors,
+    buffers: Tensors,
+    masks: Tensors,
+    ranges: Ranges,
+    progress: Tensor,
+    quant: Tensors,
+    distill: Tensors,
+    batch: tuple[Tensor, Tensor, Tensor | None],
+) -> tuple[Tensor, Tensors]:
     """Loss (0-d) of one student on ``(x, labels, teacher logits)`` and its new buffers."""
     x, labels, teacher = batch
     buffers = {name: b.clone() for name, b in buffers.items()}
@@ -89,8 +96,9 @@ def objective(plan: Plan, params: Tensors, buffers: Tensors, masks: Tensors, ran
     return plan.distill(logits, labels, teacher, **distill), buffers
 
 
-def update(plan: Plan, params: Tensors, grads: Tensors, moments: dict[str, Tensors], clip: Tensors,
-           optim: Tensors) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
+def update(
+    plan: Plan, params: Tensors, grads: Tensors, moments: dict[str, Tensors], clip: Tensors, optim: Tensors
+) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
     """Clip and step: new parameters, new moments, gradient norm before clipping, clipped or not."""
     norm = clipping.global_norm(grads)
     grads, clipped = plan.clip(grads, **clip)
@@ -98,24 +106,40 @@ def update(plan: Plan, params: Tensors, grads: Tensors, moments: dict[str, Tenso
     return params, moments, norm, clipped
 
 
-def step(plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensor | None], hparams: Hparams,
-         over: Callable[..., Any] | None = None) -> tuple[State, Tensors]:
+def step(
+    plan: Plan,
+    state: State,
+    batch: tuple[Tensor, Tensor, Tensor | None],
+    hparams: Hparams,
+    over: Callable[..., Any] | None = None,
+) -> tuple[State, Tensors]:
     """One optimiser step. Metrics: ``loss``, ``norm``, ``clipped``, each 0-d (or (K,))."""
-    def one_loss(params: Tensors, buffers: Tensors, masks: Tensors, ranges: Ranges,
-                 progress: Tensor, quant: Tensors, distill: Tensors) -> tuple[Tensor, Tensors]:
+
+    def one_loss(
+        params: Tensors,
+        buffers: Tensors,
+        masks: Tensors,
+        ranges: Ranges,
+        progress: Tensor,
+        quant: Tensors,
+        distill: Tensors,
+    ) -> tuple[Tensor, Tensors]:
         return objective(plan, params, buffers, masks, ranges, progress, quant, distill, batch)
 
-    def one_update(params: Tensors, grads: Tensors, moments: dict[str, Tensors], clip: Tensors,
-                   optim: Tensors) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
+    def one_update(
+        params: Tensors, grads: Tensors, moments: dict[str, Tensors], clip: Tensors, optim: Tensors
+    ) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
         return update(plan, params, grads, moments, clip, optim)
 
     lift = over or (lambda function: function)
     leaves = {name: p.detach().requires_grad_() for name, p in state.params.items()}
-    loss, buffers = lift(one_loss)(leaves, state.buffers, state.masks, state.ranges, hparams.progress,
-                                   hparams.quant, hparams.distill)
+    loss, buffers = lift(one_loss)(
+        leaves, state.buffers, state.masks, state.ranges, hparams.progress, hparams.quant, hparams.distill
+    )
     found = torch.autograd.grad(loss.sum(), list(leaves.values()))
     with torch.no_grad():
         params, moments, norm, clipped = lift(one_update)(
-            state.params, dict(zip(leaves, found, strict=True)), state.moments, hparams.clip, hparams.optim)
+            state.params, dict(zip(leaves, found, strict=True)), state.moments, hparams.clip, hparams.optim
+        )
     new = State(params, buffers, moments, state.masks, state.ranges)
     return new, {"loss": loss.detach(), "norm": norm, "clipped": clipped}

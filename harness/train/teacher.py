@@ -42,10 +42,18 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         module.load_state_dict(load_file(path))
         return module.eval()
     x, y = data.train
-    plain = Recipe(task=recipe.task, teacher=None, student=teacher.model, train=teacher.train,
-                   clip=Selected(name="none"), prune=Selected(name="none"),
-                   quant=Selected(name="uniform", options={"bits": 32, "start": 0.5}),
-                   distill=Selected(name="none"), deploy=recipe.deploy, seed=teacher.seed)
+    plain = Recipe(
+        task=recipe.task,
+        teacher=None,
+        student=teacher.model,
+        train=teacher.train,
+        clip=Selected(name="none"),
+        prune=Selected(name="none"),
+        quant=Selected(name="uniform", options={"bits": 32, "start": 0.5}),
+        distill=Selected(name="none"),
+        deploy=recipe.deploy,
+        seed=teacher.seed,
+    )
     trained = fit(plain, module.to(device), Examples(normalised(x, data).to(device), y.to(device))).module
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
