@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import save, spread
-from harness.search import driver
+from harness.search import driver, loop
 from harness.search.study import Study
 from harness.space import load_space
 
@@ -56,12 +56,12 @@ def ours(folder: Path) -> dict[str, Any]:
     workers before it, and test scores, importances and Ray's end after it, stand apart."""
     (folder / "space.yaml").write_text(SPACE)
     space = load_space(folder / "space.yaml")
-    asks, loop, lab = Timed(Study, "propose"), Timed(driver, "_loop"), Timed(driver, "_measure")
+    asks, looping, lab = Timed(Study, "propose"), Timed(driver, "work_through"), Timed(loop, "measure")
     started = time.perf_counter()
     outcome = driver.search(space, folder / "study", progress=False, module="benchmarks.trivial_trial")
     wall = time.perf_counter() - started
     times = [json.loads(p.read_bytes()) for p in (folder / "study" / "times").glob("*.json")]
-    spent, sampler, measuring = sum(loop.seconds), sum(asks.seconds), sum(lab.seconds)
+    spent, sampler, measuring = sum(looping.seconds), sum(asks.seconds), sum(lab.seconds)
     n = outcome.finished
     return {
         "trials": n,

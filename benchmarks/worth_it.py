@@ -80,7 +80,7 @@ def main() -> None:
         "seeds": runs,
         "hypervolume_difference": {"mean": mean, "low_95": mean - half, "high_95": mean + half, "values": differences},
         "excludes_zero": mean - half > 0,
-        "seeds_with_an_eighth_within_1_point": sum(s is not None and s["times_smaller"] >= 8 for s in smaller),
+        "seeds_with_an_eighth_within_1_point": sum(bool(s and s["times_smaller"] >= 8) for s in smaller),
     }
     save("worth_it", figures)
 

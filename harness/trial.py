@@ -36,9 +36,10 @@ from harness.records import (
 )
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data, load_data
+from harness.tasks.folders import cache_folder
 from harness.train.fit import Examples, Trained, fit
 from harness.train.predict import normalised, predict
-from harness.train.teacher import cache_folder, teacher_key, teacher_module
+from harness.train.teacher import teacher_key, teacher_module
 
 PARITY_SAMPLES = 256
 

@@ -1,7 +1,9 @@
 """A trial module without torch: what the driver's tests run in place of training.
 
 Accuracy and size follow from the recipe; ``HARNESS_FAKE`` names a folder where every started trial
-leaves a line, and holds switches (a file ``die-N`` kills the worker of trial N once).
+leaves a line, and holds switches: a file ``die-N`` kills the worker of trial N once (after its
+record is written, or ``before`` when the file says so), ``hang-N`` keeps it from ending,
+``fail-N`` fails it.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ def run(tree, number, params, baseline, folder, logits, device="cpu"):
     with open(box / "started", "a") as file:
         file.write(f"{number}\n")
     time.sleep(float(os.environ.get("HARNESS_FAKE_S", "0")))
+    if (box / f"hang-{number}").exists():
+        time.sleep(600)
     switch = box / f"die-{number}"
     base = TrialRecord(
         number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"]

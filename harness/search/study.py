@@ -165,10 +165,12 @@ class Study:
     def _attr(self, number: int, name: str, value: Any) -> None:
         self._open[number].set_user_attr(name, value)
 
-    def fail(self, number: int, reason: str) -> None:
-        """Tell that a trial has no result and will have none."""
+    def fail(self, number: int, reason: str, final: bool = True) -> None:
+        """Tell that a trial has no result; ``final``: its recipe would have none either, so that a
+        baseline is not tried again."""
         self._attr(number, "reason", reason)
-        self._attr(number, "final", True)
+        if final:
+            self._attr(number, "final", True)
         self.optuna.tell(number, state=TrialState.FAIL)
         self._open.pop(number, None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -13,14 +12,9 @@ from torch import nn
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, Teacher
 from harness.tasks.data import Data
+from harness.tasks.folders import cache_folder
 from harness.train.fit import Examples, fit
 from harness.train.predict import normalised
-
-
-def cache_folder() -> Path:
-    """``HARNESS_CACHE``, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("HARNESS_CACHE") or Path(home) / "harness")
 
 
 def teacher_key(teacher: Teacher, fingerprint: str) -> str:
@@ -34,7 +28,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     teacher = recipe.teacher
     if teacher is None:
         raise ValueError("the recipe has no teacher")
-    module = build_model(teacher.model, data.input_shape, data.classes, teacher.seed)
+    module = build_model(teacher.model, data.input_shape, data.classes, teacher.seed, where="teacher")
     if teacher.model.checkpoint is not None:
         return module.eval()
     path = cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.safetensors"

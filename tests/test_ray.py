@@ -1,0 +1,147 @@
+"""The driver on real Ray workers, with faults injected for real; the trial module trains nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness.records import read_record
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parent.parent
+SPACE = """
+task: {name: digits}
+student: {model: convnet, width: {choice: [4, 8, 16]}}
+train: {epochs: 1, lr: {float: [0.01, 0.3], log: true}}
+quant: {bits: {choice: [2, 4, 8, 32]}}
+search: {trials: %d, timeout_s: %g, retries: 1}
+resources: {slots: 2}
+"""
+DRIVE = """
+import sys
+from harness.search.driver import search
+from harness.space import load_space
+address = sys.argv[3] if len(sys.argv) > 3 else None
+ended = search(load_space(sys.argv[1]), sys.argv[2], address=address, progress=False, module="tests.fake_trial")
+print(ended.status, ended.finished, ended.failed)
+sys.exit(ended.exit_code)
+"""
+
+
+class Study:
+    """A study in a folder of its own, searched by a process of its own."""
+
+    def __init__(self, folder: Path, trials: int = 12, timeout_s: float = 100):
+        self.folder, self.box = folder / "study", folder / "box"
+        self.box.mkdir()
+        (folder / "space.yaml").write_text(SPACE % (trials, timeout_s))
+        self._space = folder / "space.yaml"
+
+    def start(self, *address: str, trial_s: float = 0.0) -> subprocess.Popen[str]:
+        environment = {**os.environ, "HARNESS_FAKE": str(self.box), "HARNESS_FAKE_S": str(trial_s)}
+        command = [sys.executable, "-c", DRIVE, str(self._space), str(self.folder), *address]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *address: str) -> str:
+        driver = self.start(*address)
+        out, err = driver.communicate(timeout=200)
+        assert driver.returncode == 0, err
+        return out.strip().splitlines()[-1]  # Ray may print above it
+
+    def files(self) -> dict[int, int]:
+        """When the file of each trial that has a record was written."""
+        records = self.folder.glob("trials/*/record.json")
+        return {int(p.parent.name): p.with_name("model.onnx").stat().st_mtime_ns for p in records}
+
+    def started(self) -> Counter[int]:
+        path = self.box / "started"
+        return Counter(int(line) for line in path.read_text().split()) if path.exists() else Counter()
+
+    def wait_for_records(self, count: int) -> None:
+        deadline = time.monotonic() + 120
+        while len(self.files()) < count:
+            assert time.monotonic() < deadline, "the search does not get on"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path)
+
+
+def test_a_killed_driver_loses_no_finished_trial_and_runs_none_twice(study: Study) -> None:
+    driver = study.start(trial_s=0.4)
+    study.wait_for_records(4)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate(timeout=60)
+    time.sleep(2)  # what its workers still write belongs to the study too
+    before = study.files()
+    assert len(before) >= 4
+    assert study.run() == "complete 12 0"
+    assert before.items() <= study.files().items(), "no finished trial was written again"
+    assert all(study.started()[number] == 1 for number in before)
+    recipes = [repr(r.recipe) for n in study.files() if (r := read_record(study.folder / "trials" / f"{n:05d}"))]
+    assert len(recipes) == len(set(recipes)) == 12
+
+
+def test_workers_that_die_or_hang_cost_one_trial_at_most(tmp_path: Path) -> None:
+    study = Study(tmp_path, trials=10, timeout_s=4)
+    (study.box / "die-3").write_text("after")
+    (study.box / "die-4").write_text("before")
+    (study.box / "hang-5").touch()
+    assert study.run() == "complete 10 1"
+    started = study.started()
+    assert started[3] == 1, "its record was whole: there is nothing to repeat"
+    assert started[4] == 2, "it left nothing: it runs once more"
+    hung = read_record(study.folder / "trials" / "00005")
+    assert started[5] == 1 and hung is not None and hung.status == "failed" and "timeout" in hung.reason
+
+
+def test_ctrl_c_drains_and_the_same_command_resumes(study: Study) -> None:
+    driver = study.start(trial_s=0.5)
+    study.wait_for_records(2)
+    driver.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and out.startswith("interrupted"), err
+    assert set(study.started()) == set(study.files()), "what had begun was let finish"
+    assert study.run() == "complete 12 0"
+    assert set(study.started().values()) == {1}
+    records = [read_record(study.folder / "trials" / f"{n:05d}") for n in study.files()]
+    assert len({r.recipe["student"]["width"] for r in records if r and r.baseline}) == 3, "no baseline was dropped"
+
+
+def test_a_running_cluster_is_joined_and_left_running(study: Study) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    head = [str(ray), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    cluster = subprocess.Popen(head, env={**os.environ, "HARNESS_FAKE": str(study.box)}, **quiet)
+    try:
+        _answers(port)
+        assert study.run(f"127.0.0.1:{port}") == "complete 12 0"
+        assert cluster.poll() is None
+    finally:
+        cluster.terminate()
+        cluster.wait(60)
+
+
+def _answers(port: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError("the cluster did not start")
