@@ -194,7 +194,11 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
             "structure": made.structure,
             "waterfall": made.waterfall,
             "recipe": recipe.to_tree(),
-            "diagnostics": {**trained.diagnostics, "parity": parity(trained, path, data)},
+            "diagnostics": {
+                **trained.diagnostics,
+                "parity": parity(trained, path, data),
+                "worker_peak_mib": runtimes.peak_memory_mib(),
+            },
         }
     ).with_measurements(*scores, size)
 

@@ -83,6 +83,13 @@ def test_the_summaries_agree_with_the_records(searched) -> None:
     assert "<script src=" not in page and "<link" not in page, "the page must open offline"
 
 
+def test_driver_and_worker_stay_small(searched) -> None:
+    folder = searched[0] / STUDY
+    assert json.loads((folder / "study.json").read_text())["driver_peak_mib"] <= 400
+    records = [read_record(path) for path in (folder / "trials").iterdir()]
+    assert all(r is not None and 0 < r.diagnostics["worker_peak_mib"] <= 1536 for r in records)
+
+
 def test_the_same_command_again_says_that_it_is_complete(searched) -> None:
     folder = searched[0]
     before = {p: p.read_bytes() for p in (folder / STUDY / "trials").rglob("*") if p.is_file()}

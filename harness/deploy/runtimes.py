@@ -94,6 +94,14 @@ def _processor() -> tuple[str, set[str]]:
     return found.get("model name") or platform.machine(), set(flags.split())
 
 
+def peak_memory_mib() -> float:
+    """The most memory that this process ever held (its resident set), in MiB."""
+    import resource
+
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
 def gpus() -> list[dict[str, Any]]:
     """Name and memory of each NVIDIA GPU that the driver shows; empty where there is none."""
     import pynvml

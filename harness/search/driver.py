@@ -20,7 +20,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from harness.deploy.latency import Lab
-from harness.deploy.runtimes import environment
+from harness.deploy.runtimes import environment, peak_memory_mib
 from harness.errors import HarnessError, SpaceError
 from harness.pareto import Front
 from harness.recipe import parse_recipe
@@ -181,6 +181,7 @@ def _close(run: Run, started: float) -> Outcome:
             "budget": run.budget,
             "reference": run.reference.point(),
             "hypervolume": run.reference.hypervolume(run.front),
+            "driver_peak_mib": peak_memory_mib(),
             "wall_s": round(time.monotonic() - started, 1),
             "command": " ".join(["harness", *sys.argv[1:]]),
         },

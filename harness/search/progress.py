@@ -39,7 +39,7 @@ class Progress:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def update(self, finished: int, failed: int, front: int, volume: float) -> None:
         """Show the counters; the time left follows from the pace since the first update."""
