@@ -95,11 +95,18 @@ def _processor() -> tuple[str, set[str]]:
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process ever held (its resident set), in MiB."""
-    import resource
+    """The most memory that this process ever held (its resident set), in MiB.
 
-    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    Linux's own count of the program that runs now: ``ru_maxrss`` would keep what the parent held
+    when it forked.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return round(int(status.split("VmHWM:")[1].split()[0]) / 2**10, 1)
+    except (OSError, IndexError):
+        import resource
+
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # macOS counts bytes
 
 
 def gpus() -> list[dict[str, Any]]:
