@@ -38,8 +38,10 @@ test-gpu: $(READY) ## the tests that need a GPU
 lint: $(READY) ## ruff and pyright
 	$(RUN) -m ruff check . && $(RUN) -m pyright --pythonpath $$(command -v $(RUN))
 
+BENCHMARKS ?= overhead worth_it
 bench: $(READY) ## the benchmarks (minutes; they write under results/benchmarks/)
-	for script in benchmarks/*.py; do $(RUN) "$$script" || exit 1; done
+	@$(RUN) -c "import ray.tune" 2>/dev/null || $(RUN) -m pip install --quiet "ray[tune]"
+	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done
 
 clean: ## remove the environment and the caches, keep the studies
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache build *.egg-info

@@ -32,7 +32,7 @@ def _layout(figure: go.Figure, height: int = 430) -> go.Figure:
     figure.update_xaxes(
         gridcolor="rgba(128,140,155,.22)", zeroline=False, ticks="outside", tickcolor="rgba(128,140,155,.5)"
     )
-    figure.update_yaxes(gridcolor="rgba(128,140,155,.22)", zeroline=False)
+    figure.update_yaxes(gridcolor="rgba(128,140,155,.22)", zeroline=False, title_standoff=16, automargin=True)
     return figure
 
 
@@ -209,15 +209,17 @@ def importance(data: StudyData) -> go.Figure:
 
 
 def waterfall(data: StudyData) -> go.Figure:
-    """Bytes after each step for a chosen point of the front."""
+    """Bytes after each step for a chosen point of the front; first the one that shrank most."""
     figure, buttons = go.Figure(), []
     members = [n for n in data.front["number"] if all(k in data.records[n].waterfall for k, _ in STEPS)]
+    shrunk = [data.records[n].waterfall[STEPS[0][0]] / data.records[n].waterfall[STEPS[-1][0]] for n in members]
+    shown = shrunk.index(max(shrunk)) if shrunk else 0
     for i, number in enumerate(members):
         sizes = [data.records[number].waterfall[k] for k, _ in STEPS]
         figure.add_bar(
             x=[label for _, label in STEPS],
             y=sizes,
-            visible=i == 0,
+            visible=i == shown,
             text=[units.size(s) for s in sizes],
             textposition="outside",
             cliponaxis=False,
@@ -237,6 +239,6 @@ def waterfall(data: StudyData) -> go.Figure:
     figure.update_layout(
         showlegend=False,
         margin={"t": 60},
-        updatemenus=[{"buttons": buttons, "x": 1, "y": 1.18, "xanchor": "right"}] if buttons else [],
+        updatemenus=[{"buttons": buttons, "active": shown, "x": 1, "y": 1.18, "xanchor": "right"}] if buttons else [],
     )
     return figure

@@ -75,8 +75,11 @@ def title(name: str) -> str:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten in the range (1 only, where that is already many)."""
+    """1, 2, 5 times powers of ten in the range (1 only, where that is already many), or round
+    linear steps where it spans less than a factor of three."""
     decades = math.log10(high / low) if high > low > 0 else 0.0
+    if decades < math.log10(3):
+        return linear_ticks(low, high, 10)
     steps = (1, 2, 5) if decades <= 3 else (1,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     ticks = [s * 10.0**p for p in powers for s in steps]
