@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness.cli_measure import verbs
 from harness.errors import HarnessError, SpaceError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ app = typer.Typer(
     help="Search for models that are small and fast enough to deploy.",
 )
 
+app.add_typer(verbs)
 StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="the folder of a study, results/digits")]
 
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from harness.deploy.runtimes import environment, gpus
+from harness.deploy.machine import environment, gpus
 from harness.tasks.folders import cache_folder, data_roots
 
 INT8_KERNELS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 PARTS = ("torch", "torchvision", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "ray", "optuna")
-OPTIONAL = {"optuna-dashboard": "watching a study in the browser: pip install optuna-dashboard"}
+OPTIONAL = {
+    "openvino": "deploy.runtime: openvino: pip install openvino",
+    "optuna-dashboard": "watching a study in the browser: pip install optuna-dashboard",
+}
 _ASK_TORCH = """
 import json, torch
 count = torch.cuda.device_count() if torch.cuda.is_available() else 0

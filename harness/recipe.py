@@ -240,7 +240,7 @@ def _distill(tree: Mapping[str, Any], registry: Mapping[str, Method]) -> Selecte
 
 def _deploy(value: Any, registry: Mapping[str, Method]) -> Deploy:
     deploy = _fixed("deploy", value, Deploy)
-    _method("deploy.runtime", deploy.runtime, registry, user_code=False)
+    _method("deploy.runtime", deploy.runtime, registry, user_code=True)
     return deploy
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from harness import __version__
-from harness.deploy import runtimes
+from harness.deploy import machine, runtimes
 from harness.deploy.export import Templates, export
 from harness.errors import HarnessError
 from harness.models.build import build_model
@@ -103,7 +103,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Trained(module.eval(), None, False, [], {})
     made = export(plain, _templates(), path, data.input_shape, data.mean, data.std)
-    accuracy = file_metrics(path, data, "validation")["accuracy"]
+    accuracy = file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
     write_json_durably(
         folder / "teacher.json",
         {
@@ -158,7 +158,7 @@ def run(
 @lru_cache(maxsize=4)
 def _environment(device: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    return {**runtimes.environment(), "harness": __version__, "torch": torch.__version__, "trained_on": name}
+    return {**machine.environment(), "harness": __version__, "torch": torch.__version__, "trained_on": name}
 
 
 def _teacher_logits(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> torch.Tensor | None:
@@ -181,8 +181,8 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
     trained = fit(recipe, module.to(device), Examples(x, y, _teacher_logits(recipe, data, given, device)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
-    made = export(trained, _templates(), path, data.input_shape, data.mean, data.std, unpruned=unpruned)
-    metrics = file_metrics(path, data, "validation")
+    made = export(trained, _templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy.runtime)
+    metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     _write_beside(folder, recipe, trained)
     conditions = {"split": "validation", "n": len(data.validation[1]), "runtime": recipe.deploy.runtime}
     scores = [Measurement(name=k, unit="1", values=[v], conditions=conditions) for k, v in metrics.items()]
@@ -196,27 +196,23 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
             "recipe": recipe.to_tree(),
             "diagnostics": {
                 **trained.diagnostics,
-                "parity": parity(trained, path, data),
-                "worker_peak_mib": runtimes.peak_memory_mib(),
+                "parity": parity(trained, path, data, recipe.deploy.runtime),
+                "worker_peak_mib": machine.peak_memory_mib(),
             },
         }
     ).with_measurements(*scores, size)
 
 
-def file_logits(path: Path, x: torch.Tensor) -> np.ndarray:
-    """Logits (N, C) of raw x, computed by the runtime from the exported file."""
-    return runtimes.logits(runtimes.onnxruntime_session(path), x.float().numpy(), batch=256)
-
-
-def file_metrics(path: Path, data: Data, part: str) -> dict[str, float]:
-    """Accuracy (and the task's own metrics) of the file on ``validation`` or ``test``."""
+def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:
+    """Accuracy (and the task's own metrics) of the file on ``validation`` or ``test``, computed by
+    the runtime."""
     x, y = getattr(data, part)
-    logits, labels = file_logits(path, x), y.numpy()
+    logits, labels = runtimes.load(runtime, path).logits(x.float().numpy()), y.numpy()
     own = {} if data.metrics is None else {k: float(v) for k, v in data.metrics(logits, labels).items()}
     return {"accuracy": float((logits.argmax(1) == labels).mean()), **own}
 
 
-def parity(trained: Trained, path: Path, data: Data) -> dict[str, float]:
+def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime") -> dict[str, float]:
     """How far the file is from torch's simulation of it, on the first validation samples.
 
     ``max_abs`` and ``relative`` (to the largest logit) compare logits; ``disagreements`` counts
@@ -225,9 +221,10 @@ def parity(trained: Trained, path: Path, data: Data) -> dict[str, float]:
     x, _ = data.validation
     x = x[:PARITY_SAMPLES]
     torch_logits = predict(trained.module, normalised(x, data), trained.quantised)
-    difference = np.abs(torch_logits - file_logits(path, x))
+    file_logits = runtimes.load(runtime, path).logits(x.float().numpy())
+    difference = np.abs(torch_logits - file_logits)
     scale = float(np.abs(torch_logits).max()) or 1.0
-    disagreements = (torch_logits.argmax(1) != file_logits(path, x).argmax(1)).sum()
+    disagreements = (torch_logits.argmax(1) != file_logits.argmax(1)).sum()
     return {
         "max_abs": float(difference.max()),
         "relative": float(difference.max()) / scale,
@@ -253,4 +250,7 @@ def score_test(folder: str) -> dict[str, float]:
     data = data_of(recipe)
     if record.artifact is None:
         raise ValueError(f"{folder}: the record names no file")
-    return {**file_metrics(Path(folder) / record.artifact.path, data, "test"), "n": float(len(data.test[1]))}
+    return {
+        **file_metrics(Path(folder) / record.artifact.path, data, "test", recipe.deploy.runtime),
+        "n": float(len(data.test[1])),
+    }

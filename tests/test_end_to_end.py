@@ -66,8 +66,8 @@ def test_every_trial_left_a_record_that_its_file_confirms(searched) -> None:
         assert load_recipe(trial / "recipe.yaml").to_tree() == record.recipe
         if not record.baseline:
             assert space.fill(record.params, record.seed).to_tree() == record.recipe
-        session = runtimes.onnxruntime_session(trial / "model.onnx")
-        assert runtimes.logits(session, np.zeros((3, 1, 8, 8), np.float32)).shape == (3, 10)
+        loaded = runtimes.load("onnxruntime", trial / "model.onnx")
+        assert loaded.logits(np.zeros((3, 1, 8, 8), np.float32)).shape == (3, 10)
     assert len(list((folder / "trials").iterdir())) == TRIALS
 
 

@@ -33,8 +33,9 @@ FLOORS = {
     "deploy": 3,
     "trial": 4,
     **dict.fromkeys(("search", "report", "production", "doctor"), 5),
-    "cli": 6,
-    "__main__": 7,
+    "cli_measure": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 # The aggregate of all declarations has no floor: whoever stands above what it gathers may read it,
 # and load_space does so inside a function when it is given no registries.

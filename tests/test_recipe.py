@@ -138,7 +138,7 @@ def test_own_functions_take_any_option() -> None:
         ({"teacher": {"model": "mlp", "seed": -1}}, "teacher.seed: must be an integer with 0 <= value"),
         (
             {"deploy": {"runtime": "tflite"}},
-            "deploy.runtime: unknown name, but got 'tflite'. Known: onnxruntime.",
+            "deploy.runtime: unknown name, but got 'tflite'. Known: onnxruntime, ",
         ),
         ({"deploy": {"thread": 1}}, "deploy.thread: unknown key. Did you mean 'threads'?"),
         ({"seed": -1}, "seed: must be an integer with 0 <= value, but got -1"),

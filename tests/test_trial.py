@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness import production, trial
-from harness.deploy.runtimes import logits, onnxruntime_session
+from harness.deploy.runtimes import load
 from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
 from harness.records import TrialRecord, read_record
@@ -42,7 +42,7 @@ def test_every_number_is_that_of_the_file(study):
     assert read_record(path.parent) == record
     data = trial.data_of(parse_recipe(TREE, REGISTRIES))
     x, y = data.validation
-    again = logits(onnxruntime_session(path), x.float().numpy())
+    again = load("onnxruntime", path).logits(x.float().numpy())
     assert record.value("accuracy") == float((again.argmax(1) == y.numpy()).mean()) > 0.8
     assert record.value("size_bytes") == path.stat().st_size == record.waterfall["file"]
     assert record.diagnostics["parity"]["disagreements"] <= 2

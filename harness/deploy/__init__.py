@@ -4,4 +4,14 @@ from __future__ import annotations
 
 from harness.methods import Method
 
-RUNTIMES = {"onnxruntime": Method("harness.deploy.runtimes:onnxruntime_session")}
+_HERE = "harness.deploy.runtimes"
+
+# (path, threads) -> Loaded. What a runtime multiplies in integers is asked of each file: Loaded.layers.
+# These fold packed streams and gaps into constants when they load a file.
+UNFOLD = frozenset({"onnxruntime", "onnxruntime-cuda"})
+
+RUNTIMES = {
+    "onnxruntime": Method(f"{_HERE}:onnxruntime"),
+    "onnxruntime-cuda": Method(f"{_HERE}:onnxruntime_cuda"),
+    "openvino": Method(f"{_HERE}:openvino"),
+}

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from torch import nn
 
-from harness.deploy import runtimes
+from harness.deploy import UNFOLD
 from harness.deploy.graph import IR_VERSION, OPSET, Template, Templates, per_channel
 from harness.deploy.pack import Parts, Store
 from harness.errors import TrialError
@@ -83,7 +83,12 @@ class _Build:
 
 
 def build_graph(
-    template: Template, module: nn.Module, quantised: Quantised | None, sparse: bool, narrow: bool = True
+    template: Template,
+    module: nn.Module,
+    quantised: Quantised | None,
+    sparse: bool,
+    narrow: bool = True,
+    unfolds: bool = True,
 ) -> onnx.ModelProto:
     """The ONNX model of ``module`` (CPU, eval).
 
@@ -92,6 +97,7 @@ def build_graph(
         sparse: zeros may be left out of the storage.
         narrow: store at the true width; False stores int8 and float32 tensors as they are (equal
             outputs bit for bit).
+        unfolds: see :class:`harness.deploy.pack.Store`.
     """
     state = {k: v.detach().numpy() for k, v in module.state_dict().items()}
     groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
@@ -100,7 +106,7 @@ def build_graph(
         if f"{path}.weight" in state:
             build.layers[path] = _layer(path, state, quantised)
     nodes = _fold_norms(build, [_copy(n) for n in template.nodes])
-    store = Store(narrow)
+    store = Store(narrow, unfolds)
     for node in nodes:
         _place(build, node, store, sparse)
     return _model(build, store.finish(), _output_classes(nodes, build))
@@ -278,11 +284,13 @@ def export(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     unpruned: nn.Module | None = None,
+    runtime: str = "onnxruntime",
 ) -> Export:
     """Write ``path`` durably, the smaller of the narrow and the wide file.
 
     Args:
         unpruned: the student before removal, for the first step of the waterfall.
+        runtime: the one that will load the file; it decides which containers may be used.
     Raises:
         TrialError: even a graph exported for this very module does not reproduce it.
     """
@@ -290,7 +298,7 @@ def export(
     template = _template(templates, module, input_shape, mean, std)
     plain = to_bytes(build_graph(template, module, None, sparse=False))
     wide = build_graph(template, module, trained.quantised, trained.sparse, narrow=False)
-    narrow = build_graph(template, module, trained.quantised, trained.sparse, narrow=True)
+    narrow = build_graph(template, module, trained.quantised, trained.sparse, narrow=True, unfolds=runtime in UNFOLD)
     data = min(to_bytes(narrow), to_bytes(wide), key=len)
     write_bytes_durably(path, data)
     full = plain if unpruned is None else to_bytes(build_graph(template, unpruned.cpu().eval(), None, sparse=False))
@@ -326,7 +334,8 @@ def _reproduces(template: Template, module: nn.Module, mean: tuple[float, ...], 
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        got = runtimes.logits(session, (x * spread + centre).numpy())
+        [got] = session.run(None, {"input": (x * spread + centre).numpy()})
+        got = np.asarray(got)
     except (RuntimeError, ValueError, KeyError, TypeError, Fail):
         return False
     scale = float(np.abs(want).max()) or 1.0

@@ -1,9 +1,10 @@
-"""The latency lab: one resident child process without torch that times files on their runtime.
+"""The latency lab: a child process that times files on their runtime, and the handle on it.
 
-The child is pinned to one core, warms every file up, then times short blocks of runs of all files
-and of a reference in random order, so that a machine that slows down slows all of them. Raw block
-values are kept. ``python -m harness.deploy.latency`` is the child: one JSON request a line on
-standard input, one answer a line on standard output; it ends when its input is closed.
+The child imports no torch (but for a torch runtime), is pinned to one core, warms every file up,
+then times short blocks of runs of all files in random order, the reference among them, so that a
+machine that slows down slows all of them. One lab at a time measures on a host.
+``python -m harness.deploy.latency`` is the child: one JSON request a line on standard input, one
+answer a line on standard output; it ends when its input is closed.
 """
 
 from __future__ import annotations
@@ -12,92 +13,56 @@ import contextlib
 import gc
 import json
 import os
-import random
 import select
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.deploy.timing import Quiet, Target, drift, time_blocks
 from harness.errors import HarnessError, TrialError
 from harness.records import Measurement
 
-BLOCK_S = 0.001  # a block is at least so long: the clock and its call cost are lost in it
-MIN_BLOCKS = 11  # of each file: enough for a 95 % interval of the median
 MAX_DRIFT = 0.05  # of the reference, between the first and the last third of the session
 MAX_HALF_WIDTH = 0.05  # of the interval, relative to the median
 
 
 @dataclass(frozen=True)
-class Target:
-    """One file as something to call: ``run(i)`` does one inference on the i-th rotating input."""
+class Job:
+    """A file to time and the runtime to time it on."""
 
-    run: Callable[[int], Any]
-    load_ms: float = 0.0
-
-
-def time_blocks(
-    targets: Sequence[Target], budget_s: float, seed: int = 0, clock: Callable[[], float] = time.perf_counter
-) -> list[list[float]]:
-    """Milliseconds per run in every block, by target.
-
-    Blocks of all targets alternate in random order until ``budget_s`` per target is used up and
-    each has at least ``MIN_BLOCKS``.
-    """
-    counts = [_warm_up(t, budget_s, clock) for t in targets]
-    blocks: list[list[float]] = [[] for _ in targets]
-    order = random.Random(seed)
-    started = clock()
-    while len(blocks[0]) < MIN_BLOCKS or clock() - started < budget_s * len(targets):
-        for i in order.sample(range(len(targets)), len(targets)):
-            blocks[i].append(_block(targets[i], counts[i], clock))
-    return blocks
+    path: Path
+    runtime: str = "onnxruntime"
 
 
-def _block(target: Target, runs: int, clock: Callable[[], float]) -> float:
-    """One untimed run brings the file's weights back into the cache; then ``runs`` timed ones."""
-    target.run(0)
-    started = clock()
-    for i in range(runs):
-        target.run(i)
-    return (clock() - started) / runs * 1000
+@dataclass(frozen=True)
+class Session:
+    """What one process measured: for each job its runs' milliseconds by block and its load time;
+    what the machine did meanwhile."""
+
+    blocks: list[list[list[float]]]
+    load_ms: list[float]
+    core: int | None
+    host: str
+    cpu_model: str
+    complaints: list[str]
 
 
-def _warm_up(target: Target, budget_s: float, clock: Callable[[], float]) -> int:
-    """Run until two windows agree within 2 % (or a quarter of the budget is gone); runs per block."""
-    started = clock()
-    target.run(0)
-    runs = max(1, round(BLOCK_S / max(clock() - started, 1e-9)))
-    last = float("inf")
-    while clock() - started < budget_s / 4:
-        took = _block(target, runs, clock)
-        runs = max(1, round(BLOCK_S * 1000 / max(took, 1e-6)))
-        if abs(took - last) < 0.02 * last:
-            break
-        last = took
-    return runs
-
-
-def drift(values: Sequence[float]) -> float:
-    """Relative change of the median from the first to the last third of a session."""
-    third = max(1, len(values) // 3)
-    first, last = statistics.median(values[:third]), statistics.median(values[-third:])
-    return last / first - 1
-
-
-def verdict(measured: Measurement, reference_drift: float) -> str:
-    """``ok``, or ``unstable`` where the reference drifted or the interval is too wide."""
+def verdict(measured: Measurement, reference_drift: float, complaints: Sequence[str] = ()) -> str:
+    """``ok``, or ``unstable`` where the reference drifted, the interval is too wide or the machine
+    was not quiet."""
     low, high = measured.interval()
     narrow = (high - low) / 2 <= MAX_HALF_WIDTH * measured.median
-    return "ok" if narrow and abs(reference_drift) <= MAX_DRIFT else "unstable"
+    return "ok" if narrow and abs(reference_drift) <= MAX_DRIFT and not complaints else "unstable"
 
 
 class Lab:
-    """The driver's handle on the child. Use as a context manager; one measurement at a time."""
+    """The handle on the child. Use as a context manager; one measurement at a time."""
 
     def __init__(self, core: int | None = None, timeout_s: float = 120.0):
         self._core, self._timeout_s = core, timeout_s
@@ -141,42 +106,62 @@ class Lab:
         Raises:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
         """
-        files = [*paths, *([reference] if reference is not None else [])]
-        answer = self._ask(
-            {
-                "paths": [str(p) for p in files],
-                "batch_size": batch_size,
-                "threads": threads,
-                "budget_s": budget_s,
-                "runtime": runtime,
-            }
-        )
-        if "error" in answer:
-            raise TrialError(f"latency: {answer['error']}")
-        change = drift(answer["blocks"][-1])
+        jobs = [Job(p, runtime) for p in [*paths, *([reference] if reference is not None else [])]]
+        session = self.session(jobs, batch_size, threads, budget_s)
+        medians = [[statistics.median(block) for block in blocks] for blocks in session.blocks]
+        change = drift(medians[-1])
         found = []
-        for values, load_ms in zip(answer["blocks"][: len(paths)], answer["load_ms"][: len(paths)], strict=True):
+        for values, load_ms in zip(medians[: len(paths)], session.load_ms, strict=False):
             conditions = {
                 "runtime": runtime,
                 "batch_size": batch_size,
                 "threads": threads,
                 "load_ms": load_ms,
-                "core": answer["core"],
-                "host": answer["host"],
-                "cpu_model": answer["cpu_model"],
+                "core": session.core,
+                "host": session.host,
+                "cpu_model": session.cpu_model,
                 "reference_drift": round(change, 4),
             }
             one = Measurement(name="latency_ms", unit="ms", values=values, conditions=conditions)
-            found.append(one.model_copy(update={"conditions": {**conditions, "verdict": verdict(one, change)}}))
+            told = {"verdict": verdict(one, change, session.complaints), "complaints": session.complaints}
+            found.append(one.model_copy(update={"conditions": {**conditions, **told}}))
         return found
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def session(
+        self,
+        jobs: Sequence[Job],
+        batch_size: int = 1,
+        threads: int = 1,
+        budget_s: float = 0.25,
+        warm_up_s: float | None = None,
+        seed: int = 0,
+    ) -> Session:
+        """Time ``jobs`` interleaved, every run kept.
+
+        Raises:
+            TrialError: a file cannot be loaded or run, or the child died twice or hung.
+        """
+        request = {
+            "jobs": [[str(job.path), job.runtime] for job in jobs],
+            "batch_size": batch_size,
+            "threads": threads,
+            "budget_s": budget_s,
+            "warm_up_s": warm_up_s,
+            "seed": seed,
+        }
+        with alone_on_this_host():
+            answer = self._ask(request, self._timeout_s + 3 * budget_s * len(jobs))
+        if "error" in answer:
+            raise TrialError(f"latency: {answer['error']}")
+        return Session(**answer)
+
+    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         for _ in range(2):  # a child that died is replaced once
             child = self._start()
             try:
                 child.stdin.write(json.dumps(request) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
                 child.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
-                ready, _, _ = select.select([child.stdout], [], [], self._timeout_s)  # pyright: ignore[reportArgumentType]
+                ready, _, _ = select.select([child.stdout], [], [], timeout_s)  # pyright: ignore[reportArgumentType]
                 line = child.stdout.readline() if ready else ""  # pyright: ignore[reportOptionalMemberAccess]
             except OSError:
                 line = ""
@@ -184,7 +169,7 @@ class Lab:
                 return json.loads(line)
             child.kill()
             self.close()
-        raise TrialError(f"latency: the measuring process died or gave no answer within {self._timeout_s:g} s, twice")
+        raise TrialError(f"latency: the measuring process died or gave no answer within {timeout_s:g} s, twice")
 
     def _start(self) -> subprocess.Popen[str]:
         if self._child is None or self._child.poll() is not None:
@@ -199,28 +184,43 @@ class Lab:
         return self._child
 
 
-def _load(path: Path, batch_size: int, threads: int) -> Target:
+@contextlib.contextmanager
+def alone_on_this_host() -> Iterator[None]:
+    """Wait until no other lab of this user measures on this host. The lock ends with its holder."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    path = Path(tempfile.gettempdir()) / f"harness-latency-{os.getuid()}.lock"
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _load(path: Path, runtime: str, batch_size: int, threads: int) -> Target:
     import numpy as np
 
-    from harness.deploy.runtimes import onnxruntime_session
+    from harness.deploy.runtimes import load
 
     started = time.perf_counter()
-    session = onnxruntime_session(path, threads)
+    loaded = load(runtime, path, threads)
     load_ms = (time.perf_counter() - started) * 1000
-    [given] = session.get_inputs()
-    shape = [batch_size, *given.shape[1:]]
-    inputs = [{given.name: np.random.default_rng(i).random(shape, np.float32)} for i in range(16)]
-    return Target(lambda i: session.run(None, inputs[i % 16]), load_ms)
+    shape = (batch_size, *loaded.shape)
+    inputs = [loaded.prepare(np.random.default_rng(i).random(shape, np.float32)) for i in range(16)]
+    return Target(lambda i: loaded.run(inputs[i % 16]), load_ms)
 
 
 def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
-    from harness.deploy.runtimes import environment
+    from harness.deploy.machine import environment
 
     try:
-        targets = [_load(Path(p), request["batch_size"], request["threads"]) for p in request["paths"]]
+        size, threads = request["batch_size"], request["threads"]
+        targets = [_load(Path(path), runtime, size, threads) for path, runtime in request["jobs"]]
         gc.collect()
         gc.disable()
-        blocks = time_blocks(targets, request["budget_s"])
+        with Quiet(core) as quiet:
+            blocks = time_blocks(targets, request["budget_s"], request["seed"], warm_up_s=request["warm_up_s"])
     except (HarnessError, RuntimeError, ValueError) as error:
         return {"error": str(error)}
     finally:
@@ -229,6 +229,7 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
         "blocks": blocks,
         "load_ms": [t.load_ms for t in targets],
         "core": core,
+        "complaints": quiet.complaints(),
         **{k: environment()[k] for k in ("host", "cpu_model")},
     }
 

@@ -3,7 +3,8 @@
 Every container below is a few standard operators over initialisers. onnxruntime folds them into
 one int8 (or float32) constant when it loads the file, so that narrow files run as fast as wide
 ones. Widths: 8 bits as INT8; 4 bits as INT4 and Cast; any other width as a stream of bits. Sparse:
-positions as byte-sized gaps, summed up, and the values scattered into zeros.
+positions as byte-sized gaps, summed up, and the values scattered into zeros. OpenVINO 2026.4 does
+not fold streams, and computes the layers behind them wrongly: it gets INT4 and INT8 only.
 """
 
 from __future__ import annotations
@@ -82,15 +83,17 @@ class Store:
 
     SPARSE_OVERHEAD = 260  # bytes of the nodes and small tensors of one sparse weight
 
-    def __init__(self, narrow: bool):
-        self._narrow, self._parts, self._after = narrow, Parts(), Parts()
+    def __init__(self, narrow: bool, unfolds: bool = True):
+        """``unfolds``: the runtime folds streams and gaps into constants when it loads the file;
+        for one that does not, INT4 and INT8 are the only containers."""
+        self._narrow, self._unfolds, self._parts, self._after = narrow, unfolds, Parts(), Parts()
         self._waiting: dict[int, list[_Vector]] = {}
 
     def add(self, name: str, values: np.ndarray, bits: int, may_be_sparse: bool) -> None:
         """Make tensor ``name``: int8 with |q| <= 2**(bits-1) - 1, or float32 with bits 32."""
         if not self._narrow:
             self._parts.tensor(name, values)
-        elif may_be_sparse and self._gains(values, bits):
+        elif may_be_sparse and self._unfolds and self._gains(values, bits):
             self._sparse(name, values, bits)
         else:
             self._dense(name, values, bits)
@@ -101,6 +104,8 @@ class Store:
         return stored < values.size * bits / 8
 
     def _dense(self, name: str, values: np.ndarray, bits: int) -> None:
+        if not self._unfolds and bits < 32:
+            bits = 4 if bits <= 4 else 8
         if bits in (8, 32):
             self._parts.tensor(name, values)
         elif bits == 4:

@@ -1,42 +1,225 @@
-"""Runtimes that load an exported file, and what this machine offers them. Imports no torch."""
+"""Runtimes: what loads an exported file and runs it. Imports no torch before a torch runtime is named.
+
+A runtime is a function ``(path, threads) -> Loaded``. One of your own is named in the recipe as
+``deploy: {runtime: "package.module:function"}``.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-from functools import lru_cache
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import psutil
 
-from harness.errors import SpaceError
-
-ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+from harness.errors import SpaceError, TrialError
+from harness.methods import load_own, nearest
 
 
-def onnxruntime_session(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """Load ``path`` on the CPU provider with ``threads`` threads that do not spin between runs.
+@dataclass(frozen=True)
+class Layer:
+    """How the runtime computes one weighted layer.
 
+    kernel   its operator or primitive, in the runtime's own words
+    integer  whether it multiplies integers (otherwise low bits only make the file small)
+    """
+
+    name: str
+    kernel: str
+    integer: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file that is ready to run.
+
+    prepare  raw samples (B, ...) float32 -> what ``run`` takes (on a GPU: already there)
+    run      computes, and returns when the result is there
+    output   what ``run`` returned -> logits (B, C)
+    shape    of one sample
+    layers   how each weighted layer is computed, asked for when needed
+    """
+
+    shape: tuple[int, ...]
+    run: Callable[[Any], Any]
+    prepare: Callable[[np.ndarray], Any] = field(default=lambda x: x)
+    output: Callable[[Any], np.ndarray] = field(default=np.asarray)
+    layers: Callable[[], list[Layer]] = field(default=list)
+
+    def logits(self, x: np.ndarray, batch: int = 256) -> np.ndarray:
+        """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
+        parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
+        return np.concatenate(parts)
+
+
+def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
+    """Load ``path`` on the runtime named.
+
+    Raises:
+        SpaceError: no such file, not an ONNX model, a model that reads other files, a runtime
+            that is not installed, or a file that the runtime does not take.
+    """
+    from harness.deploy import RUNTIMES
+
+    refuse_external_data(path)
+    if runtime not in RUNTIMES and ":" not in runtime:
+        raise SpaceError("deploy.runtime", "unknown name", runtime, nearest(runtime, RUNTIMES))
+    own = runtime not in RUNTIMES
+    function = load_own(runtime, "deploy.runtime") if own else RUNTIMES[runtime].load()
+    try:
+        return function(path, threads)
+    except (SpaceError, TrialError):
+        raise
+    except ImportError as error:
+        raise SpaceError("deploy.runtime", f"{runtime!r} is not installed ({error})", runtime, _INSTALL) from None
+    except Exception as error:  # every runtime raises its own unrelated types
+        raise SpaceError(str(path), f"{runtime} cannot load the file ({type(error).__name__}: {error})") from None
+
+
+_INSTALL = "`harness doctor` says what is missing for which runtime."
+
+
+def onnxruntime(path: Path, threads: int) -> Loaded:
+    """onnxruntime on the CPU."""
+    session = onnxruntime_session(path, threads)
+    return _onnxruntime(session, lambda: onnxruntime_layers(path))
+
+
+def onnxruntime_cuda(path: Path, threads: int) -> Loaded:
+    """onnxruntime's CUDA provider; inputs and outputs stay on the GPU while it is timed."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ImportError("this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place")
+    session = onnxruntime_session(path, threads, "CUDAExecutionProvider")
+    [given] = session.get_inputs()
+    [made] = session.get_outputs()
+
+    def prepare(x: np.ndarray) -> Any:
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x), "cuda", 0))
+        binding.bind_output(made.name, "cuda")
+        return binding
+
+    def run(binding: Any) -> Any:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return binding
+
+    return Loaded(tuple(given.shape[1:]), run, prepare, lambda binding: binding.copy_outputs_to_cpu()[0])
+
+
+def _onnxruntime(session: ort.InferenceSession, layers: Callable[[], list[Layer]]) -> Loaded:
+    [given] = session.get_inputs()
+    return Loaded(
+        tuple(given.shape[1:]),
+        run=lambda feed: session.run(None, feed),
+        prepare=lambda x: {given.name: x},
+        output=lambda made: np.asarray(made[0]),
+        layers=layers,
+    )
+
+
+def openvino(path: Path, threads: int) -> Loaded:
+    """OpenVINO on the CPU, tuned for latency."""
+    import openvino as ov
+
+    core = ov.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }  # or float layers would run in bf16 where the processor has it
+    _refuse_streams(path)
+    model = core.read_model(str(path))
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    shape = tuple(int(d.get_length()) for d in list(model.inputs[0].partial_shape)[1:])
+
+    def run(x: np.ndarray) -> np.ndarray:
+        return request.infer([x], share_inputs=True, share_outputs=True)[0]
+
+    return Loaded(shape, run, output=np.array, layers=lambda: _openvino_layers(compiled))
+
+
+def _refuse_streams(path: Path) -> None:
+    """OpenVINO 2026.4 unpacks a stream of bits at every inference, and gets the layer behind it wrong."""
+    packed = {"BitShift", "CumSum"} & {node.op_type for node in onnx.load(str(path)).graph.node}
+    if packed:
+        raise SpaceError(
+            str(path),
+            f"its weights are packed for onnxruntime ({', '.join(sorted(packed))}), which OpenVINO computes wrongly",
+            remedy="Export with `deploy: {runtime: openvino}`: INT4 and INT8 are its containers.",
+        )
+
+
+def _openvino_layers(compiled: Any) -> list[Layer]:
+    found = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = {k: str(v.astype(str) if hasattr(v, "astype") else v) for k, v in node.get_rt_info().items()}
+        if info.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "GroupConvolution"):
+            primitive = info.get("primitiveType", "")
+            found.append(Layer(node.get_friendly_name(), primitive, primitive.lower().endswith(("i8", "u8"))))
+    return found
+
+
+def onnxruntime_session(
+    path: Path, threads: int = 1, provider: str = "CPUExecutionProvider", profile: Path | None = None
+) -> ort.InferenceSession:
+    """A session with ``threads`` threads that do not spin between runs.
+
+    Args:
+        profile: where to begin the name of the file that ``end_profiling`` writes.
     Raises:
         SpaceError: no such file, not an ONNX model, or a model that reads other files.
     """
-    _refuse_external_data(path)
+    refuse_external_data(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # onnxruntime raises its own unrelated types
         raise SpaceError(str(path), f"onnxruntime cannot load the file ({type(error).__name__}: {error})") from None
 
 
-def _refuse_external_data(path: Path) -> None:
+WEIGHTED = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "NhwcFusedConv"}
+INTEGER = {
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+}
+
+
+def onnxruntime_operators(path: Path) -> list[tuple[str, str]]:
+    """(node, operator) of everything that one inference ran, from onnxruntime's own profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = onnxruntime_session(path, profile=Path(folder) / "profile")
+        [given] = session.get_inputs()
+        session.run(None, {given.name: np.zeros([1, *given.shape[1:]], np.float32)})
+        events = json.loads(Path(session.end_profiling()).read_bytes())
+    ran = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+    return [(e["name"].removesuffix("_kernel_time"), e["args"]["op_name"]) for e in ran]
+
+
+def onnxruntime_layers(path: Path) -> list[Layer]:
+    """The weighted layers among :func:`onnxruntime_operators`."""
+    ran = onnxruntime_operators(path)
+    return [Layer(name, kernel, kernel in INTEGER) for name, kernel in ran if kernel in WEIGHTED | INTEGER]
+
+
+def refuse_external_data(path: Path) -> None:
     """A model may name other files to read (CVE-2026-27489): ours never do."""
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -51,80 +234,3 @@ def _refuse_external_data(path: Path) -> None:
                 f"tensor {tensor.name!r} lies outside the file, which is refused",
                 remedy="Save the model with its weights inside (external_data=False).",
             )
-
-
-def logits(session: ort.InferenceSession, x: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
-    name = session.get_inputs()[0].name
-    parts = [np.asarray(session.run(None, {name: x[i : i + batch]})[0]) for i in range(0, len(x), batch)]
-    return np.concatenate(parts)
-
-
-@lru_cache(maxsize=1)
-def environment() -> dict[str, Any]:
-    """Processor, instruction sets, memory and versions; ``host`` is a fingerprint of the hardware."""
-    model, flags = _processor()
-    hardware = {
-        "cpu_model": model,
-        "cores": os.cpu_count() or 1,
-        "isa": [f for f in ISA_FLAGS if f in flags],
-        "machine": platform.machine(),
-        "ram_gib": round(psutil.virtual_memory().total / 2**30),
-    }
-    text = f"{platform.node()} {sorted(hardware.items(), key=str)}"
-    return {
-        **hardware,
-        "os": platform.system(),
-        "python": platform.python_version(),
-        "onnxruntime": ort.__version__,
-        "onnx": onnx.__version__,
-        "numpy": np.__version__,
-        "host": hashlib.sha256(text.encode()).hexdigest()[:12],
-    }
-
-
-def _processor() -> tuple[str, set[str]]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), set()
-    pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)  # the first core's come last
-    found = {name.strip(): value.strip() for name, value in pairs}
-    flags = found.get("flags") or found.get("Features") or ""
-    return found.get("model name") or platform.machine(), set(flags.split())
-
-
-def peak_memory_mib() -> float:
-    """The most memory that this process ever held (its resident set), in MiB.
-
-    Linux's own count of the program that runs now: ``ru_maxrss`` would keep what the parent held
-    when it forked.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return round(int(status.split("VmHWM:")[1].split()[0]) / 2**10, 1)
-    except (OSError, IndexError):
-        import resource
-
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # macOS counts bytes
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Name and memory of each NVIDIA GPU that the driver shows; empty where there is none."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            {
-                "name": str(pynvml.nvmlDeviceGetName(h)),
-                "memory_gib": round(int(pynvml.nvmlDeviceGetMemoryInfo(h).total) / 2**30),
-            }
-            for h in handles
-        ]
-    finally:
-        pynvml.nvmlShutdown()

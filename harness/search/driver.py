@@ -20,7 +20,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from harness.deploy.latency import Lab
-from harness.deploy.runtimes import environment, peak_memory_mib
+from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import HarnessError, SpaceError
 from harness.pareto import Front
 from harness.recipe import parse_recipe

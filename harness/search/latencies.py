@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.deploy.latency import Lab
-from harness.deploy.runtimes import environment
+from harness.deploy.machine import environment
 from harness.records import Measurement, TrialRecord, write_json_durably, write_record
 from harness.space import Space
 

@@ -114,7 +114,7 @@ def _probe(address: str) -> None:
 
 
 def _local_gpus() -> int:
-    from harness.deploy.runtimes import gpus
+    from harness.deploy.machine import gpus
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return len(gpus()) if visible is None else len([d for d in visible.split(",") if d.strip()])

@@ -1,0 +1,98 @@
+"""The verbs that measure what is already there: ``bench``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.deploy.bench import Bench, Timing
+
+verbs = typer.Typer()
+
+
+@verbs.command()
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX files; the first is the reference")],
+    runtime: Annotated[list[str] | None, typer.Option(help="onnxruntime, openvino, ...; may be repeated")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 1.0,
+    processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
+    out: Annotated[Path | None, typer.Option("--json", help="write every figure and raw run here")] = None,
+) -> None:
+    """Time FILEs interleaved on each runtime: medians, tails, ratios to the first, with intervals."""
+    from harness.deploy.bench import bench as run
+    from harness.deploy.latency import Job
+
+    jobs = [Job(path, name) for name in runtime or ["onnxruntime"] for path in files]
+    made = run(jobs, 0, batch_size, threads, seconds, processes)
+    show(made)
+    if out is not None:
+        from harness.records import write_json_durably
+
+        write_json_durably(out, as_json(made))
+        typer.echo(f"written: {out}")
+
+
+def show(made: Bench) -> None:
+    """The table of a bench, and the conditions under it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "runtime", "p50", "+-", "p90 <=", "ratio", "95 % interval", "load", "verdict")
+    names = labels([t.job.path for t in made.timings])
+    for name, t in zip(names, made.timings, strict=True):
+        table.add_row(name, *cells(t))
+    console = Console(markup=False)
+    console = Console(markup=False, width=max(console.width, 120))
+    console.print(table)
+    first = made.sessions[0]
+    typer.echo(
+        f"{len(made.sessions)} processes, batch {made.batch_size}, {made.threads} thread(s), core {first.core}, "
+        f"{first.cpu_model}; ratios to {names[0]} on {made.timings[0].job.runtime}"
+    )
+
+
+def labels(paths: list[Path]) -> list[str]:
+    """The shortest ends of the paths that tell different files apart."""
+    different = set(paths)
+    for parts in range(1, max(len(p.parts) for p in paths) + 1):
+        ends = {p: "/".join(p.parts[-parts:]) for p in different}
+        if len(set(ends.values())) == len(different):
+            return [ends[p] for p in paths]
+    return [str(p) for p in paths]
+
+
+def cells(t: Timing) -> list[str]:
+    """One row behind the file's name; ``+-`` is half of the 95 % interval between processes."""
+    from harness.report.units import time
+
+    low, high = t.p50_interval
+    return [
+        t.job.runtime,
+        time(t.p50_ms),
+        f"{(high - low) / 2 / t.p50_ms:.1%}",
+        "" if t.p90_ms is None else time(t.p90_ms),
+        f"{t.ratio:.3f}",
+        f"{t.ratio_interval[0]:.3f} .. {t.ratio_interval[1]:.3f}",
+        time(t.load_ms),
+        "; ".join([t.verdict, *t.reasons]),
+    ]
+
+
+def as_json(made: Bench) -> dict[str, Any]:
+    """Everything that was measured, raw runs included."""
+    from harness.deploy.machine import environment
+
+    timings = [{**asdict(t), "job": {"path": str(t.job.path), "runtime": t.job.runtime}} for t in made.timings]
+    return {
+        "environment": environment(),
+        "batch_size": made.batch_size,
+        "threads": made.threads,
+        "timings": [{**t, "verdict": m.verdict} for t, m in zip(timings, made.timings, strict=True)],
+        "sessions": [asdict(s) for s in made.sessions],
+    }

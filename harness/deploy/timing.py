@@ -1,0 +1,149 @@
+"""Timing in blocks, warm-up, drift, tails, and whether the machine was quiet meanwhile. No runtime here."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+BLOCK_S = 0.001  # a block is at least so long: the clock and its call cost are lost in it
+MIN_BLOCKS = 11  # of each file: enough for a 95 % interval of the median
+WARM_UP_RUNS = 50
+BUSY = 0.5  # share of the other cores' time that may be in use
+STOLEN = 0.02  # share of the time that the hypervisor may have taken away
+T_95 = (math.inf, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # by degrees of freedom
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file as something to call: ``run(i)`` does one inference on the i-th rotating input."""
+
+    run: Callable[[int], Any]
+    load_ms: float = 0.0
+
+
+def time_blocks(
+    targets: Sequence[Target],
+    budget_s: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up_s: float | None = None,
+) -> list[list[list[float]]]:
+    """Milliseconds of every run, by target and block.
+
+    Blocks of all targets alternate in random order until ``budget_s`` per target is used up and
+    each has at least ``MIN_BLOCKS``.
+
+    Args:
+        warm_up_s: the most that warming one target up may take (default: a quarter of the budget).
+    """
+    counts = [_warm_up(t, budget_s / 4 if warm_up_s is None else warm_up_s, clock) for t in targets]
+    blocks: list[list[list[float]]] = [[] for _ in targets]
+    order = random.Random(seed)
+    started = clock()
+    while len(blocks[0]) < MIN_BLOCKS or clock() - started < budget_s * len(targets):
+        for i in order.sample(range(len(targets)), len(targets)):
+            blocks[i].append(_block(targets[i], counts[i], clock))
+    return blocks
+
+
+def _block(target: Target, runs: int, clock: Callable[[], float]) -> list[float]:
+    """One untimed run brings the file's weights back into the cache; then ``runs`` timed ones."""
+    target.run(0)
+    times = [clock()]
+    for i in range(runs):
+        target.run(i)
+        times.append(clock())
+    return [round(1000 * (b - a), 6) for a, b in zip(times, times[1:], strict=False)]  # whole nanoseconds
+
+
+def _warm_up(target: Target, limit_s: float, clock: Callable[[], float]) -> int:
+    """Run at least ``WARM_UP_RUNS`` times and until two windows agree within 1 %, or ``limit_s`` is
+    over; returns the runs that fill a block."""
+    started, last, done = clock(), math.inf, 0
+    runs = 1
+    while clock() - started < limit_s:
+        took = statistics.median(_block(target, runs, clock))
+        done += runs
+        runs = max(1, min(10_000, round(BLOCK_S * 1000 / max(took, 1e-6))))
+        if done >= WARM_UP_RUNS and abs(took - last) < 0.01 * last:
+            break
+        last = took
+    return runs
+
+
+def drift(values: Sequence[float]) -> float:
+    """Relative change of the median from the first to the last third of a session."""
+    third = max(1, len(values) // 3)
+    first, last = statistics.median(values[:third]), statistics.median(values[-third:])
+    return last / first - 1
+
+
+def p90(values: Sequence[float]) -> float | None:
+    """The 90th percentile as MLPerf's early-stopping estimate has it (LoadGen, single stream,
+    confidence 0.99): a bound that the true one exceeds with a chance of 1 %. None below 64 values.
+
+    With n values, t is the most for which P(Bin(n, 0.1) <= t) <= 0.01; t - 1 values are discarded
+    from the top and the largest that is left is the estimate.
+    """
+    n, p, total, t = len(values), 0.1, 0.0, -1
+    log_term = n * math.log1p(-p)
+    while t + 1 <= n:
+        total += math.exp(log_term)
+        if total > 0.01:
+            break
+        t += 1
+        log_term += math.log(n - t) - math.log(t + 1) + math.log(p) - math.log1p(-p) if t < n else 0.0
+    return None if t < 1 else sorted(values)[n - t]
+
+
+def log_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of positive values from independent processes, by Student's t on
+    their logarithms; infinite for a single value."""
+    if len(values) < 2:
+        return 0.0, math.inf
+    logs = [math.log(v) for v in values]
+    quantile = T_95[len(values) - 1] if len(values) <= len(T_95) else 2.262
+    half = quantile * statistics.stdev(logs) / math.sqrt(len(values))
+    middle = statistics.mean(logs)
+    return math.exp(middle - half), math.exp(middle + half)
+
+
+class Quiet:
+    """Context manager: what else the machine did meanwhile. ``core``: the one that is ours."""
+
+    def __init__(self, core: int | None):
+        self._core = core
+        self.busy, self.stolen = 0.0, 0.0
+
+    def __enter__(self) -> Quiet:
+        self._before = psutil.cpu_times(percpu=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shares = [_shares(a, b) for a, b in zip(self._before, psutil.cpu_times(percpu=True), strict=False)]
+        others = [busy for core, (busy, _) in enumerate(shares) if core != self._core]
+        self.busy = round(statistics.mean(others), 3) if others and self._core is not None else 0.0
+        self.stolen = round(max((stolen for _, stolen in shares), default=0.0), 4)
+
+    def complaints(self) -> list[str]:
+        """Why a measurement in here is not to be trusted."""
+        found = [f"the other cores were {self.busy:.0%} busy"] if self.busy > BUSY else []
+        return found + ([f"the hypervisor took {self.stolen:.1%} of the time"] if self.stolen > STOLEN else [])
+
+
+def _shares(before: Any, after: Any) -> tuple[float, float]:
+    """Share of the time between two readings of one core that was busy, and that was stolen."""
+    spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
+    spent = {name: max(0.0, s) for name, s in spent.items() if not name.startswith("guest")}  # part of user
+    total = sum(spent.values())
+    if not total:
+        return 0.0, 0.0
+    idle = spent.get("idle", 0.0) + spent.get("iowait", 0.0)
+    return 1 - idle / total, spent.get("steal", 0.0) / total

@@ -1,0 +1,79 @@
+"""The runtimes on one exported file: equal predictions, and what each says about its kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.deploy.export import export
+from harness.deploy.graph import Templates
+from harness.deploy.runtimes import load, onnxruntime_operators
+from harness.errors import SpaceError
+from tests.test_export import MEAN, SHAPE, STD, examples, raw, trained_student
+
+openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not here")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The convnet at 32, 8 and 3 bits."""
+    folder = tmp_path_factory.mktemp("files")
+    templates = Templates(folder / "templates")
+    for bits in (32, 8, 3):
+        trained = trained_student("convnet", bits, "channel")
+        export(trained, templates, folder / f"{bits}.onnx", SHAPE, MEAN, STD)
+        export(trained, templates, folder / f"{bits}.openvino.onnx", SHAPE, MEAN, STD, runtime="openvino")
+    return {bits: folder / f"{bits}.onnx" for bits in (32, 8, 3)}
+
+
+@pytest.mark.parametrize("bits", [32, 8, 3])
+def test_onnxruntimes_profile_tells_which_layers_ran_in_integers(files: dict[int, Path], bits: int) -> None:
+    layers = load("onnxruntime", files[bits]).layers()
+    assert len(layers) >= 3 and {layer.integer for layer in layers} == {bits < 32}
+    ran = {operator for _, operator in onnxruntime_operators(files[bits])}
+    assert ("DequantizeLinear" in ran) <= (bits < 32)
+
+
+@openvino
+@pytest.mark.parametrize("bits", [32, 8, 3])
+def test_openvino_agrees_with_onnxruntime(files: dict[int, Path], bits: int) -> None:
+    x = raw(examples().x[:64])
+    plain = files[bits].with_suffix(".openvino.onnx")
+    ours, theirs = load("onnxruntime", files[bits]).logits(x), load("openvino", plain).logits(x, batch=16)
+    assert np.array_equal(load("onnxruntime", plain).logits(x), ours), "the container changes nothing"
+    assert theirs.shape == ours.shape and theirs.dtype == np.float32
+    bound = 1e-4 if bits == 32 else 4 / 127
+    assert np.abs(ours - theirs).max() <= bound * np.abs(ours).max()
+
+
+@openvino
+@pytest.mark.parametrize("bits", [32, 8, 3])
+def test_openvino_names_its_kernels(files: dict[int, Path], bits: int) -> None:
+    layers = load("openvino", files[bits].with_suffix(".openvino.onnx")).layers()
+    assert len(layers) >= 3 and {layer.integer for layer in layers} == {bits < 32}, layers
+
+
+@openvino
+def test_openvino_refuses_what_it_would_compute_wrongly(files: dict[int, Path]) -> None:
+    with pytest.raises(SpaceError, match=r"packed for onnxruntime \(BitShift\)"):
+        load("openvino", files[3])
+
+
+def test_a_runtime_of_the_users_own(files: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_runtime.py").write_text(
+        "import numpy as np\nfrom harness.deploy.runtimes import Loaded\n"
+        "def load(path, threads):\n    return Loaded((1, 8, 8), run=lambda x: np.zeros((len(x), 3), np.float32))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load("my_runtime:load", files[8]).logits(np.zeros((5, 1, 8, 8), np.float32)).shape == (5, 3)
+
+
+def test_an_unknown_or_missing_runtime_is_named(files: dict[int, Path]) -> None:
+    with pytest.raises(SpaceError, match="Did you mean 'onnxruntime'"):
+        load("onnxruntim", files[8])
+    with pytest.raises(SpaceError, match="has no CUDA provider"):
+        load("onnxruntime-cuda", files[8])
