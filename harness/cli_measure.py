@@ -1,4 +1,4 @@
-"""The verbs that measure what is already there: ``bench``."""
+"""The verbs that measure what is already there: ``bench``, ``check``."""
 
 from __future__ import annotations
 
@@ -36,6 +36,32 @@ def bench(
 
         write_json_durably(out, as_json(made))
         typer.echo(f"written: {out}")
+
+
+@verbs.command()
+def check(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the folder of a study, results/digits")],
+    seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 0.5,
+    processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
+) -> None:
+    """Measure the files of STUDY's front again; exit code 1 where a claim does not hold here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.check import check as run
+
+    claims = run(study, seconds, processes)
+    broken = [c for c in claims if not c.holds]
+    if broken:
+        table = Table("file", "quantity", "claimed", "found here", "rule")
+        for c in broken:
+            table.add_row(c.file, c.quantity, c.claimed, c.found, c.rule)
+        Console(markup=False, soft_wrap=True).print(table)
+    for quantity in dict.fromkeys(c.quantity for c in claims):
+        kept = [c.holds for c in claims if c.quantity == quantity]
+        typer.echo(f"{quantity}: {sum(kept)} of {len(kept)} claims hold here")
+    if broken:
+        raise typer.Exit(1)
 
 
 def show(made: Bench) -> None:

@@ -44,7 +44,7 @@ def train(
     promise: dict[str, Any] | None = None,
     device: str = "cpu",
 ) -> Produced:
-    """Train ``recipe`` and write ``out/{model.onnx, recipe.yaml, record.json, model_card.md}``.
+    """Train ``recipe`` and write ``out/{model.onnx (or .hpk), recipe.yaml, record.json, model_card.md}``.
 
     Args:
         epochs: train longer (or shorter) than the recipe says.
@@ -63,7 +63,7 @@ def train(
         raise TrialError(f"training failed: {record.reason}")
     with Lab() as lab:
         [latency] = lab.measure(
-            [folder / "model.onnx"],
+            [record.file(folder)],
             None,
             recipe.deploy.runtime,
             recipe.deploy.batch_size,
@@ -133,7 +133,7 @@ def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check])
     lines = [
         f"# {student} for {task}",
         "",
-        "`model.onnx` takes raw inputs (float32, the task's own units) and normalises inside.",
+        f"`{record.file(Path()).name}` takes raw inputs (float32, the task's own units) and normalises inside.",
         "",
         f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by "
         f"{record.recipe['deploy']['runtime']}",

@@ -59,11 +59,12 @@ class Teacher(Frozen):
 
 
 class Deploy(Frozen):
-    """Where the file must run."""
+    """Where the file must run, and as which file: ``packed`` is entropy-coded, for flash-bound devices."""
 
     runtime: str = "onnxruntime"
     batch_size: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
+    format: Literal["onnx", "packed"] = "onnx"
 
 
 class Recipe(Frozen):

@@ -88,6 +88,16 @@ class TrialRecord(_Data):
     environment: dict[str, Any] = {}
     duration_s: float = Field(default=0.0, ge=0)
 
+    def file(self, folder: Path) -> Path:
+        """The exported file of a finished trial, in its ``folder``.
+
+        Raises:
+            ValueError: the record names none.
+        """
+        if self.artifact is None:
+            raise ValueError(f"{folder}: the record names no file")
+        return folder / self.artifact.path
+
     def value(self, name: str) -> float | None:
         """Median of the named measurement, None where it was not taken."""
         found = self.measurements.get(name)
@@ -118,6 +128,15 @@ def write_bytes_durably(path: Path, data: bytes) -> None:
 
 def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:
     write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_record(folder: Path, record: TrialRecord) -> None:

@@ -29,7 +29,6 @@ from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import (
     Measurement,
     TrialRecord,
-    describe_file,
     write_bytes_durably,
     write_json_durably,
     write_record,
@@ -42,6 +41,7 @@ from harness.train.predict import normalised, predict
 from harness.train.teacher import teacher_key, teacher_module
 
 PARITY_SAMPLES = 256
+FILES = {"onnx": "model.onnx", "packed": "model.hpk"}
 
 
 @lru_cache(maxsize=2)
@@ -180,8 +180,8 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
     x, y = _normalised_train(recipe.task.model_dump_json(), device)
     trained = fit(recipe, module.to(device), Examples(x, y, _teacher_logits(recipe, data, given, device)))
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "model.onnx"
-    made = export(trained, _templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy.runtime)
+    path = folder / FILES[recipe.deploy.format]
+    made = export(trained, _templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy)
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     _write_beside(folder, recipe, trained)
     conditions = {"split": "validation", "n": len(data.validation[1]), "runtime": recipe.deploy.runtime}
@@ -190,7 +190,7 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
     return base.model_copy(
         update={
             "status": "ok",
-            "artifact": describe_file(path, "onnx"),
+            "artifact": made.artifact,
             "structure": made.structure,
             "waterfall": made.waterfall,
             "recipe": recipe.to_tree(),
@@ -248,9 +248,5 @@ def score_test(folder: str) -> dict[str, float]:
     record = TrialRecord.model_validate_json((Path(folder) / "record.json").read_bytes())
     recipe = parse_recipe(record.recipe, REGISTRIES)
     data = data_of(recipe)
-    if record.artifact is None:
-        raise ValueError(f"{folder}: the record names no file")
-    return {
-        **file_metrics(Path(folder) / record.artifact.path, data, "test", recipe.deploy.runtime),
-        "n": float(len(data.test[1])),
-    }
+    metrics = file_metrics(record.file(Path(folder)), data, "test", recipe.deploy.runtime)
+    return {**metrics, "n": float(len(data.test[1]))}

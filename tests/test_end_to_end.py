@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.check import check
 from harness.deploy import runtimes
+from harness.deploy.latency import Lab, Session
 from harness.records import read_record
 from harness.space import load_recipe, load_space
 
@@ -125,3 +128,43 @@ def test_a_point_of_the_front_is_trained_for_production(searched) -> None:
     made = folder / STUDY / "best" / "knee-trained"
     assert {p.name for p in made.iterdir()} >= {"model.onnx", "recipe.yaml", "record.json", "model_card.md"}
     assert load_recipe(made / "recipe.yaml").train.epochs == 3
+
+
+class AsRecorded(Lab):
+    """A lab that finds every latency as the record says, times ``slower`` for all but the reference."""
+
+    slower = 1.0
+
+    def session(self, jobs, *args, **options):  # type: ignore[no-untyped-def]
+        medians = [read_record(job.path.parent).value("latency_ms") for job in jobs]  # type: ignore[union-attr]
+        factors = [1.0] + [self.slower] * (len(jobs) - 1)
+        blocks = [[[m * f] * 5] * 12 for m, f in zip(medians, factors, strict=True)]
+        return Session(blocks, [1.0] * len(jobs), 0, "here", "cpu", [])
+
+
+class Slower(AsRecorded):
+    slower = 1.5
+
+
+def test_check_holds_on_a_copy_and_names_what_does_not(searched, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(searched[0] / STUDY, copy)
+    claims = check(copy, lab=AsRecorded)
+    front = json.loads((copy / "study.json").read_text())["front"]
+    assert {c.quantity for c in claims} == {"bytes", "accuracy", "latency ratio"}
+    assert sum(c.quantity == "bytes" for c in claims) >= len(front)
+    assert all(c.holds for c in claims), claims
+    slow = [c for c in check(copy, lab=Slower) if not c.holds]
+    assert slow and {c.quantity for c in slow} == {"latency ratio"}
+    altered = copy / "trials" / f"{front[0]:05d}" / "model.onnx"
+    data = bytearray(altered.read_bytes())
+    data[len(data) // 2] ^= 1
+    altered.write_bytes(data)
+    broken = [c for c in check(copy, lab=AsRecorded) if not c.holds]
+    assert [(c.file, c.quantity) for c in broken] == [(str(altered), "bytes")]
+    assert "other content" in broken[0].found
+
+
+def test_check_of_no_study_is_one_message(tmp_path: Path) -> None:
+    ran = harness("check", str(tmp_path), cwd=tmp_path)
+    assert ran.returncode == 2 and "holds no study.json" in ran.stderr

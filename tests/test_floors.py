@@ -32,7 +32,7 @@ FLOORS = {
     "train": 2,
     "deploy": 3,
     "trial": 4,
-    **dict.fromkeys(("search", "report", "production", "doctor"), 5),
+    **dict.fromkeys(("search", "report", "production", "doctor", "check"), 5),
     "cli_measure": 6,
     "cli": 7,
     "__main__": 8,

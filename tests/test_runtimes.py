@@ -12,6 +12,7 @@ from harness.deploy.export import export
 from harness.deploy.graph import Templates
 from harness.deploy.runtimes import load, onnxruntime_operators
 from harness.errors import SpaceError
+from harness.recipe import Deploy
 from tests.test_export import MEAN, SHAPE, STD, examples, raw, trained_student
 
 openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not here")
@@ -25,7 +26,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     for bits in (32, 8, 3):
         trained = trained_student("convnet", bits, "channel")
         export(trained, templates, folder / f"{bits}.onnx", SHAPE, MEAN, STD)
-        export(trained, templates, folder / f"{bits}.openvino.onnx", SHAPE, MEAN, STD, runtime="openvino")
+        plain = folder / f"{bits}.openvino.onnx"
+        export(trained, templates, plain, SHAPE, MEAN, STD, deploy=Deploy(runtime="openvino"))
     return {bits: folder / f"{bits}.onnx" for bits in (32, 8, 3)}
 
 
@@ -33,7 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def test_onnxruntimes_profile_tells_which_layers_ran_in_integers(files: dict[int, Path], bits: int) -> None:
     layers = load("onnxruntime", files[bits]).layers()
     assert len(layers) >= 3 and {layer.integer for layer in layers} == {bits < 32}
-    ran = {operator for _, operator in onnxruntime_operators(files[bits])}
+    ran = {operator for _, operator in onnxruntime_operators(files[bits].read_bytes())}
     assert ("DequantizeLinear" in ran) <= (bits < 32)
 
 

@@ -23,7 +23,9 @@ from torch import nn
 from harness.deploy import UNFOLD
 from harness.deploy.graph import IR_VERSION, OPSET, Template, Templates, per_channel
 from harness.deploy.pack import Parts, Store
+from harness.deploy.packed import pack
 from harness.errors import TrialError
+from harness.recipe import Deploy
 from harness.records import Artifact, describe_file, write_bytes_durably
 from harness.train.fit import Quantised, Trained
 
@@ -284,26 +286,31 @@ def export(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     unpruned: nn.Module | None = None,
-    runtime: str = "onnxruntime",
+    deploy: Deploy | None = None,
 ) -> Export:
     """Write ``path`` durably, the smaller of the narrow and the wide file.
 
     Args:
         unpruned: the student before removal, for the first step of the waterfall.
-        runtime: the one that will load the file; it decides which containers may be used.
+        deploy: the runtime that will load the file decides which containers may be used (default:
+            plain ONNX for onnxruntime); ``packed`` codes the plain or the narrow one, whichever
+            gets smaller.
     Raises:
         TrialError: even a graph exported for this very module does not reproduce it.
     """
-    module = trained.module
+    module, deploy = trained.module, deploy or Deploy()
     template = _template(templates, module, input_shape, mean, std)
     plain = to_bytes(build_graph(template, module, None, sparse=False))
     wide = build_graph(template, module, trained.quantised, trained.sparse, narrow=False)
-    narrow = build_graph(template, module, trained.quantised, trained.sparse, narrow=True, unfolds=runtime in UNFOLD)
-    data = min(to_bytes(narrow), to_bytes(wide), key=len)
+    narrow = build_graph(
+        template, module, trained.quantised, trained.sparse, narrow=True, unfolds=deploy.runtime in UNFOLD
+    )
+    files = [to_bytes(narrow), to_bytes(wide)]
+    data = min([pack(f) for f in files] if deploy.format == "packed" else files, key=len)
     write_bytes_durably(path, data)
     full = plain if unpruned is None else to_bytes(build_graph(template, unpruned.cpu().eval(), None, sparse=False))
     waterfall = {"fp32": len(full), "pruned": len(plain), "quantised": wide.ByteSize(), "file": len(data)}
-    return Export(describe_file(path, "onnx"), structure_key(wide), waterfall)
+    return Export(describe_file(path, deploy.format), structure_key(wide), waterfall)
 
 
 def _template(

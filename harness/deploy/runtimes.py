@@ -6,9 +6,10 @@ A runtime is a function ``(path, threads) -> Loaded``. One of your own is named 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from harness.deploy import packed
 from harness.errors import SpaceError, TrialError
 from harness.methods import load_own, nearest
 
@@ -66,11 +68,33 @@ def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
     """
     from harness.deploy import RUNTIMES
 
-    refuse_external_data(path)
     if runtime not in RUNTIMES and ":" not in runtime:
         raise SpaceError("deploy.runtime", "unknown name", runtime, nearest(runtime, RUNTIMES))
     own = runtime not in RUNTIMES
     function = load_own(runtime, "deploy.runtime") if own else RUNTIMES[runtime].load()
+    with _plain(path) as file:
+        refuse_external_data(file)
+        return _loaded(function, runtime, file, threads)
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """The file as plain ONNX: itself, or unpacked for as long as it takes to load it."""
+    try:
+        with open(path, "rb") as start:
+            is_packed = start.read(len(packed.MAGIC)) == packed.MAGIC
+    except OSError:
+        raise SpaceError(str(path), "no such file") from None
+    if not is_packed:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{path.stem}.onnx"
+        file.write_bytes(packed.read(path))
+        yield file
+
+
+def _loaded(function: Callable[..., Loaded], runtime: str, path: Path, threads: int) -> Loaded:
     try:
         return function(path, threads)
     except (SpaceError, TrialError):
@@ -86,15 +110,16 @@ _INSTALL = "`harness doctor` says what is missing for which runtime."
 
 def onnxruntime(path: Path, threads: int) -> Loaded:
     """onnxruntime on the CPU."""
-    session = onnxruntime_session(path, threads)
-    return _onnxruntime(session, lambda: onnxruntime_layers(path))
+    model = path.read_bytes()  # kept for ``layers``: a packed file is unpacked only while it is loaded
+    session = onnxruntime_session(model, threads)
+    return _onnxruntime(session, lambda: onnxruntime_layers(model))
 
 
 def onnxruntime_cuda(path: Path, threads: int) -> Loaded:
     """onnxruntime's CUDA provider; inputs and outputs stay on the GPU while it is timed."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ImportError("this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place")
-    session = onnxruntime_session(path, threads, "CUDAExecutionProvider")
+    session = onnxruntime_session(path.read_bytes(), threads, "CUDAExecutionProvider")
     [given] = session.get_inputs()
     [made] = session.get_outputs()
 
@@ -168,26 +193,20 @@ def _openvino_layers(compiled: Any) -> list[Layer]:
 
 
 def onnxruntime_session(
-    path: Path, threads: int = 1, provider: str = "CPUExecutionProvider", profile: Path | None = None
+    model: bytes, threads: int = 1, provider: str = "CPUExecutionProvider", profile: Path | None = None
 ) -> ort.InferenceSession:
     """A session with ``threads`` threads that do not spin between runs.
 
     Args:
         profile: where to begin the name of the file that ``end_profiling`` writes.
-    Raises:
-        SpaceError: no such file, not an ONNX model, or a model that reads other files.
     """
-    refuse_external_data(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    try:
-        return ort.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:  # onnxruntime raises its own unrelated types
-        raise SpaceError(str(path), f"onnxruntime cannot load the file ({type(error).__name__}: {error})") from None
+    return ort.InferenceSession(model, options, providers=[provider])
 
 
 WEIGHTED = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "NhwcFusedConv"}
@@ -202,10 +221,10 @@ INTEGER = {
 }
 
 
-def onnxruntime_operators(path: Path) -> list[tuple[str, str]]:
+def onnxruntime_operators(model: bytes) -> list[tuple[str, str]]:
     """(node, operator) of everything that one inference ran, from onnxruntime's own profile."""
     with tempfile.TemporaryDirectory() as folder:
-        session = onnxruntime_session(path, profile=Path(folder) / "profile")
+        session = onnxruntime_session(model, profile=Path(folder) / "profile")
         [given] = session.get_inputs()
         session.run(None, {given.name: np.zeros([1, *given.shape[1:]], np.float32)})
         events = json.loads(Path(session.end_profiling()).read_bytes())
@@ -213,9 +232,9 @@ def onnxruntime_operators(path: Path) -> list[tuple[str, str]]:
     return [(e["name"].removesuffix("_kernel_time"), e["args"]["op_name"]) for e in ran]
 
 
-def onnxruntime_layers(path: Path) -> list[Layer]:
+def onnxruntime_layers(model: bytes) -> list[Layer]:
     """The weighted layers among :func:`onnxruntime_operators`."""
-    ran = onnxruntime_operators(path)
+    ran = onnxruntime_operators(model)
     return [Layer(name, kernel, kernel in INTEGER) for name, kernel in ran if kernel in WEIGHTED | INTEGER]
 
 

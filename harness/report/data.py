@@ -6,7 +6,6 @@ imported. A missing or unreadable part leaves a gap and a warning, never a crash
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pandas as pd
 
 from harness.errors import SpaceError
 from harness.recipe import flatten
-from harness.records import DIRECTIONS, TrialRecord, read_record
+from harness.records import DIRECTIONS, TrialRecord, read_json, read_record
 from harness.report.fronts import front_mask
 from harness.settings import Objective
 
@@ -113,15 +112,6 @@ def load_study(folder: str | Path) -> StudyData:
         importances={k: v for k, v in read_json(folder / "importances.json").items() if isinstance(v, Mapping)},
         unreadable=tuple(unreadable),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _dict(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

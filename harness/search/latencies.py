@@ -46,7 +46,10 @@ class Latencies:
     def known(self, record: TrialRecord) -> TrialRecord | None:
         """The record with the latency of its structure, where that was measured before."""
         found = self._cache.get(self._key(record))
-        return None if found is None else record.with_measurements(found)
+        if found is None:
+            return None
+        load = Measurement(name="load_ms", unit="ms", values=[found.conditions.get("load_ms", 0.0)])
+        return record.with_measurements(found, load)
 
     def measure(self, records: Sequence[TrialRecord], trial_folder: Path) -> None:
         """Time one file of each new structure among ``records``, all interleaved."""
@@ -57,7 +60,7 @@ class Latencies:
                 settings = (deploy["runtime"], deploy["batch_size"], deploy["threads"])
                 groups.setdefault(settings, {}).setdefault(key, record)
         for (runtime, batch, threads), new in groups.items():
-            paths = [trial_folder / f"{r.number:05d}" / "model.onnx" for r in new.values()]
+            paths = [r.file(trial_folder / f"{r.number:05d}") for r in new.values()]
             measured = self._lab.measure(paths, self._reference, runtime, batch, threads, self._budget_s)
             for (key, record), value in zip(new.items(), measured, strict=True):
                 conditions = {**value.conditions, "measured_on_trial": record.number}

@@ -229,7 +229,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
     run.finished += 1
     run.failures_in_a_row = 0
     if record.baseline == "widest-fp32":
-        run.latencies.use_reference(trial_folder(run.folder, record.number) / "model.onnx")
+        run.latencies.use_reference(record.file(trial_folder(run.folder, record.number)))
     if record.baseline:
         run.sweep.append(record.number)
     run.reference.see(record)

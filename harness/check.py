@@ -1,0 +1,127 @@
+"""Does what a study says hold here? The front's files are measured again, all of them.
+
+Runs the task's own code (it needs the validation data), so check studies whose code you trust.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deploy.bench import Timing, bench
+from harness.deploy.latency import Job, Lab
+from harness.deploy.machine import environment
+from harness.errors import SpaceError
+from harness.records import TrialRecord, matches, read_json
+
+RATIO_TOLERANCE = 0.05
+FLIPPED = 0.01  # share of the samples whose class may differ on another instruction set
+REFERENCE = "widest-fp32"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number that a study states, beside what was found here."""
+
+    file: str
+    quantity: str
+    claimed: str
+    found: str
+    holds: bool
+    rule: str
+
+
+def check(folder: Path, seconds: float = 0.5, processes: int = 5, lab: Callable[[], Lab] = Lab) -> list[Claim]:
+    """Measure the files of the study's front again.
+
+    Args:
+        seconds: timed seconds per file and process.
+    Raises:
+        SpaceError: the folder holds no finished study.
+    """
+    records = claimed_records(folder)
+    claims = [_bytes(folder, record) for record in records.values()]
+    intact = {n: r for (n, r), c in zip(records.items(), claims, strict=True) if c.holds}
+    claims += [_accuracy(folder, record) for record in intact.values()]
+    return claims + _latencies(folder, intact, seconds, processes, lab)
+
+
+def claimed_records(folder: Path) -> dict[int, TrialRecord]:
+    """The records of the front and of the reference as they stand, whatever became of their files."""
+    study = read_json(folder / "study.json")
+    if "front" not in study:
+        raise SpaceError(
+            "",
+            "must be the folder of a finished study (it holds no study.json)",
+            file=str(folder),
+            remedy="Give the folder that `harness search` printed, such as results/digits.",
+        )
+    found = {}
+    for path in sorted((folder / "trials").glob("*/record.json")):
+        try:
+            record = TrialRecord.model_validate_json(path.read_bytes())
+        except ValueError:
+            continue  # not one of the front's, or it is missed below
+        if record.number in study["front"] or record.baseline == REFERENCE:
+            found[record.number] = record
+    lost = sorted(set(study["front"]) - set(found))
+    if lost:
+        raise SpaceError("trials", f"the records of trials {lost} of the front are lost or broken", file=str(folder))
+    return found
+
+
+def _bytes(folder: Path, record: TrialRecord) -> Claim:
+    path = folder / "trials" / f"{record.number:05d}" / (record.artifact.path if record.artifact else "")
+    size = str(path.stat().st_size) if path.exists() else "no file"
+    same = record.artifact is not None and matches(path, record.artifact)
+    claimed = record.artifact.size_bytes if record.artifact else 0
+    found = size if same or size != str(claimed) else f"{size}, other content"
+    return Claim(str(path), "bytes", str(claimed), found, same, "equal size and SHA-256")
+
+
+def _accuracy(folder: Path, record: TrialRecord) -> Claim:
+    from harness import trial
+    from harness.recipe import parse_recipe
+    from harness.registries import REGISTRIES
+
+    path = record.file(folder / "trials" / f"{record.number:05d}")
+    recipe = parse_recipe(record.recipe, REGISTRIES)
+    data = trial.data_of(recipe)
+    found = trial.file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
+    claimed = record.value("accuracy") or 0.0
+    same = all(record.environment.get(k) == environment()[k] for k in ("isa", "onnxruntime"))
+    allowed = 0.0 if same else FLIPPED
+    rule = "equal" if same else f"within {FLIPPED:.0%} (another instruction set or runtime version)"
+    return Claim(str(path), "accuracy", f"{claimed:.6f}", f"{found:.6f}", abs(found - claimed) <= allowed, rule)
+
+
+def _latencies(
+    folder: Path, records: Mapping[int, TrialRecord], seconds: float, processes: int, lab: Callable[[], Lab]
+) -> list[Claim]:
+    """Ratios to the widest fp32 student: they travel between machines better than milliseconds."""
+    reference = next((r for r in records.values() if r.baseline == REFERENCE), None)
+    if reference is None or "latency_ms" not in reference.measurements:
+        return []
+    others = [r for r in records.values() if r is not reference and "latency_ms" in r.measurements]
+    deploy: Mapping[str, Any] = reference.recipe["deploy"]
+    jobs = [
+        Job(r.file(folder / "trials" / f"{r.number:05d}"), r.recipe["deploy"]["runtime"]) for r in (reference, *others)
+    ]
+    made = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
+    return [_ratio(r, reference, t) for r, t in zip(others, made.timings[1:], strict=True)]
+
+
+def _ratio(record: TrialRecord, reference: TrialRecord, timing: Timing) -> Claim:
+    own, base = record.measurements["latency_ms"], reference.measurements["latency_ms"]
+    claimed = own.median / base.median
+    low, high = own.interval()[0] / base.interval()[1], own.interval()[1] / base.interval()[0]
+    here = (timing.ratio_interval[1] - timing.ratio_interval[0]) / 2
+    width = math.hypot((high - low) / 2, here)  # of the difference of two independent ratios
+    allowed = max(width, RATIO_TOLERANCE * claimed)
+    rule = f"within {allowed / claimed:.1%}: the intervals, at least {RATIO_TOLERANCE:.0%}"
+    holds = abs(timing.ratio - claimed) <= allowed
+    found = f"{timing.ratio:.3f}" + ("" if timing.verdict == "ok" else f" ({timing.verdict})")
+    return Claim(str(timing.job.path), "latency ratio", f"{claimed:.3f}", found, holds, rule)
