@@ -1,4 +1,4 @@
-"""The verbs that measure what is already there: ``bench``, ``check``."""
+"""The verbs that measure what is already there: ``bench``, ``check``, ``audit``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,52 @@ def check(
         typer.echo(f"{quantity}: {sum(kept)} of {len(kept)} claims hold here")
     if broken:
         raise typer.Exit(1)
+
+
+@verbs.command()
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX or packed file")],
+    runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, ...")] = "onnxruntime",
+) -> None:
+    """Print what FILE really is: how each layer is stored, what is zero in it, which kernel runs it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness.deploy.audit import audit as look
+    from harness.report.units import size
+
+    found = look(file, runtime)
+    table = Table("layer", "weight", "stored", "zeros", "masked channels", f"ran on {runtime}", "integer")
+    for layer in found.layers:
+        shape = " x ".join(map(str, layer.shape))
+        kernel = [layer.kernel, "yes" if layer.integer else "no"]
+        table.add_row(layer.operator, shape, layer.stored, f"{layer.zeros:.1%}", str(layer.zero_channels), *kernel)
+    Console(markup=False).print(table)
+    whole = sum(layer.integer for layer in found.layers)
+    typer.echo(f"{file}: {found.format}, {found.size_bytes:,} bytes ({size(found.size_bytes)})")
+    typer.echo(f"integer kernels: {whole} of {len(found.layers)} layers")
+    _recorded(file)
+
+
+def _recorded(file: Path) -> None:
+    """What the record beside a trial's file adds: parity, waterfall, latency."""
+    from harness.records import read_record
+    from harness.report.units import size, time
+
+    record = read_record(file.parent)
+    if record is None or record.artifact is None or record.artifact.path != file.name:
+        return
+    if "parity" in record.diagnostics:
+        parity = record.diagnostics["parity"]
+        same = f"{parity['n'] - parity['disagreements']:.0f} of {parity['n']:.0f} classes equal"
+        typer.echo(f"parity with training: {same}, logits within {parity['relative']:.2%} of the largest")
+    if record.waterfall:
+        typer.echo("bytes: " + " -> ".join(f"{name} {size(b)}" for name, b in record.waterfall.items()))
+    if "latency_ms" in record.measurements:
+        found = record.measurements["latency_ms"]
+        load = found.conditions.get("load_ms")
+        loaded = "" if load is None else f", loads in {time(load)}"
+        typer.echo(f"latency: {time(found.median)} ({found.conditions.get('verdict', 'no verdict')}){loaded}")
 
 
 def show(made: Bench) -> None:

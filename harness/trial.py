@@ -22,6 +22,7 @@ import torch
 
 from harness import __version__
 from harness.deploy import machine, runtimes
+from harness.deploy.audit import audit
 from harness.deploy.export import Templates, export
 from harness.errors import HarnessError
 from harness.models.build import build_model
@@ -197,6 +198,7 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
             "diagnostics": {
                 **trained.diagnostics,
                 "parity": parity(trained, path, data, recipe.deploy.runtime),
+                "audit": audit(path, recipe.deploy.runtime).as_json(),
                 "worker_peak_mib": machine.peak_memory_mib(),
             },
         }

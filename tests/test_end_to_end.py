@@ -93,6 +93,19 @@ def test_driver_and_worker_stay_small(searched) -> None:
     assert all(r is not None and 0 < r.diagnostics["worker_peak_mib"] <= 1536 for r in records)
 
 
+def test_every_point_of_the_front_is_audited(searched) -> None:
+    folder = searched[0] / STUDY
+    front = json.loads((folder / "study.json").read_text())["front"]
+    for number in front:
+        record = read_record(folder / "trials" / f"{number:05d}")
+        assert record is not None
+        layers = record.diagnostics["audit"]["layers"]
+        assert {layer["integer"] for layer in layers} == {record.recipe["quant"]["bits"] < 32}
+        assert [layer["shape"] for layer in layers][-1][0] == 10
+    page = (folder / "report" / "index.html").read_text()
+    assert "What each file on the front really is" in page and "integer layers" in page
+
+
 def test_the_same_command_again_says_that_it_is_complete(searched) -> None:
     folder = searched[0]
     before = {p: p.read_bytes() for p in (folder / STUDY / "trials").rglob("*") if p.is_file()}

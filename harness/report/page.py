@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader
 
 from harness.records import write_bytes_durably
 from harness.report import plots, units
+from harness.report.audits import COLUMNS as AUDIT_COLUMNS
+from harness.report.audits import audit_rows
 from harness.report.data import StudyData
 from harness.report.fronts import accuracy_interval, comparison, tied_members
 from harness.report.picks import best_points, recipe_yaml
@@ -46,6 +48,7 @@ def render(data: StudyData, points: dict[str, int]) -> str:
         summary=summary(data),
         warnings=warnings(data),
         figures=_figures(data),
+        audits={"columns": AUDIT_COLUMNS, "rows": audit_rows(data)},
         columns=_columns(data),
         rows=_rows(data),
         points=points,

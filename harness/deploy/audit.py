@@ -1,0 +1,164 @@
+"""What a file really is: how each layer is stored, what is zero in it, and which kernel runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from harness.deploy import packed
+from harness.deploy.runtimes import Layer, load
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LayerAudit:
+    """One weighted layer of a file.
+
+    shape          of its weight, output channels first
+    stored         ``float32``, ``int8``, ``int4``, ``3-bit``, with ``sparse`` where zeros are left out
+    zeros          share of its weights that are zero
+    zero_channels  output channels of which every weight is zero: masked, not removed
+    kernel         what the runtime ran for it; ``integer`` whether that multiplies integers
+    """
+
+    operator: str
+    shape: tuple[int, ...]
+    stored: str
+    zeros: float
+    zero_channels: int
+    kernel: str
+    integer: bool
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A file seen by one runtime. ``operators`` counts the nodes of the file."""
+
+    path: str
+    format: str
+    size_bytes: int
+    runtime: str
+    layers: tuple[LayerAudit, ...]
+    operators: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"path": Path(self.path).name}
+
+
+def audit(path: Path, runtime: str = "onnxruntime") -> Audit:
+    """Look into an ONNX or packed file and run it once.
+
+    Raises:
+        SpaceError: no such file, or it cannot be loaded.
+    """
+    kernels = load(runtime, path).layers()
+    data = packed.read(path)
+    model = onnx.ModelProto.FromString(data)
+    found = list(_weights(model))
+    values = _evaluate(model, [name for _, name, _ in found])
+    if len(kernels) != len(found):  # fused or split by the runtime: say what ran, of no one layer
+        kernels = [_common(kernels)] * len(found)
+    layers = tuple(
+        LayerAudit(node.op_type, v.shape, stored, float((v == 0).mean()), _zero_channels(v), ran.kernel, ran.integer)
+        for (node, _, stored), v, ran in zip(found, values, kernels, strict=True)
+    )
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    form = "packed" if path.read_bytes()[: len(packed.MAGIC)] == packed.MAGIC else "onnx"
+    return Audit(str(path), form, path.stat().st_size, runtime, layers, dict(sorted(counts.items())))
+
+
+def _common(kernels: list[Layer]) -> Layer:
+    names = sorted({k.kernel for k in kernels})
+    return Layer("", " / ".join(names) or "unknown", bool(kernels) and all(k.integer for k in kernels))
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
+    """(layer, name of the tensor that holds its weight before it is dequantised, how it is stored)."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    tensors = {t.name: t for t in model.graph.initializer}
+    fed = {value.name for value in model.graph.input}
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED or not _behind(node.input[0], made_by)[1] & fed:
+            continue  # the second: a product of constants, which unpacks weights
+        name = node.input[1]
+        if name in made_by and made_by[name].op_type == "DequantizeLinear":
+            name = made_by[name].input[0]
+        nodes, sources = _behind(name, made_by)
+        if not sources & fed:
+            yield node, name, _stored(name, nodes, tensors)
+
+
+def _behind(name: str, made_by: dict[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """All nodes that a tensor is computed from, and the names where they begin."""
+    nodes, sources, waiting, seen = [], set(), [name], set()
+    while waiting:
+        at = waiting.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if at in made_by:
+            nodes.append(made_by[at])
+            waiting.extend(made_by[at].input)
+        else:
+            sources.add(at)
+    return nodes, sources
+
+
+def _stored(name: str, nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> str:
+    """In words, from the operators that unfold a weight."""
+    operators = {node.op_type for node in nodes}
+    types = {tensors[i].data_type for node in nodes for i in node.input if i in tensors}
+    if name in tensors:
+        types = {tensors[name].data_type}
+    if "BitShift" in operators:
+        width = f"{_stream_width(nodes, tensors)}-bit"
+    elif TensorProto.INT4 in types:
+        width = "int4"
+    else:
+        width = "int8" if TensorProto.INT8 in types else "float32"
+    return f"{width} sparse" if "ScatterND" in operators else width
+
+
+def _stream_width(nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> int:
+    """The stream's bits are regrouped by a Reshape to (-1, width)."""
+    for node in nodes:
+        if node.op_type == "Reshape" and node.input[1] in tensors:
+            shape = onnx.numpy_helper.to_array(tensors[node.input[1]])
+            if len(shape) == 2 and shape[0] == -1:
+                return int(shape[1])
+    return 0
+
+
+def _evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
+    """The values of constant tensors, unfolded by onnxruntime."""
+    if not names:
+        return []
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:], part.graph.node[:], part.graph.input[:]
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    needed = {id(node) for name in names for node in _behind(name, made_by)[0]}
+    part.graph.node.extend(node for node in model.graph.node if id(made_by[node.output[0]]) in needed)
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:  # an output must be computed, an initialiser alone is not
+        part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
+        part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # it would name every initialiser that is not used here
+    session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    seen = dict(zip(wanted, session.run(None, {}), strict=True))
+    return [np.asarray(seen[name]) for name in names]
+
+
+def _zero_channels(weight: np.ndarray) -> int:
+    return int((weight.reshape(len(weight), -1) == 0).all(axis=1).sum())

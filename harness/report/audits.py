@@ -1,0 +1,54 @@
+"""What each file on the front really is: one row a point, from the audits in the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from harness.report import units
+from harness.report.data import StudyData
+
+COLUMNS = ("trial", "stored as", "zeros", "masked channels", "integer layers", "kernels", "parity", "latency", "load")
+
+
+def audit_rows(data: StudyData) -> list[list[str]]:
+    """One row of ``COLUMNS`` for every point of the front whose record holds an audit."""
+    rows = []
+    for number in data.front["number"].tolist():
+        found = data.records[number].diagnostics.get("audit")
+        if isinstance(found, dict) and isinstance(found.get("layers"), list):
+            rows.append([str(number), *_layers(found["layers"]), *_measured(data, number)])
+    return rows
+
+
+def _layers(layers: list[dict[str, Any]]) -> list[str]:
+    weights = [_count(layer["shape"]) for layer in layers]
+    zeros = sum(layer["zeros"] * w for layer, w in zip(layers, weights, strict=True)) / max(sum(weights), 1)
+    whole = sum(bool(layer["integer"]) for layer in layers)
+    return [
+        _counted(layer["stored"] for layer in layers),
+        units.share(zeros),
+        str(sum(layer["zero_channels"] for layer in layers)),
+        f"{whole} of {len(layers)}",
+        _counted(layer["kernel"] for layer in layers),
+    ]
+
+
+def _measured(data: StudyData, number: int) -> list[str]:
+    record = data.records[number]
+    parity = record.diagnostics.get("parity", {})
+    same = f"{parity['n'] - parity['disagreements']:.0f} of {parity['n']:.0f}" if "n" in parity else ""
+    conditions = record.measurements["latency_ms"].conditions if "latency_ms" in record.measurements else {}
+    return [same, str(conditions.get("verdict", "")), units.time(conditions.get("load_ms"))]
+
+
+def _count(shape: list[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _counted(words: Any) -> str:
+    """``int8 x 2, float32``"""
+    return ", ".join(word if n == 1 else f"{word} x {n}" for word, n in Counter(words).items())
