@@ -1,4 +1,4 @@
-"""The verbs that measure what is already there: ``bench``, ``check``, ``audit``."""
+"""The verbs that measure what is already there: ``bench``, ``check``, ``confirm``, ``audit``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,28 @@ def check(
         typer.echo(f"{quantity}: {sum(kept)} of {len(kept)} claims hold here")
     if broken:
         raise typer.Exit(1)
+
+
+@verbs.command()
+def confirm(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the folder of a study, results/digits")],
+    seeds: Annotated[int, typer.Option(help="new trainings of each point", min=2)] = 3,
+    bound: Annotated[float, typer.Option(help="least probability of being on the front", min=0, max=1)] = 0.05,
+    most: Annotated[int, typer.Option(help="points at most, the likeliest first", min=1)] = 30,
+    seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 0.5,
+    processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
+    repeat: Annotated[int, typer.Option(help="1, 2, ...: confirm again on other seeds", min=0)] = 0,
+    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT")] = None,
+) -> None:
+    """Train STUDY's likely front on new seeds, time it side by side, and say who is surely on it."""
+    from harness.report import load_study, write_report
+    from harness.report.confirmed import terminal_table
+    from harness.search.confirm import confirm as run
+
+    result = run(study, seeds, bound, most, seconds, processes, repeat, address, say=typer.echo)
+    typer.echo(terminal_table(result))
+    if not repeat:
+        typer.echo(f"Report: {write_report(load_study(study))}")
 
 
 @verbs.command()

@@ -10,10 +10,12 @@ import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, PackageLoader
 
-from harness.records import write_bytes_durably
+from harness.records import read_json, write_bytes_durably
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
 from harness.report.audits import audit_rows
+from harness.report.confirmed import COLUMNS as CONFIRMED_COLUMNS
+from harness.report.confirmed import confirmed_rows, note
 from harness.report.data import StudyData
 from harness.report.fronts import accuracy_interval, comparison, tied_members
 from harness.report.picks import best_points, recipe_yaml
@@ -49,12 +51,20 @@ def render(data: StudyData, points: dict[str, int]) -> str:
         warnings=warnings(data),
         figures=_figures(data),
         audits={"columns": AUDIT_COLUMNS, "rows": audit_rows(data)},
+        confirmed=_confirmed(data),
         columns=_columns(data),
         rows=_rows(data),
         points=points,
         plotly_js=plotly.offline.get_plotlyjs(),
         version=data.environment.get("harness", ""),
     )
+
+
+def _confirmed(data: StudyData) -> dict[str, Any]:
+    result = read_json(data.folder / "confirm.json")
+    if not result.get("points"):
+        return {"rows": []}
+    return {"columns": CONFIRMED_COLUMNS, "rows": confirmed_rows(result), "note": note(result)}
 
 
 def _figures(data: StudyData) -> dict[str, str]:

@@ -1,0 +1,62 @@
+"""The confirmed front beside what the search had promised: one row a point."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.report import units
+
+COLUMNS = (
+    "trial", "on the front", "probability", "test", "test interval", "size", "latency", "+-", "search said",
+    "search's latency",
+)  # fmt: skip
+
+
+def confirmed_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """One row of ``COLUMNS`` for every confirmed point, sure members first, small files first."""
+    order = {"sure": 0, "possible": 1, "no": 2}
+    points = sorted(result.get("points", []), key=lambda p: (order[p["member"]], p["size_bytes"], p["trial"]))
+    return [_row(point) for point in points]
+
+
+def _row(point: Mapping[str, Any]) -> list[str]:
+    low, high = point["test_interval"]
+    fast, slow = point["latency_interval_ms"]
+    promised = point["promised"]
+    unstable = "" if point["latency_verdict"] == "ok" else f" ({point['latency_verdict']})"
+    return [
+        str(point["trial"]),
+        point["member"],
+        f"{point['probability']:.2f}",
+        units.share(point["test_accuracy"]),
+        f"{units.share(low)} .. {units.share(high)}",
+        units.size(point["size_bytes"]),
+        units.time(point["latency_ms"]) + unstable,
+        f"{(slow - fast) / 2 / point['latency_ms']:.1%}",
+        units.share(promised["accuracy"]),
+        units.time(promised["latency_ms"]),
+    ]
+
+
+def terminal_table(result: Mapping[str, Any]) -> str:
+    """The confirmed points as a table for the terminal."""
+    table = Table(*COLUMNS, title="confirmed")
+    for row in confirmed_rows(result):
+        table.add_row(*row)
+    out = io.StringIO()
+    Console(file=out, width=max(130, Console().width), markup=False, highlight=False).print(table)
+    return out.getvalue().rstrip() + "\n" + note(result)
+
+
+def note(result: Mapping[str, Any]) -> str:
+    """What the numbers are."""
+    return (
+        f"test accuracy: mean of {result['seeds']} new trainings (n = {result['test_n']:.0f} each); its interval holds "
+        "the mean of another such confirmation in 95 of 100 cases. sure: on the front in 95 of 100 draws; "
+        "possible: in 5 of 100."
+    )

@@ -1,0 +1,147 @@
+"""Who is on a front, given noise: membership by drawing, and what a confirmation found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.deploy.bench import Timing
+from harness.pareto import nondominated
+from harness.records import TrialRecord
+from harness.space import Space
+
+DRAWS = 4000
+SURE = 0.95
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Quantities of some points as they are known: means and standard deviations, (N, M)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    logged: np.ndarray  # (M,) whether a column's noise is relative
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        noise = rng.normal(size=self.mean.shape) * self.sd
+        return np.where(self.logged, self.mean * np.exp(noise), self.mean + noise)
+
+
+def membership(points: Noisy, directions: Sequence[Any], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Probability (N,) of each point to be on the front, by drawing all points again and again."""
+    rng = np.random.default_rng(seed)
+    count = np.zeros(len(points.mean))
+    for _ in range(draws):
+        count += nondominated(points.draw(rng), directions)
+    return count / draws
+
+
+def _feasible(space: Space, record: TrialRecord) -> bool:
+    """A constraint on a quantity that was not measured is not met."""
+    for name, limits in space.constraints.items():
+        value = record.value(name)
+        if value is None or not limits.get("min", -math.inf) <= value <= limits.get("max", math.inf):
+            return False
+    return True
+
+
+def likely(space: Space, records: Mapping[int, TrialRecord], bound: float, most: int) -> list[int]:
+    """Numbers of the points that may be on the front, by what is known of their noise: a
+    proportion's for accuracy, the interval's for latency; sizes are exact."""
+    numbers = [n for n, r in records.items() if _feasible(space, r)]
+    names = [o.name for o in space.objectives]
+    mean = np.array([[records[n].value(name) for name in names] for n in numbers], float)
+    sd = np.array([[_search_noise(records[n], name) for name in names] for n in numbers])
+    points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]))
+    probability = membership(points, [o.direction for o in space.objectives])
+    order = np.argsort(-probability, kind="stable")
+    return sorted(numbers[i] for i in order[:most] if probability[i] > bound)
+
+
+def _search_noise(record: TrialRecord, name: str) -> float:
+    measured = record.measurements[name]
+    if name == "accuracy":
+        n = int(measured.conditions.get("n", 1))
+        share = min(max(measured.median, 0.5 / n), 1 - 0.5 / n)
+        return math.sqrt(share * (1 - share) / n)
+    if name == "latency_ms":
+        low, high = measured.interval()
+        return max(math.log(high / low) / (2 * 1.96), 0.005) if low > 0 else 0.02
+    return 0.0
+
+
+def confirmed(
+    space: Space,
+    records: Mapping[int, TrialRecord],
+    chosen: list[int],
+    runs: Mapping[int, list[TrialRecord]],
+    timings: Mapping[int, Timing],
+) -> dict[str, Any]:
+    tests = np.array([[r.diagnostics["test"]["accuracy"] for r in runs[n]] for n in chosen])
+    validations = np.array([[r.value("accuracy") for r in runs[n]] for n in chosen], float)
+    k = tests.shape[1]
+    n_test = float(runs[chosen[0]][0].diagnostics["test"]["n"])
+    spread = pooled_sd(tests, n_test)
+    half = interval_of_another(spread, k)
+    names = [o.name for o in space.objectives]
+    mean = np.array(
+        [[_value(n, name, tests[i].mean(), runs[n], timings[n]) for name in names] for i, n in enumerate(chosen)]
+    )
+    sd = np.array([[_noise(name, spread / math.sqrt(k), timings[n]) for name in names] for n in chosen])
+    points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]))
+    probability = membership(points, [o.direction for o in space.objectives])
+    rows = []
+    for i, number in enumerate(chosen):
+        timing, record = timings[number], records[number]
+        rows.append(
+            {
+                "trial": number,
+                "probability": round(float(probability[i]), 4),
+                "member": "sure" if probability[i] >= SURE else "possible" if probability[i] >= 1 - SURE else "no",
+                "test_accuracy": float(tests[i].mean()),
+                "test_interval": [float(tests[i].mean() - half), float(min(1.0, tests[i].mean() + half))],
+                "validation_accuracy": float(validations[i].mean()),
+                "size_bytes": float(np.median([r.value("size_bytes") or 0.0 for r in runs[number]])),
+                "latency_ms": timing.p50_ms,
+                "latency_interval_ms": list(timing.p50_interval),
+                "latency_ratio": timing.ratio,
+                "latency_verdict": timing.verdict,
+                "promised": {name: record.value(name) for name in ("accuracy", "size_bytes", "latency_ms")},
+            }
+        )
+    return {"points": rows, "test_n": n_test, "seed_sd": spread}
+
+
+def _value(number: int, name: str, accuracy: float, runs: list[TrialRecord], timing: Timing) -> float:
+    if name == "accuracy":
+        return accuracy
+    if name == "latency_ms":
+        return timing.p50_ms
+    return float(np.median([r.value(name) or 0.0 for r in runs]))
+
+
+def _noise(name: str, accuracy_sd: float, timing: Timing) -> float:
+    if name == "accuracy":
+        return accuracy_sd
+    if name == "latency_ms":
+        low, high = timing.p50_interval
+        return math.log(high / low) / (2 * 1.96) if low > 0 and math.isfinite(high) else 0.02
+    return 0.0
+
+
+def pooled_sd(values: np.ndarray, n: float) -> float:
+    """Standard deviation (N, k) of single trainings around their point's mean, pooled over the
+    points; never below that of one flipped sample of ``n``."""
+    k = values.shape[1]
+    inside = float(np.sqrt(values.var(axis=1, ddof=1).mean())) if k > 1 else 0.0
+    return max(inside, 1.0 / n)
+
+
+def interval_of_another(sd: float, k: int) -> float:
+    """Half-width in which another confirmation's mean of ``k`` lies in 95 of 100 cases: the
+    difference of two such means has the standard deviation sd * sqrt(2 / k)."""
+    return 1.96 * sd * math.sqrt(2 / k)

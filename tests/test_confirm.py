@@ -1,0 +1,101 @@
+"""Confirmation: who is on a noisy front, what an interval promises, and a whole run without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.deploy.latency import Lab, Session
+from harness.pareto import nondominated
+from harness.records import read_record
+from harness.report import load_study, write_report
+from harness.report.confirmed import confirmed_rows, terminal_table
+from harness.search.confirm import confirm
+from harness.search.driver import search
+from harness.search.members import Noisy, interval_of_another, membership, pooled_sd
+from tests.test_search import FakeLab, Here, space_of
+
+DIRECTIONS = ("maximize", "minimize")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 100)), min_size=1, max_size=12))
+def test_without_noise_membership_is_dominance(points: list[tuple[float, float]]) -> None:
+    values = np.array(points)
+    known = Noisy(values, np.zeros_like(values), np.array([False, True]))
+    assert membership(known, DIRECTIONS, draws=2).tolist() == nondominated(values, DIRECTIONS).astype(float).tolist()
+
+
+def test_a_tie_within_the_noise_is_possible_and_a_clear_loser_is_not() -> None:
+    """Two points of one size whose accuracies differ by nothing: each wins half of the draws."""
+    mean = np.array([[0.95, 10.0], [0.95, 10.0], [0.80, 20.0]])
+    sd = np.array([[0.01, 0.0], [0.01, 0.0], [0.01, 0.0]])
+    found = membership(Noisy(mean, sd, np.array([False, True])), DIRECTIONS, draws=4000)
+    assert found[:2] == pytest.approx([0.5, 0.5], abs=0.03) and found[2] == 0
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_another_confirmation_lands_inside_as_often_as_said(k: int) -> None:
+    rng = np.random.default_rng(k)
+    inside = []
+    for _ in range(200):
+        first, second = (0.9 + rng.normal(0, 0.01, (20, k)) for _ in range(2))
+        half = interval_of_another(pooled_sd(first, 10_000), k)
+        inside.append((np.abs(first.mean(axis=1) - second.mean(axis=1)) <= half).mean())
+    assert 0.93 <= np.mean(inside) <= 0.97
+
+
+def test_equal_trainings_still_leave_one_sample_of_doubt() -> None:
+    assert pooled_sd(np.full((4, 3), 0.9), 100) == 0.01
+
+
+class Bench(Lab):
+    """Every file takes a millisecond."""
+
+    def session(self, jobs, *args, **options):  # type: ignore[no-untyped-def]
+        return Session([[[1.0] * 5] * 12 for _ in jobs], [1.0] * len(jobs), 0, "h", "cpu", [])
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
+    search(space_of(tmp_path), tmp_path / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    return tmp_path / "study"
+
+
+def run(study: Path, **options):  # type: ignore[no-untyped-def]
+    return confirm(study, processes=2, say=lambda text: None, make_pool=lambda space: Here(), lab=Bench, **options)
+
+
+def test_points_are_trained_on_new_seeds_and_published_beside_the_promise(study: Path, tmp_path: Path) -> None:
+    result = run(study)
+    front = set(json.loads((study / "study.json").read_text())["front"])
+    points = {p["trial"]: p for p in result["points"]}
+    assert front <= set(points)
+    for number, point in points.items():
+        runs = [read_record(study / "confirm" / "0" / f"{number:05d}" / str(s)) for s in range(3)]
+        seeds = {r.recipe["seed"] for r in runs if r is not None}
+        assert len(seeds) == 3 and min(seeds) >= 2**30
+        assert point["promised"]["accuracy"] == read_record(study / "trials" / f"{number:05d}").value("accuracy")  # type: ignore[union-attr]
+        assert point["test_accuracy"] == 0.5 and point["latency_ms"] == 1.0
+    assert json.loads((study / "confirm.json").read_text())["points"] == result["points"]
+    page = write_report(load_study(study)).read_text()
+    assert "The confirmed front" in page and "confirmed" in terminal_table(result)
+    assert [row[0] for row in confirmed_rows(result)] != []
+
+
+def test_what_was_trained_is_not_trained_again_and_a_repeat_is_new(study: Path, tmp_path: Path) -> None:
+    run(study)
+    before = (tmp_path / "started").read_text()
+    run(study)
+    assert (tmp_path / "started").read_text() == before
+    run(study, repeat=1)
+    assert len((tmp_path / "started").read_text()) > len(before)
+    again = read_record(next((study / "confirm" / "1").glob("[0-9]*/0")))
+    first = read_record(next((study / "confirm" / "0").glob("[0-9]*/0")))
+    assert again is not None and first is not None and again.recipe["seed"] != first.recipe["seed"]
