@@ -27,7 +27,7 @@ DIRECTIONS = ("maximize", "minimize")
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 100)), min_size=1, max_size=12))
 def test_without_noise_membership_is_dominance(points: list[tuple[float, float]]) -> None:
     values = np.array(points)
-    known = Noisy(values, np.zeros_like(values), np.array([False, True]))
+    known = Noisy(values, np.zeros_like(values), np.array([False, True]), np.arange(len(values)))
     assert membership(known, DIRECTIONS, draws=2).tolist() == nondominated(values, DIRECTIONS).astype(float).tolist()
 
 
@@ -35,7 +35,7 @@ def test_a_tie_within_the_noise_is_possible_and_a_clear_loser_is_not() -> None:
     """Two points of one size whose accuracies differ by nothing: each wins half of the draws."""
     mean = np.array([[0.95, 10.0], [0.95, 10.0], [0.80, 20.0]])
     sd = np.array([[0.01, 0.0], [0.01, 0.0], [0.01, 0.0]])
-    found = membership(Noisy(mean, sd, np.array([False, True])), DIRECTIONS, draws=4000)
+    found = membership(Noisy(mean, sd, np.array([False, True]), np.arange(3)), DIRECTIONS, draws=4000)
     assert found[:2] == pytest.approx([0.5, 0.5], abs=0.03) and found[2] == 0
 
 
@@ -48,6 +48,14 @@ def test_another_confirmation_lands_inside_as_often_as_said(k: int) -> None:
         half = interval_of_another(pooled_sd(first, 10_000), k)
         inside.append((np.abs(first.mean(axis=1) - second.mean(axis=1)) <= half).mean())
     assert 0.93 <= np.mean(inside) <= 0.97
+
+
+def test_points_of_one_structure_err_together() -> None:
+    """Equal files but for an accuracy that is surely higher: the lower one never wins by a timing."""
+    mean, sd = np.array([[0.95, 10.0], [0.94, 10.0]]), np.array([[0.0, 0.1], [0.0, 0.1]])
+    logged = np.array([False, True])
+    assert membership(Noisy(mean, sd, logged, np.array(["a", "a"])), DIRECTIONS, draws=500)[1] == 0
+    assert membership(Noisy(mean, sd, logged, np.array(["a", "b"])), DIRECTIONS, draws=500)[1] > 0.3
 
 
 def test_equal_trainings_still_leave_one_sample_of_doubt() -> None:

@@ -25,9 +25,13 @@ class Noisy:
     mean: np.ndarray
     sd: np.ndarray
     logged: np.ndarray  # (M,) whether a column's noise is relative
+    timed: np.ndarray  # (N,) equal for points that share one timing: their latencies err together
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        noise = rng.normal(size=self.mean.shape) * self.sd
+        noise = rng.normal(size=self.mean.shape)
+        _, group = np.unique(self.timed, return_inverse=True)
+        noise[:, self.logged] = rng.normal(size=(len(self.mean), int(self.logged.sum())))[group]
+        noise *= self.sd
         return np.where(self.logged, self.mean * np.exp(noise), self.mean + noise)
 
 
@@ -56,7 +60,8 @@ def likely(space: Space, records: Mapping[int, TrialRecord], bound: float, most:
     names = [o.name for o in space.objectives]
     mean = np.array([[records[n].value(name) for name in names] for n in numbers], float)
     sd = np.array([[_search_noise(records[n], name) for name in names] for n in numbers])
-    points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]))
+    timed = np.array([records[n].structure for n in numbers])
+    points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]), timed)
     probability = membership(points, [o.direction for o in space.objectives])
     order = np.argsort(-probability, kind="stable")
     return sorted(numbers[i] for i in order[:most] if probability[i] > bound)
@@ -92,7 +97,8 @@ def confirmed(
         [[_value(n, name, tests[i].mean(), runs[n], timings[n]) for name in names] for i, n in enumerate(chosen)]
     )
     sd = np.array([[_noise(name, spread / math.sqrt(k), timings[n]) for name in names] for n in chosen])
-    points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]))
+    timed = np.array([str(timings[n].job.path) for n in chosen])
+    points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]), timed)
     probability = membership(points, [o.direction for o in space.objectives])
     rows = []
     for i, number in enumerate(chosen):
@@ -128,7 +134,7 @@ def _noise(name: str, accuracy_sd: float, timing: Timing) -> float:
     if name == "accuracy":
         return accuracy_sd
     if name == "latency_ms":
-        low, high = timing.p50_interval
+        low, high = timing.ratio_interval  # what slows all files alike changes no order
         return math.log(high / low) / (2 * 1.96) if low > 0 and math.isfinite(high) else 0.02
     return 0.0
 
