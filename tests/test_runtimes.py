@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from harness.deploy.export import export
 from harness.deploy.graph import Templates
 from harness.deploy.runtimes import load, onnxruntime_operators
 from harness.errors import SpaceError
 from harness.recipe import Deploy
-from tests.test_export import MEAN, SHAPE, STD, examples, raw, trained_student
+from tests.test_export import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
 
 openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not here")
 
@@ -37,6 +38,38 @@ def test_onnxruntimes_profile_tells_which_layers_ran_in_integers(files: dict[int
     assert len(layers) >= 3 and {layer.integer for layer in layers} == {bits < 32}
     ran = {operator for _, operator in onnxruntime_operators(files[bits].read_bytes())}
     assert ("DequantizeLinear" in ran) <= (bits < 32)
+
+
+@pytest.mark.parametrize("prune", ["channel", "weight"])
+@pytest.mark.parametrize("bits", [32, 3])
+@pytest.mark.parametrize("student", sorted(STUDENTS))
+def test_torch_computes_the_file(student: str, bits: int, prune: str, tmp_path: Path) -> None:
+    """fp32: the same logits. Few bits: weights dequantised, activations not rounded, so near them."""
+    templates = Templates(tmp_path / "templates")
+    export(trained_student(student, bits, prune), templates, tmp_path / "m.onnx", SHAPE, MEAN, STD)
+    x = raw(examples().x[:32])
+    ours, loaded = load("onnxruntime", tmp_path / "m.onnx").logits(x), load("torch", tmp_path / "m.onnx")
+    theirs = loaded.logits(x, batch=8)
+    assert np.abs(ours - theirs).max() <= (1e-5 if bits == 32 else 0.1) * np.abs(ours).max()
+    assert len(loaded.layers()) >= 2 and not any(layer.integer for layer in loaded.layers())
+
+
+def test_torch_names_an_operator_that_it_lacks(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 4])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 4])
+    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"])], "g", [value], [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(SpaceError, match="torch cannot run the operator Erf"):
+        load("torch", tmp_path / "m.onnx")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["torch-cuda", "torch-cuda-compiled"])
+def test_torch_on_a_gpu_computes_the_file(files: dict[int, Path], runtime: str) -> None:
+    x = raw(examples().x[:32])
+    ours, theirs = load("onnxruntime", files[32]).logits(x), load(runtime, files[32]).logits(x, batch=32)
+    assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(ours).max()
 
 
 @openvino

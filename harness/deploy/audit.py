@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from harness.deploy import packed
+from harness.deploy.constants import behind, evaluate
 from harness.deploy.runtimes import Layer, load
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -63,7 +63,7 @@ def audit(path: Path, runtime: str = "onnxruntime") -> Audit:
     data = packed.read(path)
     model = onnx.ModelProto.FromString(data)
     found = list(_weights(model))
-    values = _evaluate(model, [name for _, name, _ in found])
+    values = evaluate(model, [name for _, name, _ in found])
     if len(kernels) != len(found):  # fused or split by the runtime: say what ran, of no one layer
         kernels = [_common(kernels)] * len(found)
     layers = tuple(
@@ -88,30 +88,14 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]
     tensors = {t.name: t for t in model.graph.initializer}
     fed = {value.name for value in model.graph.input}
     for node in model.graph.node:
-        if node.op_type not in WEIGHTED or not _behind(node.input[0], made_by)[1] & fed:
+        if node.op_type not in WEIGHTED or not behind(node.input[0], made_by)[1] & fed:
             continue  # the second: a product of constants, which unpacks weights
         name = node.input[1]
         if name in made_by and made_by[name].op_type == "DequantizeLinear":
             name = made_by[name].input[0]
-        nodes, sources = _behind(name, made_by)
+        nodes, sources = behind(name, made_by)
         if not sources & fed:
             yield node, name, _stored(name, nodes, tensors)
-
-
-def _behind(name: str, made_by: dict[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
-    """All nodes that a tensor is computed from, and the names where they begin."""
-    nodes, sources, waiting, seen = [], set(), [name], set()
-    while waiting:
-        at = waiting.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        if at in made_by:
-            nodes.append(made_by[at])
-            waiting.extend(made_by[at].input)
-        else:
-            sources.add(at)
-    return nodes, sources
 
 
 def _stored(name: str, nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> str:
@@ -137,27 +121,6 @@ def _stream_width(nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorPro
             if len(shape) == 2 and shape[0] == -1:
                 return int(shape[1])
     return 0
-
-
-def _evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
-    """The values of constant tensors, unfolded by onnxruntime."""
-    if not names:
-        return []
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.output[:], part.graph.node[:], part.graph.input[:]
-    made_by = {output: node for node in model.graph.node for output in node.output}
-    needed = {id(node) for name in names for node in _behind(name, made_by)[0]}
-    part.graph.node.extend(node for node in model.graph.node if id(made_by[node.output[0]]) in needed)
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:  # an output must be computed, an initialiser alone is not
-        part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
-        part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # it would name every initialiser that is not used here
-    session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    seen = dict(zip(wanted, session.run(None, {}), strict=True))
-    return [np.asarray(seen[name]) for name in names]
 
 
 def _zero_channels(weight: np.ndarray) -> int:
