@@ -96,9 +96,12 @@ def search(
 
 
 @app.command()
-def report(study: StudyFolder) -> None:
+def report(
+    study: StudyFolder,
+    objectives: Annotated[str | None, typer.Option(help="other ones: accuracy,size_bytes,device_latency_ms")] = None,
+) -> None:
     """Write the report of STUDY again, from the files in its folder."""
-    _show(study, write=True)
+    _show(study, True, tuple(objectives.split(",")) if objectives else None)
 
 
 @app.command()
@@ -202,11 +205,11 @@ def _new_folder(folder: Path) -> Path:
     return folder
 
 
-def _show(folder: Path, write: bool) -> None:
+def _show(folder: Path, write: bool, objectives: tuple[str, ...] | None = None) -> None:
     """Print the front of the study in ``folder``, and where to go on; ``write`` its report first."""
     from harness.report import load_study, terminal_table, write_report
 
-    data: StudyData = load_study(folder)
+    data: StudyData = load_study(folder, objectives)
     page = write_report(data) if write else None
     typer.echo(terminal_table(data))
     if page is not None:

@@ -16,15 +16,35 @@ verbs = typer.Typer()
 
 @verbs.command()
 def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ONNX files; the first is the reference")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="ONNX files; the first is the reference")
+    ] = None,
     runtime: Annotated[list[str] | None, typer.Option(help="onnxruntime, openvino, ...; may be repeated")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 1.0,
     processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="write every figure and raw run here")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="new folder: FILEs and a script to time them on another device")
+    ] = None,
+    results: Annotated[Path | None, typer.Option("--import", help="results.json that such a bundle wrote")] = None,
+    into: Annotated[Path | None, typer.Option(help="with --import: a study whose records get the result")] = None,
 ) -> None:
     """Time FILEs interleaved on each runtime: medians, tails, ratios to the first, with intervals."""
+    from harness.errors import SpaceError
+
+    if results is not None:
+        _import(results, into)
+        return
+    if not files:
+        raise SpaceError("FILE...", "is needed", remedy="Name ONNX files, or --import results.json of a bundle.")
+    if bundle is not None:
+        from harness.deploy.bundle import write_bundle
+
+        typer.echo(f"Copy {bundle} to the device and run: python {write_bundle(files, bundle).name}")
+        typer.echo("Then bring results.json back: harness bench --import results.json [--into STUDY]")
+        return
     from harness.deploy.bench import bench as run
     from harness.deploy.latency import Job
 
@@ -36,6 +56,17 @@ def bench(
 
         write_json_durably(out, as_json(made))
         typer.echo(f"written: {out}")
+
+
+def _import(results: Path, into: Path | None) -> None:
+    from harness.deploy.bundle import QUANTITY, into_study, read_results
+
+    made, digests = read_results(results)
+    show(made)
+    if into is not None:
+        numbers = into_study(made, digests, into)
+        typer.echo(f"{into}: {QUANTITY} added to trials {', '.join(map(str, numbers))}")
+        typer.echo(f"Its front: harness report {into} --objectives accuracy,size_bytes,{QUANTITY}")
 
 
 @verbs.command()

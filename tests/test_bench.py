@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from harness.cli import app
 from harness.cli_measure import labels
 from harness.deploy.bench import bench
 from harness.deploy.latency import Job, Lab, Session
+from harness.deploy.packed import pack
 from tests.fake_trial import tiny_model
 
 
@@ -58,6 +62,29 @@ def test_disturbed_processes_are_started_again_three_times(disturbed: int, verdi
     [timing] = bench([Job(Path("a"))], processes=5, lab=Disturbed).timings
     assert timing.verdict == verdict
     assert timing.reasons == ([] if verdict == "ok" else ["the other cores were 90% busy"])
+
+
+def test_a_bundle_runs_on_its_own_and_comes_back(files: list[Path], tmp_path: Path) -> None:
+    """The script runs with neither harness nor torch on its path, as on a device."""
+    packed_file = tmp_path / "p.hpk"
+    packed_file.write_bytes(pack(files[1].read_bytes()))
+    bundle = tmp_path / "bundle"
+    ran = CliRunner().invoke(app, ["bench", str(files[0]), str(packed_file), "--bundle", str(bundle)])
+    assert ran.exit_code == 0, ran.output
+    alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    check = "import sys, runpy; sys.argv = sys.argv[1:]; sys.modules.update(harness=None, torch=None); "
+    check += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", check, str(bundle / "device_bench.py"), "--seconds", "0.02", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=bundle, env=alone)
+    assert done.returncode == 0, done.stderr
+    shown = CliRunner().invoke(app, ["bench", "--import", str(bundle / "results.json")])
+    assert shown.exit_code == 0 and "p.hpk" in shown.output and "2 processes" in shown.output
+    again = CliRunner().invoke(app, ["bench", str(files[0]), "--bundle", str(bundle)])
+    assert again.exit_code == 2 and "must be a new folder" in again.output
+    (bundle / "000.onnx").write_bytes(files[1].read_bytes())
+    subprocess.run(command, check=True, capture_output=True, cwd=bundle, env=alone)
+    other = CliRunner().invoke(app, ["bench", "--import", str(bundle / "results.json")])
+    assert other.exit_code == 2 and "timed other files" in other.output
 
 
 def test_labels_are_as_short_as_they_can_be() -> None:

@@ -3,11 +3,17 @@
 import csv
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from harness.deploy.bench import Bench, timings_of
+from harness.deploy.bundle import into_study
+from harness.deploy.latency import Job, Session
 from harness.errors import SpaceError
+from harness.records import read_record
 from harness.report import load_study, pick, terminal_table, write_report
 from harness.report.page import summary, warnings
 from harness.report.picks import best_points
@@ -117,3 +123,24 @@ def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
 def test_no_study_is_an_error(tmp_path):
     with pytest.raises(SpaceError, match="must be the folder of a study"):
         load_study(tmp_path)
+
+
+def test_results_of_a_device_become_an_objective(study, tmp_path):
+    study = shutil.copytree(study, tmp_path / "study")
+    records = [r for p in sorted((study / "trials").iterdir()) if (r := read_record(p)) and r.status == "ok"]
+    jobs = [Job(Path(str(r.number))) for r in records]
+    session = Session([[[1.0 + r.number] * 5] * 12 for r in records], [1.0] * len(jobs), 0, "board", "cpu", [])
+    made = Bench(timings_of(jobs, [session, session], 0, []), [session, session], 1, 1)
+    last = {r.artifact.sha256: 1.0 + r.number for r in records}  # equal files have one latency
+    changed = into_study(made, [r.artifact.sha256 for r in records], study)
+    assert changed == [r.number for r in records]
+    data = load_study(study, ["accuracy", "device_latency_ms"])
+    for record in records:
+        assert data.trials.loc[record.number, "device_latency_ms"] == last[record.artifact.sha256]
+    fastest = min(last.values())
+    assert fastest in data.front["device_latency_ms"].tolist()
+    assert "tradeoff_device_latency_ms" in write_report(data).read_text()
+    with pytest.raises(SpaceError, match="no trial of the study has it"):
+        load_study(study, ["accuracy", "joules"])
+    with pytest.raises(SpaceError, match="none of the files"):
+        into_study(Bench([], [], 1, 1), [], study)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.deploy import timing
-from harness.deploy.bench import _timings, complaints
+from harness.deploy.bench import complaints, timings_of
 from harness.deploy.latency import Job, Session
 from harness.deploy.timing import Quiet, log_interval, p90
 
@@ -58,7 +58,7 @@ def times(user: float, idle: float, steal: float = 0.0) -> SimpleNamespace:
 
 def test_a_busy_neighbour_and_a_greedy_hypervisor_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = [[times(0, 0), times(0, 0)], [times(10, 0), times(7, 3)]]
-    monkeypatch.setattr(timing.psutil, "cpu_times", lambda percpu: readings.pop(0))
+    monkeypatch.setattr(timing, "_cpu_times", lambda: readings.pop(0))
     with Quiet(core=0) as quiet:
         pass
     assert quiet.busy == pytest.approx(0.7) and "70% busy" in quiet.complaints()[0]
@@ -76,13 +76,13 @@ def session(*medians: float, drifted: float = 0.0, **more: list[str]) -> Session
 def test_ratios_are_taken_within_a_process() -> None:
     """Processes twice as slow as each other still agree about the ratio."""
     sessions = [session(1.0 * s, 0.5 * s) for s in (1.0, 2.0, 1.5)]
-    fp32, int8 = _timings([Job("a"), Job("b")], sessions, 0, [])  # type: ignore[arg-type]
+    fp32, int8 = timings_of([Job("a"), Job("b")], sessions, 0, [])  # type: ignore[arg-type]
     assert int8.ratio == pytest.approx(0.5) and int8.ratio_interval == pytest.approx((0.5, 0.5))
     assert fp32.ratio == 1.0 and fp32.p50_ms == 1.5 and fp32.verdict == "unstable"  # between processes
 
 
 def test_steady_processes_are_ok_and_a_drifting_reference_is_not() -> None:
     steady = [session(1.0, 0.5) for _ in range(5)]
-    assert [t.verdict for t in _timings([Job("a"), Job("b")], steady, 0, [])] == ["ok", "ok"]  # type: ignore[arg-type]
+    assert [t.verdict for t in timings_of([Job("a"), Job("b")], steady, 0, [])] == ["ok", "ok"]  # type: ignore[arg-type]
     assert complaints(steady[0], 0) == []
     assert complaints(session(1.0, drifted=0.1), 0) == ["the reference drifted by +10.0%"]

@@ -111,7 +111,7 @@ def bench(
             continue
         disturbed += wrong
         sessions.append(session)
-    return Bench(_timings(jobs, sessions, reference, disturbed), sessions, batch_size, threads)
+    return Bench(timings_of(jobs, sessions, reference, disturbed), sessions, batch_size, threads)
 
 
 def complaints(session: Session, reference: int) -> list[str]:
@@ -121,7 +121,8 @@ def complaints(session: Session, reference: int) -> list[str]:
     return [*session.complaints, *moved]
 
 
-def _timings(jobs: Sequence[Job], sessions: list[Session], reference: int, disturbed: list[str]) -> list[Timing]:
+def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, disturbed: list[str]) -> list[Timing]:
+    """Statistics of each job over the sessions; ``disturbed``: what speaks against all of them."""
     medians = [
         [statistics.median(run for block in session.blocks[i] for run in block) for session in sessions]
         for i in range(len(jobs))

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 BLOCK_S = 0.001  # a block is at least so long: the clock and its call cost are lost in it
 MIN_BLOCKS = 11  # of each file: enough for a 95 % interval of the median
 WARM_UP_RUNS = 50
@@ -123,11 +121,11 @@ class Quiet:
         self.busy, self.stolen = 0.0, 0.0
 
     def __enter__(self) -> Quiet:
-        self._before = psutil.cpu_times(percpu=True)
+        self._before = _cpu_times()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shares = [_shares(a, b) for a, b in zip(self._before, psutil.cpu_times(percpu=True), strict=False)]
+        shares = [_shares(a, b) for a, b in zip(self._before, _cpu_times(), strict=False)]
         others = [busy for core, (busy, _) in enumerate(shares) if core != self._core]
         self.busy = round(statistics.mean(others), 3) if others and self._core is not None else 0.0
         self.stolen = round(max((stolen for _, stolen in shares), default=0.0), 4)
@@ -136,6 +134,15 @@ class Quiet:
         """Why a measurement in here is not to be trusted."""
         found = [f"the other cores were {self.busy:.0%} busy"] if self.busy > BUSY else []
         return found + ([f"the hypervisor took {self.stolen:.1%} of the time"] if self.stolen > STOLEN else [])
+
+
+def _cpu_times() -> list[Any]:
+    """Of each core; none where psutil is not installed (on a device that only times files)."""
+    try:
+        import psutil
+    except ImportError:
+        return []
+    return psutil.cpu_times(percpu=True)
 
 
 def _shares(before: Any, after: Any) -> tuple[float, float]:

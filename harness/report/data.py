@@ -79,11 +79,13 @@ class StudyData:
         return [n for n in names if n in self.trials and self.finished[n].notna().any()]
 
 
-def load_study(folder: str | Path) -> StudyData:
+def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> StudyData:
     """Read a study's folder.
 
+    Args:
+        objectives: other ones than the study was searched for; any measured quantity.
     Raises:
-        SpaceError: the folder holds no study.
+        SpaceError: the folder holds no study, or no trial has an objective.
     """
     folder = Path(folder)
     if not (folder / "trials").is_dir():
@@ -94,16 +96,19 @@ def load_study(folder: str | Path) -> StudyData:
             remedy="Give the folder that `harness search` printed, such as results/digits.",
         )
     study = read_json(folder / "study.json")
-    objectives = _objectives(study)
+    chosen = _objectives({"objectives": objectives, "directions": study.get("directions")} if objectives else study)
     constraints = {k: v for k, v in _dict(study, "constraints").items() if isinstance(v, Mapping)}
     records, unreadable = _records(folder / "trials")
-    trials = _table(records, objectives, constraints, read_json(folder / "test.json"))
+    for name in (o.name for o in chosen):
+        if records and objectives and not any(name in r.measurements for r in records.values()):
+            raise SpaceError("--objectives", "no trial of the study has it", name, "Name measured quantities.")
+    trials = _table(records, chosen, constraints, read_json(folder / "test.json"))
     return StudyData(
         folder=folder,
         name=str(study.get("name") or folder.resolve().name),
         trials=trials,
         records=records,
-        objectives=objectives,
+        objectives=chosen,
         constraints=constraints,
         searched=_searched(trials, records),
         study=study,

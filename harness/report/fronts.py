@@ -19,7 +19,7 @@ from harness.settings import Objective
 if TYPE_CHECKING:
     from harness.report.data import StudyData
 
-LOGGED = ("size_bytes", "latency_ms", "load_ms")
+LOGGED = ("size_bytes", "latency_ms", "load_ms", "device_latency_ms")
 
 
 def front_mask(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:

@@ -11,6 +11,7 @@ TITLES = {
     "size_bytes": "File size",
     "latency_ms": "Latency",
     "load_ms": "Load time",
+    "device_latency_ms": "Latency on the device",
 }
 
 
