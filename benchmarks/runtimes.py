@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,21 @@ STUDENTS = {
 RATIOS, BITS, RUNTIMES = (0.0, 0.25, 0.5, 0.75), (32, 8, 4, 2), ("onnxruntime", "openvino")
 
 
-def files(student: dict[str, Any], shape: tuple[int, ...], folder: Path) -> list[dict[str, Any]]:
-    """One exported file for every ratio, width and runtime."""
+def export_files(
+    student: dict[str, Any],
+    shape: tuple[int, ...],
+    folder: Path,
+    on: Sequence[str] = RUNTIMES,
+    removed: Sequence[float] = RATIOS,
+    widths: Sequence[int] = BITS,
+) -> list[dict[str, Any]]:
+    """One exported file for every runtime, ratio and width."""
     rng = np.random.default_rng(0)
     for part, n in (("train", 256), ("test", 64)):
         x, y = rng.integers(0, 256, (n, *shape), np.uint8), np.arange(n) % 10
         np.savez(folder / f"{part}.npz", x=x, y=y)
     made = []
-    for runtime, ratio, bits in itertools.product(RUNTIMES, RATIOS, BITS):
+    for runtime, ratio, bits in itertools.product(on, removed, widths):
         recipe = {
             "task": {"name": "arrays", "train": str(folder / "train.npz"), "test": str(folder / "test.npz")},
             "student": student,
@@ -85,7 +93,7 @@ def row(made: dict[str, Any], timing: Timing, fp32: Timing) -> dict[str, Any]:
 
 def measure(student: dict[str, Any], shape: tuple[int, ...]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
-        made = files(student, shape, Path(folder))
+        made = export_files(student, shape, Path(folder))
         timings = bench([Job(m["path"], m["runtime"]) for m in made], seconds=0.3).timings
     fp32 = {(m["runtime"], m["removed"]): t for m, t in zip(made, timings, strict=True) if m["bits"] == 32}
     return [row(m, t, fp32[m["runtime"], m["removed"]]) for m, t in zip(made, timings, strict=True)]

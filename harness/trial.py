@@ -61,7 +61,7 @@ def _templates() -> Templates:
 
 
 @lru_cache(maxsize=2)
-def _normalised_train(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def normalised_train(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     data = _data(task_json)
     return normalised(data.train[0], data).to(device), data.train[1].to(device)
 
@@ -162,7 +162,7 @@ def _environment(device: str) -> dict[str, Any]:
     return {**machine.environment(), "harness": __version__, "torch": torch.__version__, "trained_on": name}
 
 
-def _teacher_logits(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> torch.Tensor | None:
+def teacher_logits(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> torch.Tensor | None:
     if recipe.teacher is None or not REGISTRIES.distills[recipe.distill.name].needs:
         return None
     key = teacher_key(recipe.teacher, data.fingerprint())
@@ -178,8 +178,8 @@ def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    x, y = _normalised_train(recipe.task.model_dump_json(), device)
-    trained = fit(recipe, module.to(device), Examples(x, y, _teacher_logits(recipe, data, given, device)))
+    x, y = normalised_train(recipe.task.model_dump_json(), device)
+    trained = fit(recipe, module.to(device), Examples(x, y, teacher_logits(recipe, data, given, device)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILES[recipe.deploy.format]
     made = export(trained, _templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy)
