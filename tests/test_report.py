@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,9 @@ from harness.deploy.bench import Bench, timings_of
 from harness.deploy.bundle import into_study
 from harness.deploy.latency import Job, Session
 from harness.errors import SpaceError
-from harness.records import read_record
+from harness.records import Measurement, read_record
 from harness.report import load_study, pick, terminal_table, write_report
+from harness.report.audits import slower_integers
 from harness.report.page import summary, warnings
 from harness.report.picks import best_points
 from harness.search.driver import search
@@ -92,7 +94,6 @@ def test_pick_keeps_the_limits_or_names_the_nearest(study):
 
 
 def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, tmp_path):
-    import shutil
 
     copied = tmp_path / "copy"
     shutil.copytree(study, copied)
@@ -110,7 +111,6 @@ def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, t
 
 
 def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
-    import shutil
 
     copied = tmp_path / "copy"
     shutil.copytree(study, copied)
@@ -118,6 +118,25 @@ def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     data = load_study(copied)
     assert 2 not in data.records and any("00002" in w for w in warnings(data))
+
+
+def test_integers_slower_than_float_are_said_so(study):
+    data = load_study(study)
+    layer = {"operator": "Conv", "shape": [4, 1, 3, 3], "integer": False}
+
+    def sentences(integer_ms):
+        records = dict(data.records)
+        for number, integer, ms in ((0, False, 0.1), (1, True, integer_ms)):
+            latency = Measurement(name="latency_ms", unit="ms", values=[ms * f for f in (0.99, 1, 1.01)])
+            audit = {"audit": {"layers": [{**layer, "integer": integer}]}}
+            records[number] = records[number].with_measurements(latency).model_copy(update={"diagnostics": audit})
+        others = {n: r.model_copy(update={"diagnostics": {}}) for n, r in records.items() if n > 1}
+        trials = data.trials.assign(latency_ms=[r.value("latency_ms") for r in records.values()])
+        return slower_integers(replace(data, records={**records, **others}, trials=trials))
+
+    [told] = sentences(0.15)
+    assert "trial 1 takes 1.50 times the latency of trial 0" in told
+    assert sentences(0.05) == [] and sentences(0.101) == []  # faster; within the intervals
 
 
 def test_no_study_is_an_error(tmp_path):

@@ -21,6 +21,36 @@ def audit_rows(data: StudyData) -> list[list[str]]:
     return rows
 
 
+def slower_integers(data: StudyData) -> list[str]:
+    """One sentence for every network that was timed with float32 and with integer kernels and is
+    slower with integers, beyond both intervals: on some runtimes a narrow network gains nothing."""
+    told = []
+    for kinds in _timed_networks(data).values():
+        if len(kinds) < 2:
+            continue
+        (plain, low, high), (whole, integer_low, _) = kinds[False], kinds[True]
+        if integer_low > high:
+            ratio = data.trials["latency_ms"][whole] / data.trials["latency_ms"][plain]
+            told.append(
+                f"Integers are slower than float32 here: trial {whole} takes {ratio:.2f} times the latency of "
+                f"trial {plain}, the same layers in float32 ({units.time(low)} to {units.time(high)})."
+            )
+    return told
+
+
+def _timed_networks(data: StudyData) -> dict[tuple[Any, ...], dict[bool, tuple[int, float, float]]]:
+    """Layer shapes -> integer kernels or not -> the first trial that was timed so, and its interval."""
+    found: dict[tuple[Any, ...], dict[bool, tuple[int, float, float]]] = {}
+    for number, record in data.records.items():
+        layers = record.diagnostics.get("audit", {}).get("layers", [])
+        whole = {bool(layer["integer"]) for layer in layers}
+        if "latency_ms" not in record.measurements or len(whole) != 1:
+            continue
+        network = tuple(tuple(layer["shape"]) for layer in layers)
+        found.setdefault(network, {}).setdefault(whole.pop(), (number, *record.measurements["latency_ms"].interval()))
+    return found
+
+
 def _layers(layers: list[dict[str, Any]]) -> list[str]:
     weights = [_count(layer["shape"]) for layer in layers]
     zeros = sum(layer["zeros"] * w for layer, w in zip(layers, weights, strict=True)) / max(sum(weights), 1)

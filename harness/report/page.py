@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from harness.records import read_json, write_bytes_durably
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
-from harness.report.audits import audit_rows
+from harness.report.audits import audit_rows, slower_integers
 from harness.report.confirmed import COLUMNS as CONFIRMED_COLUMNS
 from harness.report.confirmed import confirmed_rows, note
 from harness.report.data import StudyData
@@ -123,6 +123,7 @@ def summary(data: StudyData) -> list[str]:
         told.append(f"The searched trials beat the plain fp32 width sweep: {against}.")
     elif volumes["beats"] is False:
         told.append(f"This front has bought nothing over the plain fp32 width sweep: {against}.")
+    told += slower_integers(data)
     told.append(
         "Accuracies that selected the points are those of the validation part and flatter by their selection; "
         "the test accuracy beside them was taken once, at the end."
