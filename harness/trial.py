@@ -38,6 +38,7 @@ from harness.registries import REGISTRIES
 from harness.tasks.data import Data, load_data
 from harness.tasks.folders import cache_folder
 from harness.train.fit import Examples, Trained, fit
+from harness.train.memory import keep_memory
 from harness.train.predict import normalised, predict
 from harness.train.teacher import teacher_key, teacher_module
 
@@ -66,6 +67,13 @@ def normalised_train(task_json: str, device: str) -> tuple[torch.Tensor, torch.T
     return normalised(data.train[0], data).to(device), data.train[1].to(device)
 
 
+@lru_cache(maxsize=1)
+def _settle() -> None:
+    """What the process that trains needs once."""
+    keep_memory()
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
 def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") -> dict[str, Any]:
     """What a study needs before its first trial: data checked, student built once, teachers ready.
 
@@ -78,7 +86,7 @@ def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") ->
     Raises:
         SpaceError: the data, the teacher or the student cannot be had.
     """
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    _settle()
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
     data = data_of(recipes[0])
     build_model(recipes[0].student, data.input_shape, data.classes, recipes[0].seed)
@@ -131,6 +139,7 @@ def run(
 
     Latency is not measured here: the driver times the file when nothing else runs.
     """
+    _settle()
     started = time.monotonic()
     base = TrialRecord(
         number=number,

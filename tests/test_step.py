@@ -6,130 +6,191 @@ import pytest
 import torch
 from torch import nn
 
+from harness.models.add import Add
 from harness.techniques import CLIPS, DISTILLS, QUANTISERS, optim
+from harness.train.forward import mapped, plain, single, stacked
+from harness.train.lanes import lane, stack
 from harness.train.points import points_of, weighted_layers
-from harness.train.step import Hparams, Plan, State, step
+from harness.train.step import Hparams, Layout, Plan, State, step
 
 LANES = 3
 
 
-def network() -> nn.Module:
-    return (
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1, bias=False),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(16, 5),
-        )
-        .double()
-        .train()
+class Residual(nn.Module):
+    """A convolution, a norm and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.add = nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), Add()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.add(self.norm(self.conv(x)), x))
+
+
+NETWORKS = {
+    "conv": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    ),
+    "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 5, bias=False)),
+    "residual": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), Residual(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 5)
+    ),
+}
+
+
+def plan_of(network: str, clip: str, distill: str, quantise: bool) -> tuple[nn.Module, Plan]:
+    module = NETWORKS[network]().double()
+    plan = Plan(
+        forward=single(module),
+        layout=Layout.of(dict(module.named_parameters())),
+        layers=tuple(weighted_layers(module)),
+        clip=CLIPS[clip].load(),
+        distill=DISTILLS[distill].load(),
+        optimize=optim.sgd,
+        quantise=QUANTISERS["uniform"].load() if quantise else None,
     )
+    return module, plan
 
 
-def plan_of(clip: str, distill: str, quantise: bool) -> Plan:
-    module = network()
-    return Plan(
-        module,
-        tuple(weighted_layers(module)),
-        CLIPS[clip].load(),
-        DISTILLS[distill].load(),
-        optim.sgd,
-        QUANTISERS["uniform"].load() if quantise else None,
-    )
+def t(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
 
 
-def t(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def stacked(plan: Plan, clip: str, distill: str) -> tuple[State, Hparams]:
+def students(module: nn.Module, plan: Plan, clip: str, distill: str) -> list[tuple[State, Hparams]]:
+    """Three students of one structure, everything else different."""
     torch.manual_seed(0)
-    params = {
-        k: torch.stack([p.detach() + 0.1 * torch.randn_like(p) for _ in range(LANES)])
-        for k, p in plan.module.named_parameters()
-    }
-    buffers = {k: torch.stack([b.clone() for _ in range(LANES)]) for k, b in plan.module.named_buffers()}
-    masks = {name: (torch.rand_like(params[f"{name}.weight"]) > 0.3).double() for name in plan.layers}
-    ranges = {
-        name: (t([0.01, 0.02, 0.03]), t([0.0, 10.0, 100.0]))
-        for names in points_of(plan.module).values()
-        for name in names
-    }
-    hparams = Hparams(
-        progress=t([1.0] * LANES),
-        clip={} if clip == "none" else {"threshold": t([0.05, 0.5, float("inf")])},
-        quant={"bits": t([2.0, 5.0, 32.0]), "start": t([0.0] * LANES)},
-        distill={} if distill == "none" else {"weight": t([0.0, 0.4, 1.0]), "temperature": t([1.0, 2.0, 5.0])},
-        optim={
-            "lr": t([0.1, 0.05, 0.2]),
-            "momentum": t([0.9, 0.5, 0.0]),
-            "weight_decay": t([0.0, 1e-3, 1e-2]),
-            "step": t([1.0] * LANES),
-        },
-    )
-    return State(params, buffers, optim.init("sgd", params), masks, ranges), hparams
+    made = []
+    for i in range(LANES):
+        params = {k: p.detach() + 0.1 * torch.randn_like(p) for k, p in module.named_parameters()}
+        flat = Layout.join(params)
+        masks = {name: (torch.rand_like(params[f"{name}.weight"]) > 0.3).double() for name in plan.layers}
+        ranges = {
+            name: (t([0.01, 0.02, 0.03][i]), t([0.0, 10.0, 100.0][i]))
+            for names in points_of(module).values()
+            for name in names
+        }
+        hparams = Hparams(
+            progress=t(1.0),
+            clip={} if clip == "none" else {"threshold": t([0.05, 0.5, float("inf")][i])},
+            quant={"bits": t([2.0, 5.0, 32.0][i]), "start": t(0.0)},
+            distill={}
+            if distill == "none"
+            else {"weight": t([0.0, 0.4, 1.0][i]), "temperature": t([1.0, 2.0, 5.0][i])},
+            optim={
+                "lr": t([0.1, 0.05, 0.2][i]),
+                "momentum": t([0.9, 0.5, 0.0][i]),
+                "weight_decay": t([0.0, 1e-3, 1e-2][i]),
+                "step": t(1.0),
+            },
+        )
+        buffers = {k: b.clone() for k, b in module.named_buffers()}
+        made.append((State(flat, buffers, {"momentum": torch.zeros_like(flat)}, masks, ranges), hparams))
+    return made
 
 
-def lane(tree, i: int):
-    """Lane ``i`` of a state, of hyperparameters, or of any nesting of dicts and tuples."""
-    if isinstance(tree, torch.Tensor):
-        return tree[i]
-    if isinstance(tree, dict):
-        return {k: lane(v, i) for k, v in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(lane(v, i) for v in tree)
-    return replace(tree, **{k: lane(v, i) for k, v in vars(tree).items()})
-
-
-def run(plan: Plan, state: State, hparams: Hparams, over=None, steps: int = 4) -> tuple[State, dict]:
+def run(
+    plan: Plan, state: State, hparams: Hparams, of: slice | int = slice(None), steps: int = 4
+) -> tuple[State, dict]:
+    """``of``: all lanes, or the batches of one of them."""
     generator = torch.Generator().manual_seed(1)
     metrics: dict = {}
     for _ in range(steps):
-        x = torch.rand(8, 1, 6, 6, generator=generator, dtype=torch.float64)
-        batch = (
-            x,
-            torch.randint(0, 5, (8,), generator=generator),
-            torch.randn(8, 5, generator=generator, dtype=torch.float64),
-        )
-        state, metrics = step(plan, state, batch, hparams, over)
+        x = torch.rand(LANES, 8, 1, 6, 6, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, 5, (LANES, 8), generator=generator)
+        teacher = torch.randn(LANES, 8, 5, generator=generator, dtype=torch.float64)
+        state, metrics = step(plan, state, (x[of], labels[of], teacher[of]), hparams)
     return state, metrics
 
 
+def side_by_side(module: nn.Module, plan: Plan, each: list[tuple[State, Hparams]], form: str) -> tuple:
+    forward = {"stacked": stacked(module, LANES), "mapped": mapped(module)}[form]
+    assert forward is not None
+    return replace(plan, forward=forward, lift=torch.vmap), stack([s for s, _ in each]), stack([h for _, h in each])
+
+
+@pytest.mark.parametrize("form", ["stacked", "mapped"])
 @pytest.mark.parametrize("quantise", [False, True])
-@pytest.mark.parametrize("distill", sorted(DISTILLS))
-@pytest.mark.parametrize("clip", sorted(CLIPS))
-def test_a_lane_equals_the_student_alone(clip, distill, quantise):
-    plan = plan_of(clip, distill, quantise)
-    state, hparams = stacked(plan, clip, distill)
-    together, metrics = run(plan, state, hparams, torch.vmap)
-    for i in range(LANES):
-        alone, own = run(plan, lane(state, i), lane(hparams, i))
-        for name, p in alone.params.items():
-            torch.testing.assert_close(together.params[name][i], p, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize(
+    ("network", "clip", "distill"),
+    [
+        *(("conv", clip, distill) for clip in sorted(CLIPS) for distill in sorted(DISTILLS)),
+        ("mlp", "norm", "logits"),
+        ("residual", "value", "logits"),
+    ],
+)
+def test_a_lane_equals_the_student_alone(network, clip, distill, quantise, form):
+    module, plan = plan_of(network, clip, distill, quantise)
+    each = students(module, plan, clip, distill)
+    together, metrics = run(*side_by_side(module, plan, each, form))
+    for i, (state, hparams) in enumerate(each):
+        alone, own = run(plan, state, hparams, i)
+        torch.testing.assert_close(together.params[i], alone.params, rtol=1e-12, atol=1e-12)
         for name, b in alone.buffers.items():
             torch.testing.assert_close(together.buffers[name][i], b, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(metrics["loss"][i], own["loss"], rtol=1e-12, atol=1e-12)
         assert bool(metrics["clipped"][i]) == bool(own["clipped"])
 
 
-def test_a_nan_lane_leaves_its_neighbours_bit_equal():
-    plan = plan_of("norm", "logits", True)
-    state, hparams = stacked(plan, "norm", "logits")
-    clean, _ = run(plan, state, hparams, torch.vmap)
-    broken = replace(state, params={k: v.clone() for k, v in state.params.items()})
-    broken.params["5.weight"][1] = float("nan")
-    after, metrics = run(plan, broken, hparams, torch.vmap)
+@pytest.mark.parametrize("form", ["stacked", "mapped"])
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_a_nan_lane_leaves_its_neighbours_bit_equal(network, form):
+    module, plan = plan_of(network, "norm", "logits", True)
+    each = students(module, plan, "norm", "logits")
+    clean, _ = run(*side_by_side(module, plan, each, form))
+    each[1][0].params[-1] = float("nan")
+    after, metrics = run(*side_by_side(module, plan, each, form))
     assert torch.isnan(metrics["loss"][1])
-    for name, p in clean.params.items():
-        assert torch.equal(after.params[name][[0, 2]], p[[0, 2]])
+    assert torch.equal(after.params[[0, 2]], clean.params[[0, 2]])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_the_form_without_overhead_computes_the_module(network, training):
+    module, _ = plan_of(network, "none", "none", False)
+    lean = stacked(module)
+    assert lean is not None
+    params, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    ranges = {p: (t(0.01), t(30.0)) for points in points_of(module).values() for p in points}
+    x = torch.randn(8, 1, 6, 6, dtype=torch.float64)
+    for rounded in ({}, ranges):
+        wanted, after = plain(module)(params, buffers, rounded, x, training)
+        got, own = lean(params, buffers, rounded, x, training)
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+        for name in after:
+            torch.testing.assert_close(own[name], after[name], rtol=1e-12, atol=1e-12)
+
+
+class Branching(nn.Sequential):
+    """Decides by its data: no graph can be read from it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.mean() > -1e9 else x
+
+
+class Scaled(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize("kind", [Branching, Scaled])
+def test_an_unknown_network_is_left_to_its_own_forward(kind):
+    module = kind(nn.Flatten(), nn.Linear(36, 5))
+    assert stacked(module, 2) is None
+    x = torch.rand(4, 1, 6, 6)
+    got, _ = single(module)(dict(module.named_parameters()), {}, {}, x, True)
+    assert torch.equal(got, module(x))
 
 
 def test_a_step_leaves_its_inputs_as_they_were():
-    plan = plan_of("norm", "logits", False)
-    state, hparams = stacked(plan, "norm", "logits")
-    single, given = lane(state, 0), lane(hparams, 0)
-    before = {k: v.clone() for k, v in {**single.params, **single.buffers}.items()}
-    run(plan, single, given, steps=1)
-    assert all(torch.equal(v, before[k]) for k, v in {**single.params, **single.buffers}.items())
+    module, plan = plan_of("conv", "norm", "logits", False)
+    state, hparams = students(module, plan, "norm", "logits")[0]
+    before = stack([state])
+    run(plan, state, hparams, 0, steps=1)
+    after = lane(before, 0)
+    assert torch.equal(after.params, state.params)
+    assert all(torch.equal(b, after.buffers[name]) for name, b in state.buffers.items())

@@ -13,7 +13,7 @@ from harness.recipe import flatten
 from harness.records import Measurement, TrialRecord, read_record, write_json_durably, write_record
 from harness.report import load_study, write_report
 from harness.space import Space, load_recipe, load_space
-from harness.train import fit
+from harness.train import lanes
 
 # Every leaf that a space may search on this student, each with a value that no default has.
 SPACE = """
@@ -64,13 +64,13 @@ IN_THE_STEP = {
 
 
 class Spy:
-    """Stands before ``fit.step`` and keeps what the steps were given."""
+    """Stands before ``lanes.step`` and keeps what the steps were given."""
 
     def __init__(self) -> None:
         self.hparams: list[Any] = []
         self.plans: list[Any] = []
         self.sizes: set[int] = set()
-        self._step = fit.step
+        self._step = lanes.step
 
     def __call__(self, plan: Any, state: Any, batch: Any, hparams: Any, **options: Any) -> Any:
         self.hparams.append(hparams)
@@ -95,7 +95,7 @@ def trip(space: Space, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     with pytest.MonkeyPatch.context() as patch:
         searching, producing = Spy(), Spy()
         logits = trial.prepare([recipe.to_tree()], str(folder))["logits"]
-        patch.setattr(fit, "step", searching)
+        patch.setattr(lanes, "step", searching)
         answer = trial.run(recipe.to_tree(), 0, params, "", str(folder / "trials" / "00000"), logits)
         record = TrialRecord.model_validate(answer)
         assert record.status == "ok", record.reason
@@ -106,7 +106,7 @@ def trip(space: Space, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         )
         data = load_study(folder)
         write_report(data)
-        patch.setattr(fit, "step", producing)
+        patch.setattr(lanes, "step", producing)
         produced = production.train(load_recipe(folder / "best" / "knee.yaml"), folder / "made")
     return {
         "folder": folder,
@@ -154,7 +154,7 @@ def test_the_others_shape_the_training(trip: dict[str, Any], who: str) -> None:
     assert steps % CHOSEN["train.epochs"] == 0 and CHOSEN["train.batch_size"] in spy.sizes
     quantising = [plan.quantise is not None for plan in spy.plans]
     assert quantising.index(True) == steps // 3, "from the first epoch that begins at or after quant.start"
-    widths = [next(m.out_channels for m in plan.module.modules() if hasattr(m, "out_channels")) for plan in spy.plans]
+    widths = [plan.layout.shapes["stage1.conv.weight"][0] for plan in spy.plans]
     removed_at = next(i for i, width in enumerate(widths) if width < 12)
     assert widths[0] == CHOSEN["student.width"] and removed_at == 2 * steps // 3, "the first epoch at or after prune.at"
     assert trip["produced"].record.structure == read_record(trip["folder"] / "trials" / "00000").structure

@@ -41,7 +41,8 @@ def shrink(
         TrialError: channels should have gone, but a layer did not get smaller.
     """
     small = copy.deepcopy(module).eval()
-    graph = tp.DependencyGraph().build_dependency(small, torch.zeros(1, *input_shape))
+    sample = torch.zeros(1, *input_shape, dtype=next(small.parameters()).dtype)
+    graph = tp.DependencyGraph().build_dependency(small, sample)
     cuts = []
     for group in list(graph.get_all_groups(root_module_types=list(_WEIGHTED))):
         if not any(item.dep.handler in _IN for item in group):

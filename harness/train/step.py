@@ -2,26 +2,55 @@
 
     step(plan, state, batch, hparams) -> (state, metrics)
 
-``plan`` holds what must be equal for students that run together (the module, the methods, what
-is switched on); ``state`` and ``hparams`` are dicts of tensors. ``objective`` and ``update`` are
-pure functions of one student; with K students, everything in state and hparams has a leading K
-and ``over=torch.vmap`` maps the same two functions, with one backward pass between them.
+``plan`` holds what must be equal for students that run together (the network's form, the methods,
+what is switched on); ``state`` and ``hparams`` hold tensors. The parameters lie in one flat vector,
+so that clipping and the optimiser are a few operators, however many layers there are. With K
+students, every tensor has a leading K, ``plan.forward`` is one that computes K networks, and
+``plan.lift`` (``torch.vmap``) maps the techniques, each written for one student, over them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from harness.techniques import clip as clipping
-from harness.train.points import Ranges, quantised_activations
+from harness.train.forward import Forward, Tensors
+from harness.train.points import Ranges
 
-Tensors = dict[str, Tensor]
+
+def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The lift of one student."""
+    return function
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter lies in the flat vector: names and shapes, in order."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def split(self, flat: Tensor) -> Tensors:
+        """Views of ``flat`` (P,) or (K, P) by name, of shape ``(*shape)`` or ``(K, *shape)``."""
+        parts = flat.split([prod(s) for s in self.shapes.values()], dim=-1)
+        return {
+            name: part.reshape(*part.shape[:-1], *shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    @staticmethod
+    def of(params: Mapping[str, Tensor]) -> Layout:
+        return Layout({name: tuple(p.shape) for name, p in params.items()})
+
+    @staticmethod
+    def join(params: Mapping[str, Tensor]) -> Tensor:
+        """One student's parameters as a flat vector."""
+        return torch.cat([p.detach().flatten() for p in params.values()])
 
 
 @dataclass(frozen=True)
@@ -31,24 +60,27 @@ class Plan:
     layers     paths of the prunable, quantisable layers
     quantise   the weight quantiser, None while it is off
     clip, distill, optimize  the chosen methods
+    lift       ``alone``, or ``torch.vmap`` for K students
     """
 
-    module: nn.Module
+    forward: Forward
+    layout: Layout
     layers: tuple[str, ...]
     clip: Callable[..., tuple[Tensors, Tensor]]
     distill: Callable[..., Tensor]
     optimize: Callable[..., tuple[Tensors, dict[str, Tensors]]]
     quantise: Callable[..., Tensor] | None = None
+    lift: Callable[[Callable[..., Any]], Callable[..., Any]] = alone
 
 
 @dataclass(frozen=True)
 class State:
-    """One student's tensors: parameters, buffers, optimiser moments, masks (by layer; empty until
-    weights are pruned), activation ranges (empty until they are frozen)."""
+    """One student's tensors: flat parameters (P,), buffers, flat optimiser moments, masks (by layer;
+    empty until weights are pruned), activation ranges (empty until they are frozen)."""
 
-    params: Tensors
+    params: Tensor
     buffers: Tensors
-    moments: dict[str, Tensors]
+    moments: Tensors
     masks: Tensors
     ranges: Ranges
 
@@ -66,80 +98,49 @@ class Hparams:
 
 def effective_weights(plan: Plan, params: Tensors, masks: Tensors, progress: Tensor, quant: Tensors) -> Tensors:
     """The weights that the network computes with: masked, then rounded."""
-    used = dict(params)
+    used, quantise = dict(params), plan.quantise
     for layer in plan.layers:
         name = f"{layer}.weight"
         if masks:
             used[name] = used[name] * masks[layer]
-        if plan.quantise is not None:
-            used[name] = plan.quantise(used[name], progress, **quant)
+        if quantise is not None:
+            used[name] = plan.lift(lambda w, p, given: quantise(w, p, **given))(used[name], progress, quant)
     return used
 
 
-def objective(
-    plan: Plan,
-    params: Tensors,
-    buffers: Tensors,
-    masks: Tensors,
-    ranges: Ranges,
-    progress: Tensor,
-    quant: Tensors,
-    distill: Tensors,
-    batch: tuple[Tensor, Tensor, Tensor | None],
-) -> tuple[Tensor, Tensors]:
-    """Loss (0-d) of one student on ``(x, labels, teacher logits)`` and its new buffers."""
-    x, labels, teacher = batch
-    buffers = {name: b.clone() for name, b in buffers.items()}
-    used = effective_weights(plan, params, masks, progress, quant)
-    with quantised_activations(plan.module, ranges):
-        logits = functional_call(plan.module, (used, buffers), (x,))
-    return plan.distill(logits, labels, teacher, **distill), buffers
-
-
 def update(
-    plan: Plan, params: Tensors, grads: Tensors, moments: dict[str, Tensors], clip: Tensors, optim: Tensors
-) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
-    """Clip and step: new parameters, new moments, gradient norm before clipping, clipped or not."""
-    norm = clipping.global_norm(grads)
-    grads, clipped = plan.clip(grads, **clip)
-    params, moments = plan.optimize(params, grads, moments, **optim)
-    return params, moments, norm, clipped
+    plan: Plan, params: Tensor, gradient: Tensor, moments: Tensors, clip: Tensors, optim: Tensors
+) -> tuple[Tensor, Tensors, Tensor, Tensor]:
+    """Clip and step one student: new parameters, new moments, gradient norm before clipping,
+    clipped or not."""
+    norm = clipping.global_norm({"all": gradient})
+    grads, clipped = plan.clip({"all": gradient}, **clip)
+    before = {name: {"all": m} for name, m in moments.items()}
+    after, moved = plan.optimize({"all": params}, grads, before, **optim)
+    return after["all"], {name: m["all"] for name, m in moved.items()}, norm, clipped
 
 
 def step(
-    plan: Plan,
-    state: State,
-    batch: tuple[Tensor, Tensor, Tensor | None],
-    hparams: Hparams,
-    over: Callable[..., Any] | None = None,
+    plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensor | None], hparams: Hparams
 ) -> tuple[State, Tensors]:
-    """One optimiser step. Metrics: ``loss``, ``norm``, ``clipped``, each 0-d (or (K,))."""
+    """One optimiser step on ``(x, labels, teacher logits)``.
 
-    def one_loss(
-        params: Tensors,
-        buffers: Tensors,
-        masks: Tensors,
-        ranges: Ranges,
-        progress: Tensor,
-        quant: Tensors,
-        distill: Tensors,
-    ) -> tuple[Tensor, Tensors]:
-        return objective(plan, params, buffers, masks, ranges, progress, quant, distill, batch)
-
-    def one_update(
-        params: Tensors, grads: Tensors, moments: dict[str, Tensors], clip: Tensors, optim: Tensors
-    ) -> tuple[Tensors, dict[str, Tensors], Tensor, Tensor]:
-        return update(plan, params, grads, moments, clip, optim)
-
-    lift = over or (lambda function: function)
-    leaves = {name: p.detach().requires_grad_() for name, p in state.params.items()}
-    loss, buffers = lift(one_loss)(
-        leaves, state.buffers, state.masks, state.ranges, hparams.progress, hparams.quant, hparams.distill
-    )
-    found = torch.autograd.grad(loss.sum(), list(leaves.values()))
+    Metrics: ``loss``, ``norm``, ``clipped``, each 0-d (or (K,))."""
+    x, labels, teacher = batch
+    flat = state.params.detach().requires_grad_()
+    used = effective_weights(plan, plan.layout.split(flat), state.masks, hparams.progress, hparams.quant)
+    logits, buffers = plan.forward(used, state.buffers, state.ranges, x, True)
+    loss = _loss(plan, logits, labels, teacher, hparams.distill)
+    (gradient,) = torch.autograd.grad(loss.sum(), flat)
     with torch.no_grad():
-        params, moments, norm, clipped = lift(one_update)(
-            state.params, dict(zip(leaves, found, strict=True)), state.moments, hparams.clip, hparams.optim
+        params, moments, norm, clipped = plan.lift(lambda *given: update(plan, *given))(
+            state.params, gradient, state.moments, hparams.clip, hparams.optim
         )
     new = State(params, buffers, moments, state.masks, state.ranges)
     return new, {"loss": loss.detach(), "norm": norm, "clipped": clipped}
+
+
+def _loss(plan: Plan, logits: Tensor, labels: Tensor, teacher: Tensor | None, distill: Tensors) -> Tensor:
+    if teacher is None:
+        return plan.lift(lambda z, y, given: plan.distill(z, y, None, **given))(logits, labels, distill)
+    return plan.lift(lambda z, y, t, given: plan.distill(z, y, t, **given))(logits, labels, teacher, distill)

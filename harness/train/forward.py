@@ -1,0 +1,276 @@
+"""Forms of one network's forward pass: for one student, and for K students side by side.
+
+    forward(params, buffers, ranges, x, training) -> (logits, new buffers)
+
+``plain`` calls the module itself. ``stacked`` reads the module's graph once and computes K students in
+one operator each: convolutions as one grouped convolution over (N, K*C, H, W), linear layers as one
+batched product over (K, N, F), batch norm over K*C channels. What it does not know it leaves to
+``mapped``, which maps the module with ``torch.vmap``: any network, less speed. All give one student's
+result for each lane; none mixes lanes.
+"""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from harness.models.add import Add
+from harness.techniques import quantize
+from harness.train.points import READS_BYTES, Ranges, quantised_activations
+
+Tensors = dict[str, Tensor]
+Forward = Callable[[Tensors, Tensors, Ranges, Tensor, bool], tuple[Tensor, Tensors]]
+
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Identity)
+PER_CHANNEL = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+SUMS = (operator.add, operator.iadd, torch.add)
+ACTIVATIONS = (F.relu, torch.relu)
+
+
+def plain(module: nn.Module) -> Forward:
+    """One student, by the module's own forward."""
+
+    def forward(params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool) -> tuple[Tensor, Tensors]:
+        buffers = {name: b.clone() for name, b in buffers.items()}
+        module.train(training)
+        with quantised_activations(module, ranges):
+            return functional_call(module, (params, buffers), (x,)), buffers
+
+    return forward
+
+
+def single(module: nn.Module) -> Forward:
+    """One student in the form of the least overhead."""
+    return stacked(module) or plain(module)
+
+
+def mapped(module: nn.Module) -> Forward:
+    """K students of any network; everything has a leading K."""
+    one = plain(module)
+
+    def forward(params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool) -> tuple[Tensor, Tensors]:
+        def lane(p: Tensors, b: Tensors, r: Ranges, samples: Tensor) -> tuple[Tensor, Tensors]:
+            return one(p, b, r, samples, training)
+
+        return torch.vmap(lane, randomness="different")(params, buffers, ranges, x)
+
+    return forward
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One node of the graph: what to do with which values."""
+
+    kind: str  # conv, linear, norm, flatten, elementwise, pool, sum
+    name: str
+    inputs: tuple[str, ...]
+    path: str = ""
+    module: nn.Module | None = None
+    points: tuple[str, ...] = ()
+
+
+def stacked(module: nn.Module, lanes: int = 0) -> Forward | None:
+    """``lanes`` students in one operator each, x (K, N, *shape); 0: one student without a leading
+    K, which saves the module's own overhead. None where the network holds something unknown."""
+    calls = _read(module)
+    if calls is None:
+        return None
+    *body, last = calls
+
+    def forward(params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool) -> tuple[Tensor, Tensors]:
+        values, new = {"input": x}, dict(buffers)
+        for call in body:
+            inputs = [values[name] for name in call.inputs]
+            if ranges:
+                inputs = [_rounded(v, lanes, ranges[p]) for v, p in zip(inputs, call.points, strict=False)] or inputs
+            values[call.name] = _OPERATORS[call.kind](call, inputs, lanes, params, new, training)
+        return values[last.inputs[0]], new
+
+    return forward
+
+
+_GRAPHS: weakref.WeakKeyDictionary[nn.Module, list[_Call] | None] = weakref.WeakKeyDictionary()
+
+
+def _read(module: nn.Module) -> list[_Call] | None:
+    """The graph as calls, None where a node is unknown; read once a module."""
+    if module not in _GRAPHS:
+        _GRAPHS[module] = _traced(module)
+    return _GRAPHS[module]
+
+
+def _traced(module: nn.Module) -> list[_Call] | None:
+    try:
+        graph = _Leaves().trace(module)
+    except Exception:  # a network that decides by its data cannot be read; it is mapped instead
+        return None
+    calls = []
+    for node in graph.nodes:
+        call = _call(node, module)
+        if call is None:
+            return None
+        if call.kind != "input":
+            calls.append(call)
+    return calls
+
+
+class _Leaves(fx.Tracer):
+    """Leaves every module whole that the stacked form knows."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Add) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _call(node: fx.Node, module: nn.Module) -> _Call | None:
+    names = tuple("input" if n.op == "placeholder" else n.name for n in node.all_input_nodes)
+    if node.op == "placeholder":
+        return _Call("input", "input", ())
+    if node.op == "output":
+        return _Call("output", node.name, names) if len(names) == 1 else None
+    if node.op == "call_function":
+        plain_sum = node.target in SUMS and len(node.args) == 2 and not node.kwargs and len(names) in (1, 2)
+        if plain_sum and all(isinstance(a, fx.Node) for a in node.args):
+            return _Call("sum", node.name, tuple(names * (3 - len(names))))
+        if node.target in ACTIVATIONS:
+            return _Call("elementwise", node.name, names, module=nn.ReLU())
+        flat = node.target is torch.flatten and node.args[1:] == (1,)
+        return _Call("flatten", node.name, names) if flat else None
+    if node.op == "call_method":
+        return _Call("flatten", node.name, names) if node.target == "flatten" and node.args[1:] == (1,) else None
+    if node.op != "call_module":
+        return None
+    path = str(node.target)
+    leaf = module.get_submodule(path)
+    kind = _kind(leaf)
+    points = (path,) if isinstance(leaf, READS_BYTES) else (f"{path}.0", f"{path}.1") if kind == "sum" else ()
+    return (
+        _Call(kind, node.name, names * (3 - len(names)) if kind == "sum" else names, path, leaf, points)
+        if kind
+        else None
+    )
+
+
+def _kind(leaf: nn.Module) -> str:
+    if isinstance(leaf, nn.Conv2d):
+        return "conv" if leaf.padding_mode == "zeros" else ""
+    if isinstance(leaf, nn.BatchNorm2d):
+        tracked = leaf.track_running_stats and leaf.affine and leaf.momentum is not None
+        return "norm" if tracked else ""
+    if isinstance(leaf, nn.Flatten):
+        return "flatten" if (leaf.start_dim, leaf.end_dim) == (1, -1) else ""
+    known = {
+        nn.Linear: "linear",
+        Add: "sum",
+        **dict.fromkeys(ELEMENTWISE, "elementwise"),
+        **dict.fromkeys(PER_CHANNEL, "pool"),
+    }
+    return known.get(type(leaf), "")
+
+
+def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, Tensor]) -> Tensor:
+    """Fake-quantised activation, each lane by its own scale and zero point (K,)."""
+    if not lanes:
+        return quantize.activation(x, *given)
+    if x.dim() == 4:
+        each = x.shape[1] // lanes
+        return quantize.activation(x, *(t.repeat_interleave(each).reshape(1, -1, 1, 1) for t in given))
+    return quantize.activation(x, *(t.reshape(-1, *[1] * (x.dim() - 1)) for t in given))
+
+
+def _image(x: Tensor) -> Tensor:
+    """(K, N, C, H, W) as (N, K*C, H, W), channels last in memory (on a CPU core the grouped
+    convolution of a small network takes 0.2 to 0.9 of the time so); an image stays."""
+    return x.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last) if x.dim() == 5 else x
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """Identity whose gradient has its channels last: a pool's would not, and batch norm's backward
+    pass takes 3 to 10 times as long then."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous(memory_format=torch.channels_last)
+
+
+def _conv(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, _: Tensors, training: bool) -> Tensor:
+    m: Any = call.module
+    weight = params[f"{call.path}.weight"]
+    bias = params[f"{call.path}.bias"] if m.bias is not None else None
+    if not lanes:
+        return F.conv2d(inputs[0], weight, bias, m.stride, m.padding, m.dilation, m.groups)
+    bias = bias if bias is None else bias.flatten()
+    return F.conv2d(_image(inputs[0]), weight.flatten(0, 1), bias, m.stride, m.padding, m.dilation, m.groups * lanes)
+
+
+def _linear(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, _: Tensors, training: bool) -> Tensor:
+    m: Any = call.module
+    weight = params[f"{call.path}.weight"]
+    bias = params[f"{call.path}.bias"] if m.bias is not None else None
+    if not lanes:
+        return F.linear(inputs[0], weight, bias)
+    if bias is None:
+        return torch.bmm(inputs[0], weight.transpose(1, 2))
+    return torch.baddbmm(bias.unsqueeze(1), inputs[0], weight.transpose(1, 2))
+
+
+def _norm(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, buffers: Tensors, training: bool) -> Tensor:
+    m: Any = call.module
+    mean, variance = (buffers[f"{call.path}.running_{name}"] for name in ("mean", "var"))
+    if training:
+        mean, variance = mean.clone(), variance.clone()
+        buffers[f"{call.path}.running_mean"], buffers[f"{call.path}.running_var"] = mean, variance
+        buffers[f"{call.path}.num_batches_tracked"] = buffers[f"{call.path}.num_batches_tracked"] + 1
+    weight, bias = (params[f"{call.path}.{name}"] for name in ("weight", "bias"))
+    if lanes:
+        weight, bias = weight.flatten(), bias.flatten()
+    x = _image(inputs[0]) if lanes else inputs[0]
+    return F.batch_norm(x, mean.view(-1), variance.view(-1), weight, bias, training, m.momentum, m.eps)
+
+
+def _flatten(call: _Call, inputs: list[Tensor], lanes: int, *_: Any) -> Tensor:
+    """Rows (K, N, F)."""
+    x = inputs[0]
+    if not lanes:
+        return x.flatten(1)
+    if x.dim() == 4:
+        return x.reshape(len(x), lanes, -1).transpose(0, 1)
+    return x.flatten(2)
+
+
+def _elementwise(call: _Call, inputs: list[Tensor], *_: Any) -> Tensor:
+    assert call.module is not None
+    return call.module.forward(inputs[0])
+
+
+def _pool(call: _Call, inputs: list[Tensor], lanes: int, *_: Any) -> Tensor:
+    assert call.module is not None
+    if not lanes:
+        return call.module(inputs[0])
+    return call.module(_ChannelsLast.apply(_image(inputs[0])))
+
+
+def _sum(call: _Call, inputs: list[Tensor], *_: Any) -> Tensor:
+    return inputs[0] + inputs[1]
+
+
+_OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "norm": _norm,
+    "flatten": _flatten,
+    "elementwise": _elementwise,
+    "pool": _pool,
+    "sum": _sum,
+}

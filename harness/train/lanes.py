@@ -1,0 +1,180 @@
+"""K students of equal structure, trained side by side in one process.
+
+Whatever happens once an epoch (removal, masks, rounding) is written for one student; only the steps
+of an epoch run on the stacked state. So lanes form anew at the start of every epoch: a student that
+stopped or failed is no longer among them, and those whose channels were removed differently part.
+Which form is fastest for a structure is measured once, on its own first batch, and remembered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.train.forward import Forward, mapped, stacked
+from harness.train.step import Hparams, Plan, State, Tensors, step
+
+TIMED_STEPS = 3
+TOLERANCE = 1e-3  # of the largest logit: a form must compute what the module computes
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The training part on the device: x (N, ...) normalised float32, y (N,) int64, the teacher's
+    logits (N, C) or None."""
+
+    x: Tensor
+    y: Tensor
+    teacher: Tensor | None = None
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The samples at ``index`` (B,) or (K, B)."""
+        return self.x[index], self.y[index], None if self.teacher is None else self.teacher[index]
+
+
+@dataclass(frozen=True)
+class Student:
+    """What a step needs of one student."""
+
+    module: nn.Module
+    plan: Plan
+    state: State
+    hparams: Hparams
+
+
+def structure(plan: Plan, state: State) -> Hashable:
+    """Equal for students that can be stacked: shapes, methods, and what is switched on."""
+    methods = (plan.clip, plan.distill, plan.optimize, plan.quantise)
+    shapes = tuple(plan.layout.shapes.items())
+    return (shapes, methods, tuple(state.buffers), tuple(state.masks), tuple(state.ranges), state.params.device.type)
+
+
+def train(
+    students: Sequence[Student], examples: Examples, batches: Tensor, factors: Sequence[float], first: int
+) -> list[tuple[State, Tensors]]:
+    """The steps of one epoch.
+
+    Args:
+        students: of equal structure.
+        batches: (K, steps, B) sample indices, another order for each student.
+        factors: one a step, on the learning rate.
+        first: steps done before.
+    Returns:
+        For each student its state after, and its metrics (steps,).
+    """
+    form = fastest(students, examples, batches[:, 0])
+    if form == "alone":
+        return [
+            _steps(s.plan, s.state, s.hparams, examples, own, factors, first)
+            for s, own in zip(students, batches, strict=True)
+        ]
+    plan, state, hparams = _side_by_side(students, form)
+    state, metrics = _steps(plan, state, hparams, examples, batches, factors, first)
+    return [(lane(state, i), lane(metrics, i)) for i in range(len(students))]
+
+
+def _side_by_side(students: Sequence[Student], form: str) -> tuple[Plan, State, Hparams]:
+    forward = forms(students[0].module, len(students))[form]
+    plan = replace(students[0].plan, forward=forward, lift=torch.vmap)
+    return plan, stack([s.state for s in students]), stack([s.hparams for s in students])
+
+
+def _steps(
+    plan: Plan,
+    state: State,
+    hparams: Hparams,
+    examples: Examples,
+    batches: Tensor,
+    factors: Sequence[float],
+    first: int,
+) -> tuple[State, Tensors]:
+    rate, rows = hparams.optim["lr"], []
+    for i, factor in enumerate(factors):
+        now = {"lr": rate * factor, "step": torch.full_like(rate, first + i + 1)}
+        given = replace(hparams, optim={**hparams.optim, **now})
+        state, metrics = step(plan, state, examples.batch(batches[..., i, :]), given)
+        rows.append(metrics)
+    return state, {name: torch.stack([r[name] for r in rows], -1) for name in rows[0]}
+
+
+def forms(module: nn.Module, lanes: int) -> dict[str, Forward]:
+    """The ways to compute ``lanes`` students side by side."""
+    several = stacked(module, lanes)
+    return {"mapped": mapped(module), **({} if several is None else {"stacked": several})}
+
+
+_FASTEST: dict[Hashable, str] = {}
+
+
+def fastest(students: Sequence[Student], examples: Examples, batch: Tensor) -> str:
+    """``alone`` (one after the other) or the form of the fewest seconds for these students: measured
+    once for a structure, number of lanes and batch size; ``batch`` (K, B) is what it is measured on."""
+    first, k = students[0], len(students)
+    if k == 1:
+        return "alone"
+    key = (structure(first.plan, first.state), tuple(batch.shape), str(first.module))
+    if key not in _FASTEST:
+        alone = _seconds(first.plan, first.state, first.hparams, examples, batch[0]) * k
+        seconds = {form: _checked_seconds(form, students, examples, batch) for form in forms(first.module, k)}
+        _FASTEST[key] = min({"alone": alone, **seconds}.items(), key=lambda item: item[1])[0]
+    return _FASTEST[key]
+
+
+def _checked_seconds(form: str, students: Sequence[Student], examples: Examples, batch: Tensor) -> float:
+    """Seconds of one step of all students; infinite where the form does not compute the module."""
+    try:
+        plan, state, hparams = _side_by_side(students, form)
+        logits = _logits(plan, state, examples, batch)
+        for s, got, own in zip(students, logits, batch, strict=True):
+            wanted = _logits(s.plan, s.state, examples, own)
+            if got.shape != wanted.shape or not bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max()):
+                return float("inf")
+        return _seconds(plan, state, hparams, examples, batch)
+    except (RuntimeError, ValueError):  # an operator that this form has no rule for
+        return float("inf")
+
+
+@torch.no_grad()
+def _logits(plan: Plan, state: State, examples: Examples, index: Tensor) -> Tensor:
+    """Logits in training mode with the weights as they are, unrounded."""
+    return plan.forward(plan.layout.split(state.params), state.buffers, {}, examples.x[index], True)[0]
+
+
+def _seconds(plan: Plan, state: State, hparams: Hparams, examples: Examples, index: Tensor) -> float:
+    """The shortest of a few steps; a step leaves its state as it was."""
+    times = []
+    for _ in range(1 + TIMED_STEPS):
+        started = time.perf_counter()
+        _steps(plan, state, hparams, examples, index.unsqueeze(-2), [1.0], 0)
+        if state.params.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """One tree of tensors with a leading K from K trees of equal shape (dicts, tuples, State, Hparams)."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(trees))
+    if isinstance(first, dict):
+        return {name: stack([t[name] for t in trees]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(stack(column) for column in zip(*trees, strict=True))
+    return type(first)(*(stack([getattr(t, f.name) for t in trees]) for f in fields(first)))
+
+
+def lane(tree: Any, index: int) -> Any:
+    """The ``index``-th student of a stacked tree."""
+    if isinstance(tree, Tensor):
+        return tree[index]
+    if isinstance(tree, dict):
+        return {name: lane(t, index) for name, t in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(lane(t, index) for t in tree)
+    return type(tree)(*(lane(getattr(tree, f.name), index) for f in fields(tree)))
