@@ -11,8 +11,10 @@ from harness.models.build import build_model
 from harness.recipe import parse_recipe
 from harness.records import Artifact, Measurement, TrialRecord
 from harness.registries import REGISTRIES
+from harness.scoring import data_of, normalised_part
 from harness.train.fit import Examples, fit
-from harness.trial import data_of, normalised_train, prepare, teacher_logits
+from harness.train.teacher import logits_of
+from harness.trial import prepare
 
 __all__ = ["prepare", "run", "score_test"]
 
@@ -30,8 +32,8 @@ def run(
     recipe = parse_recipe(tree, REGISTRIES)
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    x, y = normalised_train(recipe.task.model_dump_json(), device)
-    fit(recipe, module.to(device), Examples(x, y, teacher_logits(recipe, data, logits, device)))
+    x, y = normalised_part(recipe, "train", device)
+    fit(recipe, module.to(device), Examples(x, y, logits_of(recipe, data, logits, device)))
     record = TrialRecord(
         number=number,
         status="ok",

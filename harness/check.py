@@ -83,14 +83,14 @@ def _bytes(folder: Path, record: TrialRecord) -> Claim:
 
 
 def _accuracy(folder: Path, record: TrialRecord) -> Claim:
-    from harness import trial
+    from harness import scoring
     from harness.recipe import parse_recipe
     from harness.registries import REGISTRIES
 
     path = record.file(folder / "trials" / f"{record.number:05d}")
     recipe = parse_recipe(record.recipe, REGISTRIES)
-    data = trial.data_of(recipe)
-    found = trial.file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
+    data = scoring.data_of(recipe)
+    found = scoring.file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
     claimed = record.value("accuracy") or 0.0
     same = all(record.environment.get(k) == environment()[k] for k in ("isa", "onnxruntime"))
     allowed = 0.0 if same else FLIPPED

@@ -65,6 +65,9 @@ def search(
     study: Annotated[str | None, typer.Option(help="name: results/NAME (default: that of SPACE)")] = None,
     out: Annotated[Path | None, typer.Option(help="the study's folder, instead of results/NAME")] = None,
     trials: Annotated[int | None, typer.Option(help="as --set search.trials=N")] = None,
+    time: Annotated[str | None, typer.Option(help="90s, 30m, 8h: start no trial after that")] = None,
+    epochs_total: Annotated[int | None, typer.Option(help="as --set search.epochs_total=N")] = None,
+    stop: Annotated[str | None, typer.Option(help="early stopping: none, dominated, moasha")] = None,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT")] = None,
     storage: Annotated[str | None, typer.Option(help="as --set search.storage=URL (Optuna's)")] = None,
     changes: Annotated[
@@ -76,11 +79,14 @@ def search(
     """Search SPACE; the same command again resumes."""
     from harness.space import load_space
 
-    overrides = [
-        *(changes or []),
-        *([] if trials is None else [f"search.trials={trials}"]),
-        *([] if storage is None else [f"search.storage={json.dumps(storage)}"]),
-    ]
+    given = {
+        "trials": trials,
+        "time_s": None if time is None else _seconds(time),
+        "epochs_total": epochs_total,
+        "stop": stop,
+        "storage": None if storage is None else json.dumps(storage),
+    }
+    overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in given.items() if value is not None)]
     loaded = load_space(space, overrides=overrides)
     folder = _study_folder(space, study, out)
     from harness.search.driver import search as run
@@ -89,10 +95,22 @@ def search(
     if outcome.finished:
         _show(folder, write=report)
     typer.echo(
-        f"{outcome.folder}: {outcome.finished} trials finished, {outcome.failed} failed; " + _ENDED[outcome.status]
+        f"{outcome.folder}: {outcome.finished} trials finished"
+        + (f" ({outcome.stopped} stopped early)" if outcome.stopped else "")
+        + f", {outcome.failed} failed; "
+        + _ENDED[outcome.status]
     )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+
+
+def _seconds(text: str) -> float:
+    """``90s``, ``30m``, ``8h``; a bare number is seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        return float(number) * _UNITS[unit]
+    except ValueError:
+        raise SpaceError("--time", "must be a number of s, m or h", text, "Example: --time 30m.") from None
 
 
 @app.command()
@@ -113,7 +131,8 @@ def status(study: StudyFolder) -> None:
     counts = data.trials["status"].value_counts()
     typer.echo(f"{data.name}: {data.study.get('status', 'unknown')}")
     typer.echo(
-        f"trials: {len(data.finished)} finished, {counts.get('failed', 0)} failed, "
+        f"trials: {len(data.finished)} finished, {counts.get('stopped', 0)} stopped early, "
+        f"{counts.get('failed', 0)} failed, "
         f"{len(data.unreadable)} unreadable; on the front: {len(data.front)}"
     )
     for number, reason in data.trials.loc[data.trials["status"] == "failed", "reason"].items():
@@ -175,6 +194,7 @@ def version() -> None:
     typer.echo(__version__)
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 _ENDED = {
     "complete": "the study is complete.",
     "already complete": "the study was complete before. For more, the same command with a larger --trials.",

@@ -66,7 +66,8 @@ class Artifact(_Data):
 class TrialRecord(_Data):
     """Everything known of one trial.
 
-    status       ``ok``: all that the worker measures is there; ``failed``: see ``reason``
+    status       ``ok``: all that the worker measures is there; ``failed``: see ``reason``; ``stopped``
+                 at a rung or before it trained, since it could not be on the front
     params       the sampler's parameters (internal names), to rebuild the study's index
     structure    key of the graph that the runtime runs: equal keys have equal latency
     diagnostics  in-memory numbers (share of clipped steps, parity, removed channels)
@@ -74,7 +75,7 @@ class TrialRecord(_Data):
     """
 
     number: int
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "stopped"]
     reason: str = ""
     baseline: str = ""
     recipe: dict[str, Any]

@@ -14,13 +14,18 @@ from harness.holes import is_number
 from harness.methods import Param, nearest
 from harness.records import DIRECTIONS, Direction
 
-Sampler = Literal["tpe", "nsga2", "random"]
+Sampler = Literal["auto", "tpe", "nsga2", "random", "sobol", "gp"]
+Stopping = Literal["none", "dominated", "moasha"]
 SECTIONS = ("search", "resources", "objectives", "constraints")
 MAX_OBJECTIVES = 3
 
 _SEARCH = {
-    "trials": Param(int, 60, low=1),
-    "sampler": Param(str, "tpe", choices=get_args(Sampler)),
+    "trials": Param(int, None, low=1),
+    "time_s": Param(float, None, low=0, low_open=True),
+    "epochs_total": Param(int, None, low=1),
+    "stop": Param(str, "none", choices=get_args(Stopping)),
+    "lanes": Param(int, None, low=1),
+    "sampler": Param(str, "auto", choices=get_args(Sampler)),
     "seed": Param(int, 0, low=0, high=2**32 - 1),
     "storage": Param(str, None),
     "timeout_s": Param(float, 600.0, low=0, low_open=True),
@@ -44,10 +49,20 @@ class Resources:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the search runs. ``storage`` None: a journal file in the study's folder."""
+    """How the search runs.
 
-    trials: int = 60
-    sampler: Sampler = "tpe"
+    trials, time_s, epochs_total  the budget, whichever is reached first; 60 trials where none is given
+    stop     which trials end before their last epoch
+    lanes    trials of equal structure that train side by side; None: chosen by the budget
+    storage  None: a journal file in the study's folder
+    """
+
+    trials: int | None = None
+    time_s: float | None = None
+    epochs_total: int | None = None
+    stop: Stopping = "none"
+    lanes: int | None = None
+    sampler: Sampler = "auto"
     seed: int = 0
     storage: str | None = None
     resources: Resources = Resources()

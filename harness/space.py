@@ -32,7 +32,7 @@ __all__ = ["Baseline", "Hole", "Objective", "Resources", "Settings", "Space", "l
 _PROBES = 100
 _SELECTORS = ("kind", "model", "name")
 # what may change between two runs of one study
-_UNIDENTIFIED = {"search": ("trials", "timeout_s", "retries", "storage")}
+_UNIDENTIFIED = {"search": ("trials", "time_s", "epochs_total", "timeout_s", "retries", "storage", "lanes")}
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Space:
     def sample(self, pick: Callable[[Hole], Any]) -> dict[str, Any]:
         """Ask ``pick`` for the code of every hole that is reached; internal name -> code."""
         return resolve_params(self.tree, pick)
+
+    def shares(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """The numeric parameters as places between 0 and 1, one for every hole, in order; 0.5 where a
+        hole does not exist in this branch."""
+        return tuple(h.share_of(params[h.internal]) if h.internal in params else 0.5 for h in self.holes)
 
     def fill(self, params: Mapping[str, Any], seed: int = 0) -> Recipe:
         """The recipe at ``params`` (as ``sample`` returns them).

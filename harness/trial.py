@@ -1,18 +1,17 @@
-"""One trial: recipe in, file and record out. Nothing raises past here: failure is data.
+"""Trials: recipes in, files and records out. Nothing raises past here: failure is data.
 
-Runs in a worker process (it imports torch). What trials share - the data, the exported graphs -
-is kept per process; the teacher's logits come from the study, computed once.
+Runs in a worker process (it imports torch). ``run`` does one trial at once; ``start`` and ``go_on`` do
+a group of trials of equal structure, side by side, in parts: at every rung they answer with the
+accuracies and keep the students, and are told which of them stop. The teacher's logits come from the
+study, computed once.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import time
-import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,51 +19,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import __version__
-from harness.deploy import machine, runtimes
-from harness.deploy.audit import audit
-from harness.deploy.export import Templates, export
-from harness.errors import HarnessError
+from harness.deploy.export import export
+from harness.ending import UNTRAINED, Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.models.build import build_model
-from harness.recipe import Recipe, Selected, parse_recipe
-from harness.records import (
-    Measurement,
-    TrialRecord,
-    write_bytes_durably,
-    write_json_durably,
-    write_record,
-)
+from harness.recipe import Recipe, parse_recipe
+from harness.records import TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
-from harness.tasks.data import Data, load_data
-from harness.tasks.folders import cache_folder
-from harness.train.fit import Examples, Trained, fit
+from harness.scoring import data_of, file_metrics, normalised_part, score_test
+from harness.tasks.data import Data
+from harness.train.fit import Trained, accuracy, advance, finish
+from harness.train.lanes import Examples
 from harness.train.memory import keep_memory
 from harness.train.predict import normalised, predict
-from harness.train.teacher import teacher_key, teacher_module
+from harness.train.schedule import Run, begin
+from harness.train.teacher import logits_of, teacher_key, teacher_module
 
-PARITY_SAMPLES = 256
-FILES = {"onnx": "model.onnx", "packed": "model.hpk"}
-
-
-@lru_cache(maxsize=2)
-def _data(task_json: str) -> Data:
-    return load_data(Selected(**json.loads(task_json)))
+__all__ = ["go_on", "prepare", "run", "score_test", "start", "untrained"]
 
 
-def data_of(recipe: Recipe) -> Data:
-    """The recipe's data, loaded once per process."""
-    return _data(recipe.task.model_dump_json())
-
-
-@lru_cache(maxsize=1)
-def _templates() -> Templates:
-    return Templates(cache_folder() / "graphs")
-
-
-@lru_cache(maxsize=2)
-def normalised_train(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    data = _data(task_json)
-    return normalised(data.train[0], data).to(device), data.train[1].to(device)
+_OPENED: dict[int, Opened] = {}
 
 
 @lru_cache(maxsize=1)
@@ -111,7 +84,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     path = folder / "teacher" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Trained(module.eval(), None, False, [], {})
-    made = export(plain, _templates(), path, data.input_shape, data.mean, data.std)
+    made = export(plain, templates(), path, data.input_shape, data.mean, data.std)
     accuracy = file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
     write_json_durably(
         folder / "teacher.json",
@@ -139,125 +112,110 @@ def run(
 
     Latency is not measured here: the driver times the file when nothing else runs.
     """
+    job = {"tree": tree, "number": number, "params": params, "baseline": baseline, "folder": folder}
+    return start([job], [], teacher_logits, device)["records"][0]
+
+
+def start(
+    jobs: Sequence[Mapping[str, Any]],
+    rungs: Sequence[int],
+    teacher_logits: Mapping[str, np.ndarray] | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Open a group of trials (``tree number params baseline folder`` each) and train to the first
+    of ``rungs`` (epochs).
+
+    Returns:
+        ``records`` of trials that ended; ``rung`` (its index) and ``accuracy`` by number where
+        trials wait for :func:`go_on`, and ``held`` then.
+    """
     _settle()
-    started = time.monotonic()
-    base = TrialRecord(
-        number=number,
-        status="failed",
-        baseline=baseline,
-        recipe=dict(tree),
-        params=dict(params),
-        seed=int(tree.get("seed", 0)),
-    )
-    try:
-        record = _run(parse_recipe(tree, REGISTRIES), base, Path(folder), teacher_logits or {}, device)
-    except HarnessError as error:
-        record = base.model_copy(update={"reason": str(error)})
-    except torch.OutOfMemoryError as error:
-        record = base.model_copy(update={"reason": f"oom: {error}"})
-    except Exception as error:  # the worker must answer, whatever a user's model does
-        reason = f"{type(error).__name__}: {error}"
-        record = base.model_copy(
-            update={"reason": reason, "diagnostics": {"traceback": traceback.format_exc()[-4000:]}}
+    _OPENED.clear()  # whatever a former group left behind
+    records = []
+    for job in jobs:
+        started = time.monotonic()
+        base = TrialRecord(
+            number=job["number"],
+            status="failed",
+            baseline=job["baseline"],
+            recipe=dict(job["tree"]),
+            params=dict(job["params"]),
+            seed=int(job["tree"].get("seed", 0)),
         )
-    record = record.model_copy(update={"duration_s": time.monotonic() - started, "environment": _environment(device)})
-    write_record(Path(folder), record)
-    return record.model_dump(mode="json")
+        made, folder = caught(base, _opened, base.recipe, teacher_logits or {}, device), Path(job["folder"])
+        if isinstance(made, TrialRecord):
+            records.append(ended(made, folder, time.monotonic() - started, device))
+        else:
+            _OPENED[base.number] = Opened(base, folder, made, {}, time.monotonic() - started)
+    return _go(rungs, records, device)
 
 
-@lru_cache(maxsize=4)
-def _environment(device: str) -> dict[str, Any]:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    return {**machine.environment(), "harness": __version__, "torch": torch.__version__, "trained_on": name}
+def go_on(stops: Mapping[int, str], rungs: Sequence[int], device: str = "cpu") -> dict[str, Any]:
+    """Train the waiting trials on to the next of ``rungs``, without those in ``stops`` (number ->
+    reason), which end here without a file. Returns what :func:`start` does."""
+    records = [stopped(_OPENED.pop(number), reason, device) for number, reason in stops.items()]
+    return _go(rungs, records, device)
 
 
-def teacher_logits(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> torch.Tensor | None:
-    if recipe.teacher is None or not REGISTRIES.distills[recipe.distill.name].needs:
-        return None
-    key = teacher_key(recipe.teacher, data.fingerprint())
-    logits = (
-        given[key]
-        if key in given
-        else predict(teacher_module(recipe, data, device).to(device), normalised(data.train[0], data))
-    )
-    return torch.from_numpy(np.array(logits)).to(device)
+def _go(rungs: Sequence[int], records: list[dict[str, Any]], device: str) -> dict[str, Any]:
+    done = max((o.student.epoch for o in _OPENED.values()), default=0)
+    index = next((i for i, epoch in enumerate(rungs) if epoch > done), None)
+    epochs = max((o.student.recipe.train.epochs for o in _OPENED.values()), default=0)
+    records += _train(rungs[index] if index is not None else epochs, device)
+    if index is None or not _OPENED:
+        records += [finished(_OPENED.pop(n), device) for n in list(_OPENED)]
+        return {"held": False, "records": records}
+    for number, opened in _OPENED.items():
+        started = time.monotonic()
+        x, y = normalised_part(opened.student.recipe, "validation", device)
+        at = {**opened.rungs, opened.student.epoch: accuracy(opened.student, x, y)}
+        _OPENED[number] = replace(opened, rungs=at, seconds=opened.seconds + time.monotonic() - started)
+    now = {n: o.rungs[o.student.epoch] for n, o in _OPENED.items()}
+    return {"held": True, "rung": index, "accuracy": now, "records": records}
 
 
-def _run(recipe: Recipe, base: TrialRecord, folder: Path, given: Mapping[str, np.ndarray], device: str) -> TrialRecord:
+def _train(until: int, device: str) -> list[dict[str, Any]]:
+    """Train every open student to ``until``; records of those that failed."""
+    started, numbers = time.monotonic(), list(_OPENED)
+    try:
+        runs = advance([_OPENED[n].student for n in numbers], until)
+    except Exception as error:  # the worker must answer, whatever a user's model does
+        runs = [error] * len(numbers)
+    seconds = (time.monotonic() - started) / max(len(numbers), 1)
+    failed = []
+    for number, student in zip(numbers, runs, strict=True):
+        opened = replace(_OPENED[number], seconds=_OPENED[number].seconds + seconds)
+        if isinstance(student, Run):
+            _OPENED[number] = replace(opened, student=student)
+        else:
+            del _OPENED[number]
+            failed.append(ended(failure(opened.base, student), opened.folder, opened.seconds, device))
+    return failed
+
+
+def _opened(tree: Mapping[str, Any], given: Mapping[str, np.ndarray], device: str) -> Run:
+    recipe = parse_recipe(tree, REGISTRIES)
+    return _begin(recipe, logits_of(recipe, data_of(recipe), given, device), device)
+
+
+def _begin(recipe: Recipe, logits: torch.Tensor | None, device: str) -> Run:
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    x, y = normalised_train(recipe.task.model_dump_json(), device)
-    trained = fit(recipe, module.to(device), Examples(x, y, teacher_logits(recipe, data, given, device)))
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILES[recipe.deploy.format]
-    made = export(trained, _templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy)
-    metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
-    _write_beside(folder, recipe, trained)
-    conditions = {"split": "validation", "n": len(data.validation[1]), "runtime": recipe.deploy.runtime}
-    scores = [Measurement(name=k, unit="1", values=[v], conditions=conditions) for k, v in metrics.items()]
-    size = Measurement(name="size_bytes", unit="B", values=[float(made.artifact.size_bytes)])
-    return base.model_copy(
-        update={
-            "status": "ok",
-            "artifact": made.artifact,
-            "structure": made.structure,
-            "waterfall": made.waterfall,
-            "recipe": recipe.to_tree(),
-            "diagnostics": {
-                **trained.diagnostics,
-                "parity": parity(trained, path, data, recipe.deploy.runtime),
-                "audit": audit(path, recipe.deploy.runtime).as_json(),
-                "worker_peak_mib": machine.peak_memory_mib(),
-            },
-        }
-    ).with_measurements(*scores, size)
+    x, y = normalised_part(recipe, "train", device)
+    return begin(recipe, module.to(device), Examples(x, y, logits))
 
 
-def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:
-    """Accuracy (and the task's own metrics) of the file on ``validation`` or ``test``, computed by
-    the runtime."""
-    x, y = getattr(data, part)
-    logits, labels = runtimes.load(runtime, path).logits(x.float().numpy()), y.numpy()
-    own = {} if data.metrics is None else {k: float(v) for k, v in data.metrics(logits, labels).items()}
-    return {"accuracy": float((logits.argmax(1) == labels).mean()), **own}
+def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict[str, Any]:
+    """What a recipe costs, from its student as it will be shipped, exported before any training.
 
-
-def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime") -> dict[str, float]:
-    """How far the file is from torch's simulation of it, on the first validation samples.
-
-    ``max_abs`` and ``relative`` (to the largest logit) compare logits; ``disagreements`` counts
-    samples whose predicted class differs, of ``n``.
+    Returns:
+        ``structure``, ``size_bytes`` and ``path`` (in ``folder``) of the file; ``reason`` where the
+        student cannot be made, which the trial itself will say too.
     """
-    x, _ = data.validation
-    x = x[:PARITY_SAMPLES]
-    torch_logits = predict(trained.module, normalised(x, data), trained.quantised)
-    file_logits = runtimes.load(runtime, path).logits(x.float().numpy())
-    difference = np.abs(torch_logits - file_logits)
-    scale = float(np.abs(torch_logits).max()) or 1.0
-    disagreements = (torch_logits.argmax(1) != file_logits.argmax(1)).sum()
-    return {
-        "max_abs": float(difference.max()),
-        "relative": float(difference.max()) / scale,
-        "disagreements": float(disagreements),
-        "n": float(len(x)),
-    }
-
-
-def _write_beside(folder: Path, recipe: Recipe, trained: Trained) -> None:
-    """recipe.yaml (JSON is YAML) and history.csv, for people and for ``harness train``."""
-    write_json_durably(folder / "recipe.yaml", recipe.to_tree())
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(trained.history[0]))
-    writer.writeheader()
-    writer.writerows(trained.history)
-    write_bytes_durably(folder / "history.csv", table.getvalue().encode())
-
-
-def score_test(folder: str) -> dict[str, float]:
-    """Accuracy of a finished trial's file on the test part: called once, for points on the front."""
-    record = TrialRecord.model_validate_json((Path(folder) / "record.json").read_bytes())
-    recipe = parse_recipe(record.recipe, REGISTRIES)
-    data = data_of(recipe)
-    metrics = file_metrics(record.file(Path(folder)), data, "test", recipe.deploy.runtime)
-    return {**metrics, "n": float(len(data.test[1]))}
+    _settle()
+    recipe = parse_recipe(tree, REGISTRIES)
+    try:
+        made = ship(finish(_begin(recipe, None, device)), recipe, Path(folder) / UNTRAINED)
+    except Exception as error:
+        return {"reason": f"{type(error).__name__}: {error}"}
+    return {"structure": made.structure, "size_bytes": made.artifact.size_bytes, "path": UNTRAINED}

@@ -51,7 +51,58 @@ def tiny_model(width: int) -> bytes:
     return onnx.ModelProto.SerializeToString(model, deterministic=True)
 
 
-def run(tree, number, params, baseline, folder, logits, device="cpu"):
+OPEN: dict = {}
+
+
+def start(jobs, rungs, logits, device="cpu"):
+    OPEN.clear()
+    OPEN.update({job["number"]: [job, -1] for job in jobs})
+    with open(Path(os.environ["HARNESS_FAKE"]) / "groups", "a") as file:
+        file.write(" ".join(str(job["number"]) for job in jobs) + "\n")
+    return go_on({}, rungs)
+
+
+def go_on(stops, rungs, device="cpu"):
+    """Accuracy rises along the rungs towards what :func:`run` will find."""
+    records = []
+    for number, reason in stops.items():
+        job, rung = OPEN.pop(number)
+        record = base_of(job["tree"], number, job["params"], job["baseline"]).model_copy(
+            update={"status": "stopped", "reason": reason, "diagnostics": {"epochs": rungs[rung]}}
+        )
+        write_record(Path(job["folder"]), record)
+        (Path(job["folder"]) / "untrained.onnx").unlink(missing_ok=True)
+        records.append(record.model_dump(mode="json"))
+    for held in OPEN.values():
+        held[1] += 1
+    rung = next(iter(OPEN.values()))[1] if OPEN else 0
+    if OPEN and rung < len(rungs):
+        now = {n: accuracy_of(job["tree"]) * (1 - 0.5 / (2 + rung)) for n, (job, _) in OPEN.items()}
+        return {"held": True, "rung": rung, "accuracy": now, "records": records}
+    for number in list(OPEN):
+        job = OPEN.pop(number)[0]
+        records.append(run(job["tree"], number, job["params"], job["baseline"], job["folder"], {}, rungs=rungs))
+    return {"held": False, "records": records}
+
+
+def untrained(tree, folder, device="cpu"):
+    width = tree["student"]["width"]
+    path = Path(folder) / "untrained.onnx"
+    write_bytes_durably(path, tiny_model(width))
+    return {"structure": f"w{width}", "size_bytes": path.stat().st_size, "path": path.name}
+
+
+def accuracy_of(tree):
+    return 1 - 1 / (2 + tree["student"]["width"] * min(tree["quant"]["bits"], 8) / 8) + 0.01 * tree["train"]["lr"]
+
+
+def base_of(tree, number, params, baseline):
+    return TrialRecord(
+        number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"]
+    )
+
+
+def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=()):
     box = Path(os.environ["HARNESS_FAKE"])
     with open(box / "started", "a") as file:
         file.write(f"{number}\n")
@@ -59,9 +110,7 @@ def run(tree, number, params, baseline, folder, logits, device="cpu"):
     if (box / f"hang-{number}").exists():
         time.sleep(600)
     switch = box / f"die-{number}"
-    base = TrialRecord(
-        number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"]
-    )
+    base = base_of(tree, number, params, baseline)
     path = Path(folder)
     if (box / f"fail-{number}").exists():
         record = base.model_copy(update={"reason": str(TrialError("nonfinite: told to"))})
@@ -70,9 +119,11 @@ def run(tree, number, params, baseline, folder, logits, device="cpu"):
     if switch.exists() and "before" in switch.read_text():
         switch.unlink()
         os._exit(9)
-    width, bits = tree["student"]["width"], tree["quant"]["bits"]
+    width, accuracy = tree["student"]["width"], accuracy_of(tree)
     write_bytes_durably(path / "model.onnx", tiny_model(width))
-    accuracy = 1 - 1 / (2 + width * min(bits, 8) / 8) + 0.01 * tree["train"]["lr"]
+    (path / "untrained.onnx").unlink(missing_ok=True)
+    curve = {str(epoch): accuracy * (1 - 0.5 / (2 + i)) for i, epoch in enumerate(rungs)}
+    base = base.model_copy(update={"diagnostics": {"epochs": tree["train"]["epochs"], "rungs": curve}})
     record = base.model_copy(
         update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"}
     )

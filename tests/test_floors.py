@@ -31,18 +31,29 @@ FLOORS = {
     **dict.fromkeys(("techniques", "tasks", "models"), 1),
     "train": 2,
     "deploy": 3,
-    "trial": 4,
-    **dict.fromkeys(("search", "report", "production", "doctor", "check"), 5),
-    "cli_measure": 6,
-    "cli": 7,
-    "__main__": 8,
+    "scoring": 4,
+    "ending": 5,
+    "trial": 6,
+    **dict.fromkeys(("search", "report", "production", "doctor", "check"), 7),
+    "cli_measure": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 # The aggregate of all declarations has no floor: whoever stands above what it gathers may read it,
 # and load_space does so inside a function when it is given no registries.
 REGISTRIES = "registries"
 READERS_OF_REGISTRIES = ("space.py",)
 ONLY = {"optuna": "search", "ray": "search", "onnx": "deploy", "onnxruntime": "deploy", "plotly": "report"}
-TORCH_FREE = {REGISTRIES, "__init__", *FLOORS} - {"techniques", "tasks", "models", "train", "deploy", "trial"}
+TORCH_FREE = {REGISTRIES, "__init__", *FLOORS} - {
+    "techniques",
+    "tasks",
+    "models",
+    "train",
+    "deploy",
+    "scoring",
+    "ending",
+    "trial",
+}
 DRIVER = (
     "harness.cli",
     "harness.search.driver",

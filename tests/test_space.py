@@ -158,7 +158,7 @@ def test_settings_objectives_constraints(tmp_path: Path) -> None:
 
 def test_defaults_of_settings(tmp_path: Path) -> None:
     space = space_of(tmp_path)
-    assert (space.settings.trials, space.settings.sampler, space.settings.storage) == (60, "tpe", None)
+    assert (space.settings.trials, space.settings.sampler, space.settings.storage) == (None, "auto", None)
     assert [o.name for o in space.objectives] == ["accuracy", "size_bytes", "latency_ms"]
     assert [o.direction for o in space.objectives] == ["maximize", "minimize", "minimize"]
 

@@ -168,7 +168,7 @@ VALUE_MISTAKES = [
     ({"search": "{trials: '9'}"}, "but got '9'"),
     ({"search": "{trials: {int: [1, 2]}}"}, "search.trials: must be an integer"),
     ({"search": "{timeout_s: 0}"}, "search.timeout_s: must be a number with 0 < value"),
-    ({"search": "{sampler: tep}"}, "search.sampler: must be one of tpe, nsga2, random, but got 'tep'"),
+    ({"search": "{sampler: tep}"}, "search.sampler: must be one of auto, tpe, nsga2, random, sobol, gp, but got 'tep'"),
     ({"search": "{trails: 3}"}, "search.trails: unknown key. Did you mean 'trials'?"),
     ({"search": "3"}, "search: must be a mapping"),
     ({"resources": "{gpu: 0.4}"}, "resources.gpu: must be whole, or one k-th of a GPU, but got 0.4"),

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from harness import production, trial
+from harness import production, scoring, trial
 from harness.deploy.runtimes import load
 from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
@@ -40,7 +40,7 @@ def test_every_number_is_that_of_the_file(study):
     path = folder / "trials" / "00007" / "model.onnx"
     assert record.status == "ok", record.reason
     assert read_record(path.parent) == record
-    data = trial.data_of(parse_recipe(TREE, REGISTRIES))
+    data = scoring.data_of(parse_recipe(TREE, REGISTRIES))
     x, y = data.validation
     again = load("onnxruntime", path).logits(x.float().numpy())
     assert record.value("accuracy") == float((again.argmax(1) == y.numpy()).mean()) > 0.8
@@ -57,7 +57,7 @@ def test_every_number_is_that_of_the_file(study):
 def test_prepare_gives_logits_chance_and_a_teacher_file(study):
     folder, ready, _ = study
     [values] = ready["logits"].values()
-    data = trial.data_of(parse_recipe(TREE, REGISTRIES))
+    data = scoring.data_of(parse_recipe(TREE, REGISTRIES))
     assert values.shape == (len(data.train[1]), 10) and values.dtype == np.float32
     assert (values.argmax(1) == data.train[1].numpy()).mean() > 0.9
     assert 0.1 <= ready["chance"] <= 0.2
@@ -83,7 +83,7 @@ def test_a_trial_repeats_bit_for_bit(study, tmp_path):
 def test_test_accuracy_is_of_the_test_part(study):
     folder, _, record = study
     scored = trial.score_test(str(folder / "trials" / "00007"))
-    data = trial.data_of(parse_recipe(TREE, REGISTRIES))
+    data = scoring.data_of(parse_recipe(TREE, REGISTRIES))
     assert scored["n"] == len(data.test[1]) and 0.8 < scored["accuracy"] <= 1
 
 

@@ -22,6 +22,7 @@ from harness.report.picks import best_points, recipe_yaml
 from harness.report.tables import write_csv
 
 PARITY_DISAGREEMENTS = 2
+ENDED = {"stopped": "stopped early", "failed": "failed"}  # a record's status, in words
 
 
 def write_report(data: StudyData) -> Path:
@@ -90,12 +91,13 @@ def _figures(data: StudyData) -> dict[str, str]:
 def facts(data: StudyData) -> list[tuple[str, str]]:
     """What a reader needs to judge the numbers."""
     machine = data.environment
-    failed = data.trials[data.trials["status"] == "failed"]
+    counts = data.trials["status"].value_counts()
+    ended = ", ".join(f"{counts[s]} {words}" for s, words in ENDED.items() if counts.get(s))
     latency = next(
         (r.measurements["latency_ms"].conditions for r in data.records.values() if "latency_ms" in r.measurements), {}
     )
     found = [
-        ("Trials", f"{len(data.finished)} finished, {len(failed)} failed, {len(data.front)} on the front"),
+        ("Trials", f"{len(data.finished)} finished, {ended + ', ' if ended else ''}{len(data.front)} on the front"),
         ("Status", str(data.study.get("status", "unknown"))),
         (
             "Machine",

@@ -20,8 +20,8 @@ from harness.errors import HarnessError, SpaceError
 from harness.records import TrialRecord, read_record, write_json_durably
 from harness.search.driver import TRIAL_MODULE, teacher_trees
 from harness.search.lock import run_lock
-from harness.search.loop import Pool
 from harness.search.members import confirmed, likely
+from harness.search.run import Pool
 from harness.space import Space, load_space
 
 SEEDS_FROM = 2**30  # beyond every seed that a search gives

@@ -28,11 +28,14 @@ from harness.records import read_record, write_bytes_durably, write_json_durably
 from harness.search import finish, resume
 from harness.search.latencies import Latencies
 from harness.search.lock import run_lock
-from harness.search.loop import FAILURES_IN_A_ROW, Pool, Run, count, take, trial_folder, work_through
+from harness.search.loop import work_through
 from harness.search.pool import RayPool, connect
 from harness.search.progress import Progress
+from harness.search.run import FAILURES_IN_A_ROW, PRICED, Budget, Pool, Run, trial_folder
+from harness.search.rungs import Never, Rule, make_rule
 from harness.search.signals import Stop
 from harness.search.study import Study
+from harness.search.telling import count, take
 from harness.space import Space
 
 MAX_TEACHERS = 16
@@ -49,6 +52,7 @@ class Outcome:
     failed: int
     front: list[int]
     exit_code: int = 0
+    stopped: int = 0  # of the finished ones: before their last epoch
 
 
 def search(
@@ -72,7 +76,7 @@ def search(
     Raises:
         SpaceError: nothing was run and nothing is left half-written.
     """
-    folder, budget = Path(folder), trials or space.settings.trials
+    folder, budget = Path(folder), Budget.of(space.settings, trials)
     fresh = not folder.exists()
     try:
         with run_lock(folder):
@@ -81,7 +85,8 @@ def search(
                 resume.rebuild(space, folder)
             done = resume.complete_already(folder, budget)
             if done is not None:
-                return Outcome(folder, "already complete", done["finished"], done["failed"], done["front"])
+                counts = (done[name] for name in ("finished", "failed", "front"))
+                return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
             return _search(
                 space, folder, budget, progress, module, lab, lambda: (make_pool or _ray_pool)(space, address, module)
             )
@@ -99,7 +104,7 @@ def _ray_pool(space: Space, address: str | None, module: str) -> Pool:
 def _search(
     space: Space,
     folder: Path,
-    budget: int,
+    budget: Budget,
     progress: bool,
     module: str,
     lab: Callable[[], Lab],
@@ -107,7 +112,7 @@ def _search(
 ) -> Outcome:
     started = time.monotonic()
     pool = make_pool()
-    with Stop() as stop, lab() as measuring, Progress(folder.name, budget, progress) as shown:
+    with Stop() as stop, lab() as measuring, Progress(folder.name, budget.trials, progress) as shown:
         try:
             shown.say("preparing: data, teacher, first export")
             ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()))
@@ -135,7 +140,7 @@ def teacher_trees(space: Space) -> list[dict[str, Any]]:
 
 
 def _open(
-    space: Space, folder: Path, budget: int, pool: Pool, lab: Lab, progress: Progress, stop: Stop, chance: float
+    space: Space, folder: Path, budget: Budget, pool: Pool, lab: Lab, progress: Progress, stop: Stop, chance: float
 ) -> Run:
     write_bytes_durably(folder / "space.yaml", space.text.encode())
     write_json_durably(folder / "environment.json", environment())
@@ -151,7 +156,9 @@ def _open(
         budget,
         Front(tuple(o.direction for o in space.objectives)),
         finish.Reference(space, chance),
+        _rule(space),
     )
+    study.front = lambda: run.front.numbers
     for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         record = read_record(trial_folder(folder, trial.number))
         final = trial.state is not TrialState.FAIL or "final" in trial.user_attrs
@@ -162,13 +169,22 @@ def _open(
     return run
 
 
+def _rule(space: Space) -> Rule:
+    """The rule of ``search.stop``; none where it could not judge: it compares accuracy with costs that
+    are known before training."""
+    names = {o.name for o in space.objectives}
+    return make_rule(space.settings.stop) if "accuracy" in names <= {"accuracy", *PRICED} else Never()
+
+
 def _close(run: Run, started: float) -> Outcome:
     if run.failures_in_a_row >= FAILURES_IN_A_ROW and not run.finished:
         reason = next(iter(run.study.trials(TrialState.FAIL)[-1:])).user_attrs.get("reason", "")
         raise HarnessError(
             f"{run.folder}: {run.failures_in_a_row} trials failed in a row and none finished. The last one: {reason}"
         )
-    status = "interrupted" if run.stop.asked else "exhausted" if run.finished < run.budget else "complete"
+    enough = run.budget.trials is not None and run.finished >= run.budget.trials
+    enough = enough or run.budget.spent(run.epochs)
+    status = "interrupted" if run.stop.asked else "complete" if enough else "exhausted"
     front = sorted(run.front.numbers)
     finish.write_summary(
         run.study,
@@ -178,7 +194,9 @@ def _close(run: Run, started: float) -> Outcome:
             "finished": run.finished,
             "failed": run.failed,
             "front": front,
-            "budget": run.budget,
+            "stopped": run.stopped,
+            "epochs": run.epochs,
+            "budget": {"trials": run.budget.trials, "epochs": run.budget.epochs, "seconds": run.budget.seconds},
             "reference": run.reference.point(),
             "hypervolume": run.reference.hypervolume(run.front),
             "driver_peak_mib": peak_memory_mib(),
@@ -186,4 +204,4 @@ def _close(run: Run, started: float) -> Outcome:
             "command": " ".join(["harness", *sys.argv[1:]]),
         },
     )
-    return Outcome(run.folder, status, run.finished, run.failed, front, run.stop.exit_code)
+    return Outcome(run.folder, status, run.finished, run.failed, front, run.stop.exit_code, run.stopped)

@@ -20,7 +20,7 @@ from harness.search.study import Study
 from harness.space import Space
 
 if TYPE_CHECKING:
-    from harness.search.loop import Pool
+    from harness.search.run import Pool
 
 log = logging.getLogger(__name__)
 LOGGED = ("size_bytes", "latency_ms", "load_ms")

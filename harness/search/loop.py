@@ -1,170 +1,196 @@
-"""The loop of a search: keep every slot busy, tell what comes back, measure when it is quiet.
+"""The loop of a search: keep every slot busy, decide at rungs, measure when it is quiet.
 
-Latency is measured at barriers, when no slot is busy and enough new structures wait for the lab.
+What a recipe costs follows from its structure, so a trial's size and latency are found before it
+trains, from its untrained student: what breaks a constraint never trains, what cannot reach the front
+at its costs stops at a rung. Latency is measured at barriers, when no slot is busy and enough new
+structures wait for the lab; groups wait at their next rung meanwhile.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-from optuna.trial import TrialState
-
-from harness.errors import TrialError
-from harness.pareto import Front
-from harness.records import TrialRecord, read_record
-from harness.search import finish, resume
-from harness.search.latencies import Latencies
+from harness.records import Artifact, Measurement, TrialRecord, read_record
+from harness.search.groups import lane_key
 from harness.search.pool import Finished
-from harness.search.progress import Progress
-from harness.search.signals import Stop
-from harness.search.study import Proposal, Study
-from harness.space import Space
+from harness.search.run import Run, trial_folder
+from harness.search.rungs import Curve, never_stopped
+from harness.search.study import Proposal
+from harness.search.telling import costs_of, measure, take, take_cost
 
-log = logging.getLogger(__name__)
-FAILURES_IN_A_ROW = 10
 PATIENCE = 4  # trials told per slot while a new structure waits for the lab
-
-
-class Pool(Protocol):
-    """What the driver needs of its workers (``RayPool``; tests bring a simpler one)."""
-
-    @property
-    def free(self) -> int: ...
-    @property
-    def running(self) -> list[int]: ...
-    def share(self, logits: Mapping[str, Any]) -> None: ...
-    def submit(self, job: int, name: str, *args: Any, logits: bool = False) -> None: ...
-    def call(self, name: str, *args: Any) -> Any: ...
-    def wait(self, timeout_s: float) -> list[Finished]: ...
-    def close(self) -> None: ...
-
-
-@dataclass
-class Run:
-    """The state of one running search."""
-
-    space: Space
-    folder: Path
-    study: Study
-    pool: Pool
-    latencies: Latencies
-    progress: Progress
-    stop: Stop
-    budget: int
-    front: Front
-    reference: finish.Reference
-    baselines: list[int] = field(default_factory=list)
-    open: dict[int, Proposal] = field(default_factory=dict)  # proposed and not yet told
-    ahead: list[Proposal] = field(default_factory=list)
-    waiting: list[TrialRecord] = field(default_factory=list)
-    attempts: dict[int, int] = field(default_factory=dict)
-    finished: int = 0
-    failed: int = 0
-    failures_in_a_row: int = 0
-    exhausted: bool = False
-    told: int = 0
-    told_at_wait: int = 0  # how many were told when the first of ``waiting`` began to wait
-    sweep: list[int] = field(default_factory=list)  # baselines that finished
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    return folder / "trials" / f"{number:05d}"
 
 
 def work_through(run: Run) -> None:
     """Keep every slot busy; stop for a barrier when enough new structures wait for the lab."""
-    done = {
-        t.user_attrs.get("baseline_index")
-        for t in run.study.trials()
-        if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "final" in t.user_attrs
-    }
-    run.baselines = [i for i in range(len(run.space.baselines())) if i not in done]
+    run.baselines = _baselines_left(run)
     slots = run.pool.free
     while True:
-        structures = len({r.structure for r in run.waiting})
-        barrier = structures >= 2 * slots or (structures and run.told - run.told_at_wait >= PATIENCE * slots)
+        structures = len({r.structure for r in (*run.waiting, *run.priced)})
+        waited = run.told - run.told_at_wait >= PATIENCE * slots
+        barrier = bool(structures) and (structures >= 2 * slots or waited)
         if not barrier:
+            _resume_held(run)
             _fill_slots(run)
         if not run.pool.running:
-            if not run.waiting:
+            if structures:
+                measure(run)
+            elif not run.held and (not run.ready or run.stop.asked):
                 break
-            measure(run)
             continue
-        for answer in run.pool.wait(0.5 if run.ahead or not _wanted(run) else 0.0):
-            if not barrier:
-                _fill_slots(run)
+        for answer in run.pool.wait(0.5 if run.ahead or not run.wanted else 0.0):
             _collect(run, answer)
         if run.stop.now:
             break
-        if _wanted(run) and len(run.ahead) < 1 and not barrier:
+        if run.wanted and not run.ahead and not barrier:
             _ask_ahead(run)
         run.progress.update(run.finished, run.failed, len(run.front.numbers), run.reference.hypervolume(run.front))
-    for proposal in run.ahead:
-        run.study.fail(proposal.number, "not started", final=False)
+    started = {*(n for group in run.groups.values() for n in group), *(r.number for r in run.waiting)}
+    for number in [n for n in run.open if n not in started]:
+        run.study.fail(number, "not started", final=False)
 
 
-def _wanted(run: Run) -> int:
-    """How many more trials to start."""
-    if run.stop.asked or run.exhausted or run.failures_in_a_row >= FAILURES_IN_A_ROW:
-        return 0
-    unfinished = {*run.open, *(r.number for r in run.waiting)}  # a resumed study's waiting ones were not opened here
-    return max(0, run.budget - run.finished - len(unfinished))
+def _baselines_left(run: Run) -> list[int]:
+    done = {
+        t.user_attrs.get("baseline_index")
+        for t in run.study.trials()
+        if t.state.name in ("COMPLETE", "PRUNED") or "final" in t.user_attrs
+    }
+    return [i for i in range(len(run.space.baselines())) if i not in done]
 
 
 def _ask_ahead(run: Run) -> None:
-    proposal = run.study.baseline(run.baselines.pop(0)) if run.baselines else run.study.propose()
-    if proposal is None:
+    """Propose a trial, and with lanes its followers: other numbers in the same structure."""
+    proposals = [run.study.baseline(run.baselines.pop(0))] if run.baselines else run.study.propose(run.lanes)
+    if not proposals:
         run.exhausted = True
         run.progress.say("every recipe that the sampler proposes has run: the space is exhausted")
-    else:
+    for proposal in proposals:
         run.open[proposal.number] = proposal
         run.ahead.append(proposal)
 
 
 def _fill_slots(run: Run) -> None:
     while run.pool.free and not run.stop.asked:
-        if not run.ahead:
-            if not _wanted(run):
-                return
+        if run.ready and (len(run.ready) >= run.lanes or not run.ahead):
+            _train(run)
+            continue
+        if not run.ahead and run.wanted:
             _ask_ahead(run)
-        if not run.ahead:
+        if run.ahead:
+            _price(run, run.ahead.pop(0))
+        elif run.ready:
+            _train(run)
+        else:
             return
-        _submit(run, run.ahead.pop(0))
 
 
-def _submit(run: Run, proposal: Proposal) -> None:
-    run.pool.submit(
-        proposal.number,
-        "run",
-        proposal.recipe.to_tree(),
-        proposal.number,
-        proposal.params,
-        proposal.baseline,
-        str(trial_folder(run.folder, proposal.number).resolve()),
-        logits=True,
-    )
+def _price(run: Run, proposal: Proposal) -> None:
+    """Find out what the recipe costs, where that is worth knowing and follows from its structure."""
+    recipe = proposal.recipe
+    known = run.space.registries.pruners[recipe.prune.name].structure_known == "before"
+    if proposal.baseline or not run.prices or not known or recipe.deploy.format != "onnx":
+        run.ready.append(proposal)
+        return
+    run.pricing.add(proposal.number)
+    place = str(trial_folder(run.folder, proposal.number).resolve())
+    run.pool.submit(proposal.number, "untrained", recipe.to_tree(), place)
+
+
+def _train(run: Run) -> None:
+    """Start the first ready trial, with others of its structure beside it."""
+    leader = run.ready[0]
+    group = [p for p in run.ready if lane_key(p.recipe) == lane_key(leader.recipe)][: run.lanes]
+    run.ready = [p for p in run.ready if p not in group]
+    for p in group:
+        exempt = bool(p.baseline) or never_stopped(run.space.settings.seed, p.number)
+        known = run.costs.get(p.number)
+        run.rule.curves[p.number] = Curve(
+            None if known is None else costs_of(run, known), exempt, run.space.shares(p.params)
+        )
+    run.groups[leader.number] = [p.number for p in group]
+    jobs = [
+        {
+            "tree": p.recipe.to_tree(),
+            "number": p.number,
+            "params": p.params,
+            "baseline": p.baseline,
+            "folder": str(trial_folder(run.folder, p.number).resolve()),
+        }
+        for p in group
+    ]
+    run.pool.submit(leader.number, "start", jobs, _rungs(run, leader), logits=True, trials=len(group))
+
+
+def _rungs(run: Run, leader: Proposal) -> list[int]:
+    return run.rule.epochs(leader.recipe.train.epochs)
+
+
+def _resume_held(run: Run) -> None:
+    """Decide for the groups that wait at a rung, and let them go on."""
+    held, run.held = run.held, []
+    for answer in held:
+        leader = run.open.get(answer.job) or run.open[run.groups[answer.job][0]]
+        epochs = _rungs(run, leader)
+        rung, total = answer.value["rung"], leader.recipe.train.epochs
+        stops = {}
+        for number, accuracy in answer.value["accuracy"].items():
+            reason = run.rule.decide(number, rung, accuracy)
+            if reason:
+                stops[number] = f"after epoch {epochs[rung]} of {total}, {reason}"
+        run.pool.submit(answer.job, "go_on", stops, epochs, trials=len(run.groups[answer.job]))
 
 
 def _collect(run: Run, answer: Finished) -> None:
-    """Take a job's answer; a worker that died may have left its record all the same."""
+    """Take a job's answer; a worker that died may have left records all the same."""
+    if answer.job in run.pricing:
+        run.pricing.remove(answer.job)
+        _take_price(run, answer)
+        return
+    if answer.error:
+        for number in run.groups.pop(answer.job):
+            _lost(run, run.open[number], answer)
+        return
+    for found in answer.value["records"]:
+        record = TrialRecord.model_validate(found)
+        run.groups[answer.job].remove(record.number)
+        take(run, record)
+    if answer.value["held"]:
+        run.held.append(answer)
+    else:
+        del run.groups[answer.job]
+
+
+def _take_price(run: Run, answer: Finished) -> None:
     proposal = run.open[answer.job]
-    record = None if answer.error else TrialRecord.model_validate(answer.value)
-    if record is None and answer.died:
-        record = read_record(trial_folder(run.folder, answer.job))
+    if answer.error or "reason" in answer.value:
+        run.ready.append(proposal)  # the trial itself will say what is wrong
+        return
+    found = answer.value
+    record = TrialRecord(
+        number=answer.job,
+        status="ok",
+        recipe=proposal.recipe.to_tree(),
+        params=proposal.params,
+        seed=proposal.recipe.seed,
+        structure=found["structure"],
+        artifact=Artifact(path=found["path"], format="onnx", sha256="", size_bytes=found["size_bytes"]),
+    )
+    size = Measurement(name="size_bytes", unit="B", values=[float(found["size_bytes"])])
+    take_cost(run, record.with_measurements(size))
+
+
+def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
+    """A trial whose job gave no answer."""
+    record = read_record(trial_folder(run.folder, proposal.number)) if answer.died else None
     if record is not None:
         take(run, record)
         return
-    attempt = run.attempts.get(answer.job, 0)
+    attempt = run.attempts.get(proposal.number, 0)
     if answer.died and attempt < run.space.settings.retries and not run.stop.asked:
-        run.attempts[answer.job] = attempt + 1
-        run.ahead.insert(0, proposal)  # its slot may be busy again
+        run.attempts[proposal.number] = attempt + 1
+        run.ready.insert(0, proposal)  # its slot may be busy again
         return
     failed = TrialRecord(
-        number=answer.job,
+        number=proposal.number,
         status="failed",
         reason=answer.error,
         baseline=proposal.baseline,
@@ -173,65 +199,3 @@ def _collect(run: Run, answer: Finished) -> None:
         seed=proposal.recipe.seed,
     )
     take(run, failed)
-
-
-def take(run: Run, record: TrialRecord) -> None:
-    """Tell a record, or let it wait for the lab where its structure is new."""
-    if record.status != "ok":
-        resume.write_failed(trial_folder(run.folder, record.number), record)
-        _tell(run, record)
-    elif "latency_ms" in record.measurements:
-        _tell(run, record)
-    elif run.latencies.known(record) is not None:
-        _tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
-    else:
-        run.told_at_wait = run.told_at_wait if run.waiting else run.told
-        run.waiting.append(record)
-
-
-def measure(run: Run) -> None:
-    """The barrier: no slot is busy, so the machine is quiet."""
-    waiting, run.waiting = run.waiting, []
-    run.latencies.teacher(run.space, run.folder)
-    try:
-        run.latencies.measure(waiting, run.folder / "trials")
-    except TrialError as error:
-        log.warning("%s: measuring file by file", error)
-        waiting = [r for r in waiting if _measured_alone(run, r)]
-    for record in waiting:
-        _tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
-
-
-def _measured_alone(run: Run, record: TrialRecord) -> bool:
-    """One file that the runtime cannot run must not take the others with it."""
-    try:
-        run.latencies.measure([record], run.folder / "trials")
-    except TrialError as error:
-        take(run, record.model_copy(update={"status": "failed", "reason": str(error)}))
-        return False
-    return True
-
-
-def _tell(run: Run, record: TrialRecord) -> None:
-    feasible = run.study.tell(record)
-    run.told += 1
-    run.open.pop(record.number, None)
-    count(run, record, feasible)
-    run.progress.trial(record, record.number in run.front.numbers)
-
-
-def count(run: Run, record: TrialRecord, feasible: bool) -> None:
-    """Account for a told record: the front, the reference, the counters."""
-    if record.status != "ok":
-        run.failed += 1
-        run.failures_in_a_row += 1
-        return
-    run.finished += 1
-    run.failures_in_a_row = 0
-    if record.baseline == "widest-fp32":
-        run.latencies.use_reference(record.file(trial_folder(run.folder, record.number)))
-    if record.baseline:
-        run.sweep.append(record.number)
-    run.reference.see(record)
-    if feasible:
-        run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives])

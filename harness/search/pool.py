@@ -21,6 +21,7 @@ from harness.errors import HarnessError, SpaceError
 from harness.space import Resources
 
 OBJECT_STORE_BYTES = 300 * 2**20
+ON_DEVICE = ("prepare", "run", "start", "go_on", "untrained")
 ALIVE_S = 60.0  # a cluster must offer the resources within this time
 
 
@@ -36,7 +37,7 @@ class Worker:
     def call(self, name: str, *args: Any) -> Any:
         """Call ``name`` of the trial module, with the device as last argument where it takes one."""
         function = getattr(importlib.import_module(self._module), name)
-        return function(*args, *([self._device] if name in ("prepare", "run") else []))
+        return function(*args, *([self._device] if name in ON_DEVICE else []))
 
     def pid(self) -> int:
         return os.getpid()
@@ -61,6 +62,8 @@ class _Slot:
     ref: Any = None
     job: int = -1
     started: float = 0.0
+    trials: int = 1
+    held: bool = False  # its job goes on when its number is submitted again
 
 
 def connect(resources: Resources, address: str | None) -> int:
@@ -167,7 +170,7 @@ class RayPool:
 
     @property
     def free(self) -> int:
-        return sum(slot.ref is None for slot in self._slots)
+        return sum(slot.ref is None and not slot.held for slot in self._slots)
 
     @property
     def running(self) -> list[int]:
@@ -177,11 +180,14 @@ class RayPool:
         """Put the teachers' logits into the object store, once for all trials."""
         self._logits = ray.put(dict(logits))
 
-    def submit(self, job: int, name: str, *args: Any, logits: bool = False) -> None:
-        """Start ``name(*args)`` on a free slot under the number ``job``."""
-        slot = next(s for s in self._slots if s.ref is None)
+    def submit(self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1) -> None:
+        """Start ``name(*args)`` under the number ``job``: on the slot that holds it, else a free one.
+        ``trials`` share its time limit's multiple."""
+        held = next((s for s in self._slots if s.held and s.job == job), None)
+        slot = held or next(s for s in self._slots if s.ref is None and not s.held)
         extra = [self._logits] if logits else []
-        slot.ref, slot.job, slot.started = slot.actor.call.remote(name, *args, *extra), job, time.monotonic()
+        slot.started = slot.started if held else time.monotonic()
+        slot.ref, slot.job, slot.trials, slot.held = slot.actor.call.remote(name, *args, *extra), job, trials, False
 
     def call(self, name: str, *args: Any) -> Any:
         """Run one job alone and return its value; its exception is raised here as it was.
@@ -205,14 +211,17 @@ class RayPool:
             return []
         ready, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
         done = [self._collect(busy[ref]) for ref in ready]
-        late = [s for s in self._slots if s.ref is not None and time.monotonic() - s.started > self._timeout_s]
+        now = time.monotonic()
+        late = [s for s in self._slots if s.ref is not None and now - s.started > self._timeout_s * s.trials]
         return done + [self._expire(slot) for slot in late]
 
     def _collect(self, slot: _Slot) -> Finished:
         ref, job = slot.ref, slot.job
         slot.ref = None
         try:
-            return Finished(job, ray.get(ref))
+            value = ray.get(ref)
+            slot.held = isinstance(value, dict) and bool(value.get("held"))
+            return Finished(job, value)
         except RayActorError as error:
             self._replace(slot)
             return Finished(job, error=f"the worker died ({type(error).__name__})", died=True)
@@ -231,7 +240,7 @@ class RayPool:
         ray.kill(slot.actor)
         _end_process(slot.pid)
         fresh = self._new()
-        slot.actor, slot.ref = fresh.actor, None
+        slot.actor, slot.ref, slot.held = fresh.actor, None, False
         slot.pid = ray.get(fresh.actor.pid.remote())
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from harness.records import TrialRecord
 class Progress:
     """Context manager around the bar; silent where ``shown`` is False."""
 
-    def __init__(self, name: str, total: int, shown: bool):
+    def __init__(self, name: str, total: int | None, shown: bool):
         self._console = Console(stderr=True, quiet=not shown, highlight=False)
         self._total, self._started = total, time.monotonic()
         self._live = self._console.is_terminal and shown
@@ -48,7 +48,7 @@ class Progress:
         self._front, self._volume = front, volume
         new = finished - self._first
         pace = (time.monotonic() - self._started) / new if new > 0 else 0.0
-        left = f", {pace * max(0, self._total - finished):.0f} s left" if pace else ""
+        left = f", {pace * max(0, self._total - finished):.0f} s left" if pace and self._total else ""
         detail = f"failed {failed}, front {front}, hypervolume {volume:.3f}{left}"
         self._bar.update(self._task, completed=finished, detail=detail)
 
@@ -57,7 +57,8 @@ class Progress:
         if self._live:
             return
         if record.status != "ok":
-            self.say(f"trial {record.number:4d} failed: {record.reason.splitlines()[0][:160] if record.reason else ''}")
+            reason = record.reason.splitlines()[0][:160] if record.reason else ""
+            self.say(f"trial {record.number:4d} {record.status}: {reason}")
             return
         values = " ".join(f"{name} {m.median:.6g}" for name, m in sorted(record.measurements.items()))
         marks = " ".join(m for m in (record.baseline, "front" if on_front else "") if m)

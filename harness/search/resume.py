@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from harness.errors import SpaceError
 from harness.recipe import parse_recipe
 from harness.records import TrialRecord, read_record, write_record
+from harness.search.run import Budget
 from harness.search.storage import JOURNAL
 from harness.search.study import Study, distribution, excess, to_optuna
 from harness.space import Space, load_space
@@ -42,13 +43,16 @@ def check_same_space(space: Space, folder: Path) -> None:
     )
 
 
-def complete_already(folder: Path, budget: int) -> dict[str, Any] | None:
-    """The summary of a study that has its ``budget`` of finished trials and is closed, else None."""
+def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
+    """The summary of a study that has its ``budget`` and is closed, else None. Seconds are those of one
+    run, so they are never there already."""
     try:
         summary = json.loads((folder / "study.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return summary if summary["status"] == "complete" and summary["finished"] >= budget else None
+    enough = budget.trials is not None and summary["finished"] >= budget.trials
+    spent = budget.epochs is not None and summary.get("epochs", 0) >= budget.epochs
+    return summary if summary["status"] == "complete" and (enough or spent) else None
 
 
 def settle(study: Study, folder: Path, retries: int, finished: Callable[[TrialRecord], None]) -> None:
@@ -98,14 +102,15 @@ def _frozen(space: Space, record: TrialRecord | None, baselines: dict[str, int])
     complete = record.status == "ok" and all(v is not None for v in values)
     attrs: dict[str, Any] = {
         "recipe": json.dumps(record.recipe),
-        **({} if complete else {"reason": record.reason, "final": True}),
+        **({} if complete else {"reason": record.reason, **({} if record.status == "stopped" else {"final": True})}),
     }
     if record.baseline:
         key = parse_recipe({**record.recipe, "seed": 0}, space.registries).key()
         attrs |= {"baseline": record.baseline, "baseline_index": baselines.get(key)}
-    broken = excess(space, record) if complete else {}
-    state = TrialState.PRUNED if any(v > 0 for v in broken.values()) else TrialState.COMPLETE
-    state = state if complete else TrialState.FAIL
+    stopped = record.status == "stopped"
+    broken = excess(space, record) if complete or stopped else {}
+    state = TrialState.PRUNED if stopped or any(v > 0 for v in broken.values()) else TrialState.COMPLETE
+    state = state if complete or stopped else TrialState.FAIL
     return optuna.create_trial(
         state=state,
         values=[v for v in values if v is not None] if state is TrialState.COMPLETE else None,

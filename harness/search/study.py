@@ -7,24 +7,26 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.recipe import Recipe
 from harness.records import TrialRecord
+from harness.search.groups import in_lanes
+from harness.search.samplers import make_sampler, recent
 from harness.search.storage import open_storage
-from harness.space import Hole, Settings, Space
+from harness.space import Hole, Space
 
 log = logging.getLogger(__name__)
 ASK_AGAIN = 5  # after a duplicate, before drawing at random
 DRAW_AGAIN = 50
+STOPPED = "stopped"  # the constraint that a stopped trial breaks
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,6 @@ def to_optuna(hole: Hole, code: Any) -> Any:
     return hole.labels[code] if hole.kind == "choice" and not hole.ordered else code
 
 
-def make_sampler(settings: Settings, done: int) -> BaseSampler:
-    """The sampler, seeded from the study's seed and the number of trials it has: resumed with the
-    same seed it would repeat its first draws."""
-    seed = random.Random(f"{settings.seed} {done}").randrange(2**31)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if settings.sampler == "random":
-            return RandomSampler(seed=seed)
-        if settings.sampler == "nsga2":
-            return NSGAIISampler(seed=seed)
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-
-
 class Study:
     """An Optuna study of a space, of which this process is the only writer."""
 
@@ -81,13 +70,15 @@ class Study:
             directions=[o.direction for o in space.objectives],
         )
         trials = self.optuna.get_trials(deepcopy=False)
-        self.optuna.sampler = make_sampler(space.settings, len(trials))
+        self.optuna.sampler = make_sampler(space, len(trials), lambda: recent(self.told, self.front()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna; the dashboard shows the names
             self.optuna.set_metric_names([o.name for o in space.objectives])
         self._random = random.Random(f"{space.settings.seed} {len(trials)} draws")
         self._open: dict[int, optuna.Trial] = {}
         self.keys: dict[str, int] = {}  # recipe key -> number of the trial that has it
+        self.told = [t.number for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        self.front: Callable[[], Sequence[int]] = list  # numbers on the front, which the sampler always sees
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
@@ -111,20 +102,40 @@ class Study:
         recipe = baseline.recipe.model_copy(update={"seed": self.seed_of(trial.number)})
         return self._opened(trial, params, recipe, baseline.name)
 
-    def propose(self) -> Proposal | None:
-        """Ask the sampler; a recipe that has run is told FAIL and asked for again, in the end drawn
-        at random. None when everything that was drawn has run: the space is exhausted."""
+    def propose(self, lanes: int = 1) -> list[Proposal]:
+        """Ask the sampler for a trial, and for up to ``lanes`` - 1 more that differ from it only in
+        numbers that lanes can carry. Empty when the space is exhausted."""
+        leader = self._propose()
+        if leader is None:
+            return []
+        structure = {name: code for name, code in leader.params.items() if not in_lanes(self._holes[name].name)}
+        followers = []
+        for _ in range(lanes - 1):
+            self._enqueue(structure, {})
+            followers.append(self._asked())
+        return [leader, *(f for f in followers if f is not None)]
+
+    def _propose(self) -> Proposal | None:
+        """A recipe that has run is told FAIL and asked for again, in the end drawn at random. None
+        when everything that was drawn has run."""
         for attempt in range(ASK_AGAIN + DRAW_AGAIN):
             if attempt >= ASK_AGAIN:
                 self._enqueue(self.space.sample(self._draw), {})
-            trial = self.optuna.ask()
-            params = self.space.sample(lambda hole, t=trial: self._suggest(t, hole))
-            recipe = self.space.fill(params, self.seed_of(trial.number))
-            known = self.keys.get(recipe.key())
-            if known is None:
-                return self._opened(trial, params, recipe, "")
-            trial.set_user_attr("reason", f"duplicate of trial {known}")
-            self.optuna.tell(trial, state=TrialState.FAIL)
+            proposal = self._asked()
+            if proposal is not None:
+                return proposal
+        return None
+
+    def _asked(self) -> Proposal | None:
+        """One trial from the sampler; None, and the trial told FAIL, where its recipe has run."""
+        trial = self.optuna.ask()
+        params = self.space.sample(lambda hole: self._suggest(trial, hole))
+        recipe = self.space.fill(params, self.seed_of(trial.number))
+        known = self.keys.get(recipe.key())
+        if known is None:
+            return self._opened(trial, params, recipe, "")
+        trial.set_user_attr("reason", f"duplicate of trial {known}")
+        self.optuna.tell(trial, state=TrialState.FAIL)
         return None
 
     def _opened(self, trial: optuna.Trial, params: dict[str, Any], recipe: Recipe, baseline: str) -> Proposal:
@@ -175,30 +186,53 @@ class Study:
         self._open.pop(number, None)
 
     def tell(self, record: TrialRecord) -> bool:
-        """Tell a finished record: COMPLETE, or PRUNED where it breaks a constraint (also FAIL where
-        a value is missing or not finite). True when it may stand on the front."""
+        """Tell a finished record: COMPLETE, or PRUNED where it was stopped or breaks a constraint (also
+        FAIL where a value is missing or not finite). True when it may stand on the front."""
+        if record.status == "stopped":
+            self._keep_values(record)
+            self._constrain(record)
+            self._attr(record.number, "reason", record.reason)
+            self._finish(record.number, state=TrialState.PRUNED)
+            return False
         values = [record.value(o.name) for o in self.space.objectives]
         if record.status != "ok" or any(v is None or not math.isfinite(v) for v in values):
             self.fail(record.number, record.reason or f"nonfinite objectives {values}")
             return False
-        for name, found in record.measurements.items():
-            self._attr(record.number, name, found.median)
+        self._keep_values(record)
         broken = self._constrain(record)
         if broken:
             self._attr(record.number, "reason", f"infeasible: {broken}")
-            self.optuna.tell(record.number, state=TrialState.PRUNED)
+            self._finish(record.number, state=TrialState.PRUNED)
         else:
-            self.optuna.tell(record.number, [float(v) for v in values if v is not None])
-        self._open.pop(record.number, None)
+            self._finish(record.number, [float(v) for v in values if v is not None])
         return not broken
+
+    def _finish(self, number: int, values: list[float] | None = None, state: TrialState | None = None) -> None:
+        self.optuna.tell(number, values, state)
+        self.told.append(number)
+        self._open.pop(number, None)
+
+    def _keep_values(self, record: TrialRecord) -> None:
+        for name, found in record.measurements.items():
+            self._attr(record.number, name, found.median)
 
     def _constrain(self, record: TrialRecord) -> str:
         """Set every constraint; the broken ones in words."""
         found = excess(self.space, record)
         for name, value in found.items():
             self._open[record.number].set_constraint(name, value)
+        return self._words(found)
+
+    def broken(self, record: TrialRecord) -> str:
+        """The constraints that what is measured already breaks, in words."""
+        found = excess(self.space, record)
+        return self._words({name: v for name, v in found.items() if record.value(name.split()[0]) is not None})
+
+    def _words(self, excesses: Mapping[str, float]) -> str:
         return ", ".join(
-            f"{name} {self.space.constraints[name.split()[0]]} by {v:.6g}" for name, v in found.items() if v > 0
+            f"{name} {self.space.constraints[name.split()[0]]} by {v:.6g}"
+            for name, v in excesses.items()
+            if name != STOPPED and v > 0
         )
 
     def reopen(self, trial: FrozenTrial) -> None:
@@ -207,11 +241,14 @@ class Study:
 
 
 def excess(space: Space, record: TrialRecord) -> dict[str, float]:
-    """By how much each constraint is missed (<= 0: it is met; an unmeasured quantity misses it)."""
-    found = {}
+    """By how much each constraint is missed (<= 0: it is met; an unmeasured quantity misses it). A
+    trial that was stopped misses one of that name, so that the sampler learns from it."""
+    stopped = record.status == "stopped"
+    found = {} if space.settings.stop == "none" else {STOPPED: float(stopped)}
     for name, bounds in space.constraints.items():
         value = record.value(name)
         for side, bound in bounds.items():
             sign = 1 if side == "max" else -1
-            found[f"{name} {side}"] = 1e300 if value is None else (value - bound) * sign
+            unknown = 0.0 if stopped else 1e300
+            found[f"{name} {side}"] = unknown if value is None else (value - bound) * sign
     return found

@@ -151,8 +151,8 @@ def _trained(run: Run) -> Trained:
     module = materialise(run.module, {**used_weights(run), **run.state.buffers})
     masks, history = run.state.masks, list(run.history)
     diagnostics = {
-        "clipped_share": float(np.mean([row["clipped_share"] for row in history])),
-        "gradient_norm": float(np.median([row["gradient_norm"] for row in history])),
+        "clipped_share": float(np.mean([row["clipped_share"] for row in history])) if history else 0.0,
+        "gradient_norm": float(np.median([row["gradient_norm"] for row in history])) if history else 0.0,
         "channels_kept": {k: list(v) for k, v in run.kept.items()},
         "sparsity": 1 - float(np.mean([m.mean().item() for m in masks.values()])) if masks else 0.0,
     }

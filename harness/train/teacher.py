@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 
+import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, Teacher
+from harness.registries import REGISTRIES
 from harness.tasks.data import Data
 from harness.tasks.folders import cache_folder
 from harness.train.fit import Examples, fit
-from harness.train.predict import normalised
+from harness.train.predict import normalised, predict
 
 
 def teacher_key(teacher: Teacher, fingerprint: str) -> str:
@@ -54,3 +58,22 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)
     os.replace(partial, path)
     return trained
+
+
+_LOGITS: dict[tuple[str, str], torch.Tensor] = {}
+
+
+def logits_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> torch.Tensor | None:
+    """The teacher's logits (N, C) over the training part, one tensor per process and teacher: those
+    ``given`` (by content key), else computed here. None where the recipe asks for none."""
+    if recipe.teacher is None or not REGISTRIES.distills[recipe.distill.name].needs:
+        return None
+    key = teacher_key(recipe.teacher, data.fingerprint())
+    if (key, device) not in _LOGITS:
+        if key in given:
+            logits = np.array(given[key])
+        else:
+            logits = predict(teacher_module(recipe, data, device).to(device), normalised(data.train[0], data))
+        _LOGITS.clear()  # one teacher at a time: data sets can be large
+        _LOGITS[key, device] = torch.from_numpy(logits).to(device)
+    return _LOGITS[key, device]

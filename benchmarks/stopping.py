@@ -1,0 +1,137 @@
+"""Early stopping replayed: epochs saved, hypervolume lost, optimal trials wrongly stopped.
+
+240 random trials of the digits space train to their end once, their accuracy taken after every epoch.
+Every rule then meets the same curves in 100 random orders (baselines first, as in a search), one trial
+after the other. Optimal are the trials on the front of all 240. Accuracies are those of validation
+at the rungs and of the exported file at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.report import ROOT, save, spread
+from harness.pareto import hypervolume, nondominated
+from harness.search import driver
+from harness.search.rungs import Curve, Dominated, Moasha, Never, Rule, never_stopped
+from harness.space import load_space
+
+TRIALS, ORDERS = 240, 100
+CURVES = ROOT / "results" / "benchmarks" / "stopping_curves.json"
+DIRECTIONS = ("maximize", "minimize", "minimize")
+
+
+@dataclass
+class Watch(Never):
+    """Takes the accuracy after every epoch and stops nothing."""
+
+    curves: dict[int, Curve] = field(default_factory=dict)
+
+    def epochs(self, total: int) -> list[int]:
+        return list(range(1, total))
+
+
+def record(space: str, trials: int) -> list[dict[str, Any]]:
+    """One search of random trials; each with its costs and its accuracy after every epoch."""
+    rule, driver._rule = driver._rule, lambda space: Watch()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = load_space(ROOT / space, overrides=["search.sampler=random", "search.lanes=1"])
+            driver.search(loaded, Path(folder) / "study", trials=trials)
+            paths = sorted((Path(folder) / "study" / "trials").glob("*/record.json"))
+            records = [json.loads(p.read_bytes()) for p in paths]
+    finally:
+        driver._rule = rule
+    return [row(r) | {"shares": loaded.shares(r["params"])} for r in records if r["status"] == "ok"]
+
+
+def row(record: dict[str, Any]) -> dict[str, Any]:
+    def value(name: str) -> float:
+        return statistics.median(record["measurements"][name]["values"])
+
+    return {
+        "number": record["number"],
+        "baseline": record["baseline"],
+        "epochs": record["recipe"]["train"]["epochs"],
+        "curve": [round(a, 6) for _, a in sorted((int(e), a) for e, a in record["diagnostics"]["rungs"].items())],
+        "accuracy": value("accuracy"),
+        "size_bytes": value("size_bytes"),
+        "latency_ms": value("latency_ms"),
+    }
+
+
+def volume(rows: list[dict[str, Any]], reference: dict[str, Any]) -> float:
+    """As the search's: costs in logarithms up to the widest fp32 student's bytes and 1.5 times its
+    latency, accuracy above chance."""
+    values = [[r["accuracy"], math.log(r["size_bytes"]), math.log(r["latency_ms"])] for r in rows]
+    point = [0.1, math.log(reference["size_bytes"]), math.log(1.5 * reference["latency_ms"])]
+    return hypervolume(np.array(values), point, DIRECTIONS)
+
+
+def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int], int]:
+    """The trials that finished and the epochs that were trained."""
+    finished, epochs = set(), 0
+    for r in rows:
+        exempt = bool(r["baseline"]) or never_stopped(seed, r["number"])
+        rule.curves[r["number"]] = Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["shares"]))
+        stopped = 0
+        for rung, epoch in enumerate(rule.epochs(r["epochs"])):
+            if rule.decide(r["number"], rung, r["curve"][epoch - 1]):
+                stopped = epoch
+                break
+        epochs += stopped or r["epochs"]
+        if not stopped:
+            finished.add(r["number"])
+            rule.finish(r["number"], r["accuracy"], True)
+    return finished, epochs
+
+
+def judge(make: Any, rows: list[dict[str, Any]], orders: int) -> dict[str, Any]:
+    """The rule over all orders; ``wrongly_stopped`` pools the optimal trials of all of them."""
+    baselines, others = [r for r in rows if r["baseline"]], [r for r in rows if not r["baseline"]]
+    reference = next(r for r in baselines if r["baseline"] == "widest-fp32")
+    values = np.array([[r["accuracy"], r["size_bytes"], r["latency_ms"]] for r in rows])
+    optimal = {r["number"] for r, best in zip(rows, nondominated(values, DIRECTIONS), strict=True) if best}
+    whole, total = volume(rows, reference), sum(r["epochs"] for r in rows)
+    saved, lost, wrong = [], [], 0
+    for seed in range(orders):
+        order = [*baselines, *random.Random(seed).sample(others, len(others))]
+        finished, epochs = replay(make(), order, seed)
+        saved.append(1 - epochs / total)
+        lost.append(1 - volume([r for r in rows if r["number"] in finished], reference) / whole)
+        wrong += len(optimal - finished)
+    return {
+        "epochs_saved": spread(saved),
+        "epochs_saved_pooled": statistics.mean(saved),
+        "hypervolume_lost": spread(lost),
+        "hypervolume_lost_pooled": statistics.mean(lost),
+        "optimal_wrongly_stopped": wrong / (len(optimal) * orders),
+        "optimal": len(optimal),
+    }
+
+
+RULES = {"dominated": Dominated, "moasha": Moasha}
+
+
+def main() -> None:
+    if not CURVES.exists() or "--record" in sys.argv:
+        CURVES.write_text(json.dumps(record("search_spaces/digits.yaml", TRIALS)) + "\n")
+    rows = json.loads(CURVES.read_bytes())
+    found = {name: judge(make, rows, ORDERS) for name, make in RULES.items()}
+    save("stopping", {"trials": len(rows), "orders": ORDERS, **found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""How a trial ends: finished with a file, stopped, or failed; always with its record on the disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import __version__
+from harness.deploy import machine
+from harness.deploy.audit import audit
+from harness.deploy.export import Export, Templates, export
+from harness.errors import HarnessError
+from harness.models.build import build_model
+from harness.recipe import Recipe
+from harness.records import Measurement, TrialRecord, write_bytes_durably, write_json_durably, write_record
+from harness.scoring import data_of, file_metrics, parity
+from harness.tasks.folders import cache_folder
+from harness.train.fit import Trained, finish
+from harness.train.schedule import Run
+
+FILES = {"onnx": "model.onnx", "packed": "model.hpk"}
+UNTRAINED = "untrained.onnx"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trial in this process: its student, or None once it ended."""
+
+    base: TrialRecord
+    folder: Path
+    student: Run
+    rungs: Mapping[int, float]
+    seconds: float  # of work so far; what is shared in a group counts in equal parts
+
+
+@lru_cache(maxsize=1)
+def templates() -> Templates:
+    return Templates(cache_folder() / "graphs")
+
+
+def ship(trained: Trained, recipe: Recipe, path: Path) -> Export:
+    data = data_of(recipe)
+    unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
+    return export(trained, templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy)
+
+
+def failure(base: TrialRecord, error: Exception) -> TrialRecord:
+    if isinstance(error, HarnessError):
+        return base.model_copy(update={"reason": str(error)})
+    if isinstance(error, torch.OutOfMemoryError):
+        return base.model_copy(update={"reason": f"oom: {error}"})
+    trace = "".join(traceback.format_exception(error))[-4000:]
+    reason = f"{type(error).__name__}: {error}"
+    return base.model_copy(update={"reason": reason, "diagnostics": {"traceback": trace}})
+
+
+def ended(record: TrialRecord, folder: Path, seconds: float, device: str) -> dict[str, Any]:
+    """The record, durably written."""
+    record = record.model_copy(update={"duration_s": seconds, "environment": _environment(device)})
+    (folder / UNTRAINED).unlink(missing_ok=True)
+    write_record(folder, record)
+    return record.model_dump(mode="json")
+
+
+def stopped(opened: Opened, reason: str, device: str) -> dict[str, Any]:
+    student = opened.student
+    _write_beside(opened.folder, student.recipe, student.history)
+    record = opened.base.model_copy(
+        update={
+            "status": "stopped",
+            "reason": reason,
+            "recipe": student.recipe.to_tree(),
+            "diagnostics": {"rungs": _rungs(opened), "epochs": student.epoch},
+        }
+    )
+    return ended(record, opened.folder, opened.seconds, device)
+
+
+def _rungs(opened: Opened) -> dict[str, float]:
+    return {str(epoch): found for epoch, found in opened.rungs.items()}
+
+
+def finished(opened: Opened, device: str) -> dict[str, Any]:
+    started = time.monotonic()
+    record = caught(opened.base, _record, opened)
+    return ended(record, opened.folder, opened.seconds + time.monotonic() - started, device)
+
+
+def _record(opened: Opened) -> TrialRecord:
+    recipe, folder = opened.student.recipe, opened.folder
+    data, trained = data_of(recipe), finish(opened.student)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILES[recipe.deploy.format]
+    made = ship(trained, recipe, path)
+    metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
+    _write_beside(folder, recipe, trained.history)
+    conditions = {"split": "validation", "n": len(data.validation[1]), "runtime": recipe.deploy.runtime}
+    scores = [Measurement(name=k, unit="1", values=[v], conditions=conditions) for k, v in metrics.items()]
+    size = Measurement(name="size_bytes", unit="B", values=[float(made.artifact.size_bytes)])
+    return opened.base.model_copy(
+        update={
+            "status": "ok",
+            "artifact": made.artifact,
+            "structure": made.structure,
+            "waterfall": made.waterfall,
+            "recipe": recipe.to_tree(),
+            "diagnostics": {
+                **trained.diagnostics,
+                **({"rungs": _rungs(opened)} if opened.rungs else {}),
+                "epochs": opened.student.epoch,
+                "parity": parity(trained, path, data, recipe.deploy.runtime),
+                "audit": audit(path, recipe.deploy.runtime).as_json(),
+                "worker_peak_mib": machine.peak_memory_mib(),
+            },
+        }
+    ).with_measurements(*scores, size)
+
+
+@lru_cache(maxsize=4)
+def _environment(device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    return {**machine.environment(), "harness": __version__, "torch": torch.__version__, "trained_on": name}
+
+
+def _write_beside(folder: Path, recipe: Recipe, history: Sequence[Mapping[str, float]]) -> None:
+    """recipe.yaml (JSON is YAML) and history.csv, for people and for ``harness train``."""
+    write_json_durably(folder / "recipe.yaml", recipe.to_tree())
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(history[0]) if history else ["epoch"])
+    writer.writeheader()
+    writer.writerows(history)
+    write_bytes_durably(folder / "history.csv", table.getvalue().encode())
+
+
+def caught(base: TrialRecord, work: Callable[..., Any], *given: Any) -> Any:
+    """What ``work(*given)`` gives, or the record of its failure."""
+    try:
+        return work(*given)
+    except Exception as error:  # the worker must answer, whatever a user's model does
+        return failure(base, error)

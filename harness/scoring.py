@@ -1,0 +1,81 @@
+"""What a file scores: accuracy on its runtime, parity with training; and the data, kept per process."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.deploy import runtimes
+from harness.recipe import Recipe, Selected, parse_recipe
+from harness.records import TrialRecord
+from harness.registries import REGISTRIES
+from harness.tasks.data import Data, load_data
+from harness.train.fit import Trained
+from harness.train.predict import normalised, predict
+
+PARITY_SAMPLES = 256
+
+
+@lru_cache(maxsize=2)
+def _data(task_json: str) -> Data:
+    return load_data(Selected(**json.loads(task_json)))
+
+
+def data_of(recipe: Recipe) -> Data:
+    """The recipe's data, loaded once per process."""
+    return _data(recipe.task.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _normalised(task_json: str, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    data = _data(task_json)
+    x, y = getattr(data, part)
+    return normalised(x, data).to(device), y.to(device)
+
+
+def normalised_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """``train`` or ``validation`` of the recipe's data, normalised, on the device; once per process."""
+    return _normalised(recipe.task.model_dump_json(), part, device)
+
+
+def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:
+    """Accuracy (and the task's own metrics) of the file on ``validation`` or ``test``, computed by
+    the runtime."""
+    x, y = getattr(data, part)
+    logits, labels = runtimes.load(runtime, path).logits(x.float().numpy()), y.numpy()
+    own = {} if data.metrics is None else {k: float(v) for k, v in data.metrics(logits, labels).items()}
+    return {"accuracy": float((logits.argmax(1) == labels).mean()), **own}
+
+
+def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime") -> dict[str, float]:
+    """How far the file is from torch's simulation of it, on the first validation samples.
+
+    ``max_abs`` and ``relative`` (to the largest logit) compare logits; ``disagreements`` counts
+    samples whose predicted class differs, of ``n``.
+    """
+    x, _ = data.validation
+    x = x[:PARITY_SAMPLES]
+    torch_logits = predict(trained.module, normalised(x, data), trained.quantised)
+    file_logits = runtimes.load(runtime, path).logits(x.float().numpy())
+    difference = np.abs(torch_logits - file_logits)
+    scale = float(np.abs(torch_logits).max()) or 1.0
+    disagreements = (torch_logits.argmax(1) != file_logits.argmax(1)).sum()
+    return {
+        "max_abs": float(difference.max()),
+        "relative": float(difference.max()) / scale,
+        "disagreements": float(disagreements),
+        "n": float(len(x)),
+    }
+
+
+def score_test(folder: str) -> dict[str, float]:
+    """Accuracy of a finished trial's file on the test part: called once, for points on the front."""
+    record = TrialRecord.model_validate_json((Path(folder) / "record.json").read_bytes())
+    recipe = parse_recipe(record.recipe, REGISTRIES)
+    data = data_of(recipe)
+    metrics = file_metrics(record.file(Path(folder)), data, "test", recipe.deploy.runtime)
+    return {**metrics, "n": float(len(data.test[1]))}

@@ -1,0 +1,137 @@
+"""The state of one running search, and what it needs of its workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.pareto import Front
+from harness.records import TrialRecord
+from harness.search import finish
+from harness.search.latencies import Latencies
+from harness.search.pool import Finished
+from harness.search.progress import Progress
+from harness.search.rungs import Never, Rule
+from harness.search.signals import Stop
+from harness.search.study import Proposal, Study
+from harness.space import Settings, Space
+
+FAILURES_IN_A_ROW = 10
+PRICED = ("size_bytes", "latency_ms", "load_ms")  # what follows from a file's structure
+MAX_LANES, GROUPS = 16, 100
+
+
+class Pool(Protocol):
+    """What the driver needs of its workers (``RayPool``; tests bring a simpler one).
+
+    A job whose answer says ``held`` keeps its slot until its number is submitted again.
+    """
+
+    @property
+    def free(self) -> int: ...
+    @property
+    def running(self) -> list[int]: ...
+    def share(self, logits: Mapping[str, Any]) -> None: ...
+    def submit(self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1) -> None: ...
+    def call(self, name: str, *args: Any) -> Any: ...
+    def wait(self, timeout_s: float) -> list[Finished]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search has enough: trials of the study, epochs trained in it, seconds of this run.
+    None sets no limit; what is reached first ends the search."""
+
+    trials: int | None
+    epochs: int | None = None
+    seconds: float | None = None
+    started: float = field(default_factory=lambda: time.monotonic())
+
+    @staticmethod
+    def of(settings: Settings, trials: int | None = None) -> Budget:
+        limited = settings.time_s is not None or settings.epochs_total is not None
+        wanted = trials or settings.trials or (None if limited else 60)
+        return Budget(wanted, settings.epochs_total, settings.time_s)
+
+    def spent(self, epochs: int) -> bool:
+        """No new trial may start, however few there are."""
+        late = self.seconds is not None and time.monotonic() - self.started >= self.seconds
+        return late or (self.epochs is not None and epochs >= self.epochs)
+
+
+@dataclass
+class Run:
+    """The state of one running search. A trial goes: ``ahead`` (asked) -> ``priced`` (its size is
+    known, its latency waits for the lab) -> ``ready`` -> trained in a group -> ``waiting`` for the lab
+    where its latency is still unknown -> told."""
+
+    space: Space
+    folder: Path
+    study: Study
+    pool: Pool
+    latencies: Latencies
+    progress: Progress
+    stop: Stop
+    budget: Budget
+    front: Front
+    reference: finish.Reference
+    rule: Rule
+    baselines: list[int] = field(default_factory=list)
+    open: dict[int, Proposal] = field(default_factory=dict)  # proposed and not yet told
+    ahead: list[Proposal] = field(default_factory=list)
+    pricing: set[int] = field(default_factory=set)  # jobs that find out what a recipe costs
+    priced: list[TrialRecord] = field(default_factory=list)
+    ready: list[Proposal] = field(default_factory=list)
+    groups: dict[int, list[int]] = field(default_factory=dict)  # job -> the trials that train in it
+    held: list[Finished] = field(default_factory=list)  # groups at a rung that wait for a decision
+    waiting: list[TrialRecord] = field(default_factory=list)
+    costs: dict[int, TrialRecord] = field(default_factory=dict)  # what is known before training
+    attempts: dict[int, int] = field(default_factory=dict)
+    finished: int = 0
+    stopped: int = 0  # of the finished ones: before their end
+    failed: int = 0
+    epochs: int = 0  # trained, all trials together
+    failures_in_a_row: int = 0
+    exhausted: bool = False
+    told: int = 0
+    told_at_wait: int = 0  # how many were told when the first began to wait for the lab
+    sweep: list[int] = field(default_factory=list)  # baselines that finished
+
+    @property
+    def lanes(self) -> int:
+        """How many trials to train side by side: as many as leave enough groups for the sampler to
+        learn from (``search.lanes`` sets it)."""
+        if self.space.settings.lanes is not None:
+            return self.space.settings.lanes
+        expected = self.budget.trials or 0
+        return max(1, min(MAX_LANES, expected // GROUPS))
+
+    @property
+    def prices(self) -> bool:
+        """Is a recipe's cost of use before it trains? For a constraint, or for a rule that stops."""
+        constrained = any(name in PRICED for name in self.space.constraints)
+        return constrained or not isinstance(self.rule, Never)
+
+    @property
+    def needs_latency(self) -> bool:
+        timed = any(name in self.space.constraints for name in PRICED[1:])
+        return timed or any(o.name in PRICED[1:] for o in self.space.objectives)
+
+    @property
+    def wanted(self) -> bool:
+        """May another trial start?"""
+        if self.stop.asked or self.exhausted or self.failures_in_a_row >= FAILURES_IN_A_ROW:
+            return False
+        if self.budget.spent(self.epochs + sum(p.recipe.train.epochs for p in self.open.values())):
+            return False
+        # a resumed study's waiting ones were not opened here
+        unfinished = {*self.open, *(r.number for r in self.waiting)}
+        return self.budget.trials is None or self.finished + len(unfinished) < self.budget.trials
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    return folder / "trials" / f"{number:05d}"

@@ -1,0 +1,249 @@
+"""Early stopping for several objectives: which trials go on at a rung, and why not.
+
+A rung is a share of a trial's epochs at which its accuracy is taken. Size and latency are known
+before training where the structure is, so a rule asks only what accuracy may still become. Rules are
+plain objects without Optuna or Ray: a benchmark replays them on recorded curves.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from harness.pareto import nondominated
+
+NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
+RUNGS = 20  # parts of a trial: every epoch of a short one, every 5 % of a long one
+
+
+def never_stopped(seed: int, number: int) -> bool:
+    """Is the trial among the random ones that train to their end whatever they promise?"""
+    return random.Random(f"{seed} {number} never stopped").random() < NEVER_STOPPED
+
+
+@dataclass
+class Curve:
+    """What is known of one trial: costs (losses, None where they are not known before the end), its
+    parameters as places between 0 and 1, accuracy by rung, the final accuracy once it finished;
+    ``flagged``: the rule would have stopped it, had it not been exempt."""
+
+    costs: tuple[float, ...] | None
+    exempt: bool = False
+    shares: tuple[float, ...] = ()
+    rungs: dict[int, float] = field(default_factory=dict)
+    final: float | None = None
+    feasible: bool = True
+    flagged: bool = False
+
+
+class Rule(Protocol):
+    """Decides at rungs; ``curves`` is what it learns from."""
+
+    curves: dict[int, Curve]
+
+    def epochs(self, total: int) -> list[int]:
+        """The epochs after which accuracy is taken, ascending, below ``total``."""
+        ...
+
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
+        """Why the trial stops here; empty where it goes on."""
+        ...
+
+    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
+        """A trial trained to its end; ``feasible``: it may stand on the front."""
+        ...
+
+
+@dataclass
+class Never:
+    """``stop: none``."""
+
+    curves: dict[int, Curve] = field(default_factory=dict)
+
+    def epochs(self, total: int) -> list[int]:
+        return []
+
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
+        return ""
+
+    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
+        pass
+
+
+@dataclass
+class Dominated:
+    """``stop: dominated``: stop what cannot enter the front at its size and latency.
+
+    The final accuracy is extrapolated with a bound learned from the study's own finished curves: on
+    logits z = log(a / (1 - a)), ridge regression of z_final on the best z of the last ``window`` rungs
+    (one rung alone is noisy) and on the trial's parameters (each as a place u in [0, 1], and
+    (u - 1/2)**2), plus the ``confidence`` quantile of the leave-one-out residuals. Of the trials that
+    the rule would have stopped only the exempt ones finish, so these count 1 / NEVER_STOPPED times
+    (inverse probability weighting, Horvitz and Thompson 1952). Nothing stops before ``least`` curves
+    have finished. ``benchmarks/stopping.py`` chose the numbers.
+    """
+
+    confidence: float = 0.93
+    window: int = 6
+    ridge: float = 3.0
+    least: int = 6
+    resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
+    curves: dict[int, Curve] = field(default_factory=dict)
+
+    def epochs(self, total: int) -> list[int]:
+        return sorted({e for i in range(1, RUNGS) if 0 < (e := math.ceil(i * total / RUNGS)) < total})
+
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
+        curve = self.curves[number]
+        curve.rungs[rung] = accuracy
+        needed = self._needed(curve.costs)
+        if needed is None:
+            return ""
+        hoped = self.optimistic(curve, rung)
+        if hoped is None or hoped >= needed[1]:
+            return ""
+        curve.flagged = True
+        if curve.exempt:
+            return ""
+        return (
+            f"dominated: accuracy {accuracy:.4f} may become {hoped:.4f}, but trial {needed[0]} "
+            f"has {needed[1]:.4f} at no more size and latency"
+        )
+
+    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
+        self.curves[number].final, self.curves[number].feasible = accuracy, feasible
+
+    def _needed(self, costs: tuple[float, ...] | None) -> tuple[int, float] | None:
+        """The most accurate finished trial that costs no more, and its accuracy."""
+        if costs is None:
+            return None
+        at_most = [
+            (c.final, n)
+            for n, c in self.curves.items()
+            if c.final is not None
+            and c.feasible
+            and c.costs is not None
+            and all(a <= b for a, b in zip(c.costs, costs, strict=True))
+        ]
+        if not at_most:
+            return None
+        best, number = max(at_most)
+        return number, best
+
+    def optimistic(self, curve: Curve, rung: int) -> float | None:
+        """The accuracy that the trial will not exceed, at the rule's confidence; None: not known."""
+        done = [c for c in self.curves.values() if c.final is not None and rung in c.rungs]
+        if len(done) < self.least:
+            return None
+        x = np.array([self._inputs(c, rung) for c in done])
+        y = np.array([self._logit(c.final) for c in done if c.final is not None])
+        weights = np.array([1 / NEVER_STOPPED if c.flagged else 1.0 for c in done])
+        middle, level = np.average(x, axis=0, weights=weights), float(np.average(y, weights=weights))
+        slopes, residuals = _ridge(x - middle, y - level, weights, self.ridge)
+        hoped = level + (self._inputs(curve, rung) - middle) @ slopes + _quantile(residuals, weights, self.confidence)
+        return max(curve.rungs[rung], 1 / (1 + math.exp(-hoped)))
+
+    def _inputs(self, curve: Curve, rung: int) -> np.ndarray:
+        latest = [a for r, a in curve.rungs.items() if rung - self.window < r <= rung]
+        u = np.array(curve.shares, float) - 0.5
+        return np.concatenate([[self._logit(max(latest))], u / 2, u**2])
+
+    def _logit(self, a: float) -> float:
+        a = min(max(a, self.resolution), 1 - self.resolution)
+        return math.log(a / (1 - a))
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes of the centred weighted ridge regression (the first is hardly penalised) and its
+    leave-one-out residuals."""
+    penalties = np.full(x.shape[1], penalty)
+    penalties[0] = 1e-3
+    weighted = x * weights[:, None]
+    inverse = np.linalg.inv(weighted.T @ x + np.diag(penalties))
+    slopes = inverse @ (weighted.T @ y)
+    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) * weights + weights / weights.sum()
+    return slopes, (y - x @ slopes) / np.maximum(1 - leverage, 0.1)
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
+    """The smallest value that at least ``level`` of the weight does not exceed, where one more,
+    unseen value of weight 1 counts as infinitely large (split conformal, Vovk et al. 2005): the
+    largest one where that is not reached."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / (weights.sum() + 1) >= level - 1e-12
+    return float(values[order][np.argmax(reached)]) if reached.any() else float(values.max())
+
+
+@dataclass
+class Moasha:
+    """``stop: moasha``: asynchronous successive halving for several objectives (Schmucker, Donini,
+    Zafar, Salinas, Archambeau 2021, arXiv:2106.12639, algorithm 1).
+
+    Rungs are E / eta**k epochs. At a rung the trial goes on when it is among the best 1/eta of all
+    trials that have reached it, ranked by non-dominated sorting of (accuracy there, costs), within a
+    layer by an epsilon-net (section 3.2): the member farthest from those already ranked comes next.
+    Costs that are not known before the end leave the accuracy alone.
+    """
+
+    eta: int = 3
+    curves: dict[int, Curve] = field(default_factory=dict)
+
+    def epochs(self, total: int) -> list[int]:
+        powers = range(1, int(math.log(max(total, 1), self.eta) + 1e-9) + 1)
+        return sorted({e for k in powers if 0 < (e := math.ceil(total / self.eta**k)) < total})
+
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
+        curve = self.curves[number]
+        curve.rungs[rung] = accuracy
+        here = [(n, c) for n, c in self.curves.items() if rung in c.rungs]
+        places = len(here) // self.eta
+        known = all(c.costs is not None for _, c in here)
+        losses = np.array([[-c.rungs[rung], *(c.costs if known and c.costs is not None else ())] for _, c in here])
+        best = [here[i][0] for i in ranked(losses)[: max(places, 1)]]
+        if number in best or curve.exempt:
+            return ""
+        return f"moasha: not among the best {max(places, 1)} of {len(here)} trials at rung {rung}"
+
+    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
+        self.curves[number].final, self.curves[number].feasible = accuracy, feasible
+
+
+def ranked(losses: np.ndarray) -> list[int]:
+    """Indices of losses (N, M), the best first: layer after layer of the non-dominated sorting, each
+    layer in the order of an epsilon-net on losses scaled to [0, 1]."""
+    span = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
+    left, order = np.arange(len(losses)), []
+    while len(left):
+        layer = nondominated(losses[left], ["minimize"] * losses.shape[1])
+        order += [int(i) for i in left[layer][epsilon_net(scaled[left[layer]])]]
+        left = left[~layer]
+    return order
+
+
+def epsilon_net(points: np.ndarray) -> np.ndarray:
+    """Order of points (N, M): the one of the least first coordinate, then always the one farthest
+    from those before it."""
+    order = [int(np.argmin(points[:, 0]))]
+    distance = np.linalg.norm(points - points[order[0]], axis=1)
+    while len(order) < len(points):
+        distance[order] = -1.0
+        order.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
+    return np.array(order)
+
+
+def make_rule(name: str) -> Rule:
+    """The rule of ``search.stop``."""
+    return {"none": Never, "dominated": Dominated, "moasha": Moasha}[name]()
+
+
+def as_costs(values: Sequence[float | None]) -> tuple[float, ...] | None:
+    """Costs of a trial, None where one is not known."""
+    known = [v for v in values if v is not None]
+    return tuple(known) if len(known) == len(values) else None

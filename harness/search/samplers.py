@@ -1,0 +1,101 @@
+"""Optuna's samplers, as this search uses them: seeded, and seeing a history of bounded length."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.space import Space
+
+RECENT = 300  # told trials that the sampler sees beside the front
+FEW = 3  # trials per hole below which nothing can be learned
+
+Seen = Callable[[], Container[int] | None]  # numbers of the told trials to look at; None: all
+
+
+class _View:
+    """A study of which only some trials are seen. Optuna's own samplers read no more than this."""
+
+    def __init__(self, study: optuna.Study, seen: Container[int]):
+        self._study, self._seen = study, seen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
+        return [t for t in found if t.number in self._seen or not t.state.is_finished()]
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
+
+class RecentTPE(TPESampler):
+    """TPE that learns from the front and the latest trials: its ask costs the same at any number."""
+
+    def __init__(self, seen: Seen, **options: Any):
+        super().__init__(**options)
+        self._seen_numbers = seen
+
+    def _view(self, study: optuna.Study) -> Any:
+        seen = self._seen_numbers()
+        return study if seen is None else _View(study, seen)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return super().infer_relative_search_space(self._view(study), trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(self._view(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(self._view(study), trial, param_name, param_distribution)
+
+
+def recent(finished: Sequence[int], front: Sequence[int]) -> set[int] | None:
+    """The front and the last ``RECENT`` of the told trials; None while that is all of them."""
+    return None if len(finished) <= RECENT else {*finished[-RECENT:], *front}
+
+
+def choose(space: Space, trials: int | None) -> str:
+    """What ``sampler: auto`` is for this space and budget.
+
+    ``sobol`` where the budget is too small to learn from and every hole always exists, else ``tpe``:
+    it knows conditions and constraints, several objectives, and trials that run side by side. ``gp``
+    is left to the user: it needs torch in the driver, and pays where a trial takes minutes.
+    """
+    flat = all(not h.parents and (h.kind != "choice" or h.ordered) for h in space.holes)
+    few = trials is not None and trials < FEW * len(space.holes)
+    return "sobol" if flat and few else "tpe"
+
+
+def make_sampler(space: Space, done: int, seen: Seen) -> BaseSampler:
+    """The sampler, seeded from the study's seed and the number of trials it has: resumed with the
+    same seed it would repeat its first draws."""
+    settings = space.settings
+    name = choose(space, settings.trials) if settings.sampler == "auto" else settings.sampler
+    seed = random.Random(f"{settings.seed} {done}").randrange(2**31)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        match name:
+            case "random":
+                return RandomSampler(seed=seed)
+            case "sobol":  # its sequence goes on by itself: the study's seed alone
+                return QMCSampler(seed=settings.seed, scramble=True, warn_independent_sampling=False)
+            case "nsga2":
+                return NSGAIISampler(seed=seed)
+            case "gp":
+                return GPSampler(seed=seed)
+        return RecentTPE(seen, seed=seed, multivariate=True, group=True, constant_liar=True)

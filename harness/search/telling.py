@@ -1,0 +1,141 @@
+"""What becomes of a record: told to the study, accounted for, learned from."""
+
+from __future__ import annotations
+
+import logging
+
+from harness.errors import TrialError
+from harness.records import TrialRecord, write_record
+from harness.search import resume
+from harness.search.run import Run, trial_folder
+from harness.search.rungs import Curve, as_costs
+
+log = logging.getLogger(__name__)
+
+
+def take(run: Run, record: TrialRecord) -> None:
+    """Tell a record, or let it wait for the lab where its structure is new."""
+    folder = trial_folder(run.folder, record.number)
+    if record.status == "failed":
+        resume.write_failed(folder, record)
+        tell(run, record)
+    elif record.status == "stopped":
+        known = run.costs.get(record.number)
+        if known is not None:
+            record = record.with_measurements(*known.measurements.values())
+        write_record(folder, record)
+        tell(run, record)
+    elif "latency_ms" in record.measurements:
+        tell(run, record)
+    elif run.latencies.known(record) is not None:
+        tell(run, run.latencies.complete(record, folder))
+    else:
+        _waits(run)
+        run.waiting.append(record)
+
+
+def _waits(run: Run) -> None:
+    if not run.waiting and not run.priced:
+        run.told_at_wait = run.told
+
+
+def take_cost(run: Run, record: TrialRecord) -> None:
+    """A recipe whose structure and size are known: it trains, waits for the lab, or, where it
+    breaks a constraint already, is told without training."""
+    full = run.latencies.known(record)
+    if full is None and run.needs_latency:
+        _waits(run)
+        run.priced.append(record)
+        return
+    full = full or record
+    run.costs[record.number] = full
+    broken = run.study.broken(full)
+    if broken:
+        full.file(trial_folder(run.folder, record.number)).unlink(missing_ok=True)
+        take(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
+        return
+    run.ready.append(run.open[record.number])
+
+
+def measure(run: Run) -> None:
+    """The barrier: no slot is busy, so the machine is quiet."""
+    waiting, run.waiting = run.waiting, []
+    priced, run.priced = run.priced, []
+    run.latencies.teacher(run.space, run.folder)
+    try:
+        run.latencies.measure([*waiting, *priced], run.folder / "trials")
+    except TrialError as error:
+        log.warning("%s: measuring file by file", error)
+        waiting = [r for r in waiting if _measured_alone(run, r, final=True)]
+        priced = [r for r in priced if _measured_alone(run, r, final=False)]
+    for record in waiting:
+        tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
+    for record in priced:
+        take_cost(run, record)
+
+
+def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
+    """One file that the runtime cannot run must not take the others with it. A trial that has not
+    trained yet goes on: it will say so itself."""
+    try:
+        run.latencies.measure([record], run.folder / "trials")
+    except TrialError as error:
+        if final:
+            take(run, record.model_copy(update={"status": "failed", "reason": str(error)}))
+        else:
+            run.ready.append(run.open[record.number])
+        return False
+    return True
+
+
+def tell(run: Run, record: TrialRecord) -> None:
+    """Tell the study, and count."""
+    feasible = run.study.tell(record)
+    run.told += 1
+    run.open.pop(record.number, None)
+    run.costs.pop(record.number, None)
+    count(run, record, feasible)
+    run.progress.trial(record, record.number in run.front.numbers)
+
+
+def count(run: Run, record: TrialRecord, feasible: bool) -> None:
+    """Account for a told record: the front, the reference, the rule, the counters."""
+    run.epochs += int(record.diagnostics.get("epochs", 0))
+    if record.status == "failed":
+        run.failed += 1
+        run.failures_in_a_row += 1
+        return
+    run.finished += 1
+    run.failures_in_a_row = 0
+    if record.status == "stopped":
+        run.stopped += 1
+        return
+    if record.baseline == "widest-fp32":
+        run.latencies.use_reference(record.file(trial_folder(run.folder, record.number)))
+    if record.baseline:
+        run.sweep.append(record.number)
+    run.reference.see(record)
+    _learn(run, record, feasible)
+    if feasible:
+        run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives])
+
+
+def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
+    """What a finished trial teaches the rule: its curve, its costs, its final accuracy."""
+    accuracy = record.value("accuracy")
+    if accuracy is None:
+        return
+    curve = run.rule.curves.setdefault(record.number, Curve(None, shares=run.space.shares(record.params)))
+    curve.costs = costs_of(run, record)
+    epochs = run.rule.epochs(int(record.recipe["train"]["epochs"]))
+    for epoch, found in record.diagnostics.get("rungs", {}).items():
+        if int(epoch) in epochs:
+            curve.rungs.setdefault(epochs.index(int(epoch)), found)
+    run.rule.finish(record.number, accuracy, feasible)
+
+
+def costs_of(run: Run, record: TrialRecord) -> tuple[float, ...] | None:
+    """The objectives beside accuracy as losses, None where one is not known."""
+    signs = {"minimize": 1.0, "maximize": -1.0}
+    others = [(signs[o.direction], record.value(o.name)) for o in run.space.objectives if o.name != "accuracy"]
+    return as_costs([None if value is None else sign * value for sign, value in others])

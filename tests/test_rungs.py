@@ -1,0 +1,143 @@
+"""Stopping rules alone: what they may stop, that the bound holds, and the published orders."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.pareto import nondominated
+from harness.search.rungs import (
+    NEVER_STOPPED,
+    Curve,
+    Dominated,
+    Moasha,
+    _quantile,
+    epsilon_net,
+    make_rule,
+    never_stopped,
+    ranked,
+)
+
+
+def curves(rng: np.random.Generator, n: int) -> list[tuple[float, float]]:
+    """(accuracy at the rung, final): logits that rise by a noisy gap."""
+    z = rng.normal(1.0, 1.0, n)
+    after = 0.7 * z + 1.2 + rng.normal(0, 0.4, n)
+    return [(1 / (1 + math.exp(-a)), 1 / (1 + math.exp(-b))) for a, b in zip(z, after, strict=True)]
+
+
+def learned(rule: Dominated, pairs: list[tuple[float, float]]) -> Dominated:
+    for number, (at_rung, final) in enumerate(pairs):
+        rule.curves[number] = Curve((1.0,), rungs={0: at_rung})
+        rule.finish(number, final, True)
+    return rule
+
+
+def bound(rule: Dominated, accuracy: float, rung: int = 0) -> float | None:
+    return rule.optimistic(Curve((1.0,), rungs={rung: accuracy}), rung)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95])
+def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
+    rng = np.random.default_rng(0)
+    above = []
+    for _ in range(40):
+        rule = learned(Dominated(confidence=confidence), curves(rng, 60))
+        above += [final > bound(rule, at_rung) for at_rung, final in curves(rng, 50)]
+    share = np.mean(above)
+    assert 0.3 * (1 - confidence) < share < 1.3 * (1 - confidence) + 0.01
+
+
+def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
+    rule = Dominated(least=1)
+    for number in range(20):
+        rule.curves[number] = Curve((1.0,), rungs={0: 0.5})
+        rule.finish(number, 0.6, True)
+    before = bound(rule, 0.5)
+    rule.curves[20] = Curve((1.0,), exempt=True, rungs={0: 0.5}, flagged=True)
+    rule.finish(20, 0.9, True)
+    assert before == pytest.approx(0.6, abs=0.01) and bound(rule, 0.5) > 0.75
+
+
+def test_what_may_still_be_on_the_front_goes_on():
+    rule = learned(Dominated(), [(0.5, 0.6)] * 10)
+    rule.curves |= {
+        100: Curve((2.0,)),
+        101: Curve((0.5,)),
+        102: Curve(None),
+        103: Curve((2.0,), exempt=True),
+        104: Curve((2.0,)),
+    }
+    rule.curves[11] = Curve((1.5,))
+    rule.finish(11, 0.95, True)
+    assert "trial 11" in rule.decide(100, 0, 0.5)
+    assert rule.decide(101, 0, 0.5) == "", "nothing that costs as little is as good"
+    assert rule.decide(102, 0, 0.5) == "", "its costs are not known"
+    assert rule.decide(103, 0, 0.5) == "" and rule.curves[103].flagged, "it only would have stopped"
+    assert rule.decide(104, 0, 0.97) == "", "it may become better"
+    rule.curves[11].feasible = False
+    rule.curves[105] = Curve((2.0,))
+    assert rule.decide(105, 0, 0.5) == "", "what breaks a constraint dominates nobody"
+
+
+def test_nothing_is_extrapolated_from_a_few_curves():
+    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 7), 0.5) is None
+    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5, 1) is None
+
+
+@given(
+    st.lists(st.floats(-10, 10), min_size=1, max_size=40),
+    st.floats(0.5, 0.99),
+)
+def test_the_quantile_with_equal_weights_is_the_conformal_one(values, level):
+    ordered = sorted(values)
+    place = math.ceil(level * (len(values) + 1) - 1e-9)
+    wanted = ordered[min(place, len(values)) - 1]
+    assert _quantile(np.array(values), np.ones(len(values)), level) == wanted
+
+
+def test_a_tenth_is_never_stopped():
+    share = np.mean([never_stopped(3, n) for n in range(5000)])
+    assert share == pytest.approx(NEVER_STOPPED, abs=0.015)
+    assert [never_stopped(3, n) for n in range(50)] == [never_stopped(3, n) for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "total", "epochs"), [("moasha", 27, [1, 3, 9]), ("moasha", 20, [3, 7]), ("none", 9, [])]
+)
+def test_rungs_lie_before_the_end(rule, total, epochs):
+    assert make_rule(rule).epochs(total) == epochs
+
+
+@given(st.integers(1, 400))
+def test_every_rung_is_an_epoch_before_the_last(total):
+    for rule in (Dominated(), Moasha()):
+        found = rule.epochs(total)
+        assert found == sorted(set(found)) and all(0 < e < total for e in found)
+
+
+def test_moasha_with_accuracy_alone_is_successive_halving():
+    rule, kept = Moasha(eta=3), []
+    for number, accuracy in enumerate([0.3, 0.9, 0.5, 0.8, 0.95, 0.1, 0.92, 0.2, 0.97]):
+        rule.curves[number] = Curve(None)
+        if not rule.decide(number, 0, accuracy):
+            kept.append(number)
+    best = [0, 1, 4, 6, 8]  # asynchronous: each among the best third of those before it, at least one
+    assert kept == best
+
+
+def test_an_epsilon_net_takes_the_farthest_next():
+    points = np.array([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1], [0.25, 0.75]])
+    assert epsilon_net(points).tolist() == [0, 1, 2, 4, 3]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30))
+def test_layers_come_one_after_the_other(points):
+    losses = np.array(points, float)
+    order = ranked(losses)
+    assert sorted(order) == list(range(len(losses)))
+    first = np.flatnonzero(nondominated(losses, ["minimize"] * 2))
+    assert set(order[: len(first)]) == set(first.tolist())

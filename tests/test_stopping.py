@@ -1,0 +1,154 @@
+"""Early stopping, lanes and budgets in the driver's loop, on the fake trials of ``test_search``."""
+
+import json
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from harness.records import read_record
+from harness.search.driver import search
+from harness.search.groups import in_lanes, lane_key
+from harness.search.run import Budget
+from tests import fake_trial
+from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, started, trials_of  # noqa: F401
+
+LONG = ("train.epochs=20", "search.trials=40")
+
+
+def stopped(folder: Path) -> dict[int, str]:
+    return {
+        t.number: t.user_attrs["reason"]
+        for t in trials_of(folder)
+        if t.state is TrialState.PRUNED and "after epoch" in t.user_attrs.get("reason", "")
+    }
+
+
+@pytest.mark.parametrize("rule", ["dominated", "moasha"])
+def test_stopped_trials_are_pruned_with_a_reason_and_never_on_the_front(box, rule):  # noqa: F811
+    outcome = run(box, f"search.stop={rule}", *LONG)
+    folder = box / "study"
+    found = stopped(folder)
+    assert outcome.status == "complete" and outcome.finished == 40 and outcome.stopped == len(found) > 5
+    assert not set(found) & set(outcome.front)
+    for number, reason in found.items():
+        record = read_record(folder / "trials" / f"{number:05d}")
+        assert record.status == "stopped" and record.reason == reason and record.artifact is None
+        assert {"size_bytes", "latency_ms"} <= set(record.measurements) and "accuracy" not in record.measurements
+        assert 0 < record.diagnostics["epochs"] < 20
+        assert not (folder / "trials" / f"{number:05d}" / "untrained.onnx").exists()
+    trials = {t.number: t for t in trials_of(folder)}
+    assert all(trials[n].constraints["stopped"] == 1 for n in found), "the sampler learns that it failed"
+    assert all(t.constraints["stopped"] == 0 for t in trials.values() if t.state is TrialState.COMPLETE)
+    assert all(trials[n].values is None for n in found)
+    summary = json.loads((folder / "study.json").read_text())
+    trained = sum(read_record(p).diagnostics["epochs"] for p in (folder / "trials").iterdir())
+    assert summary["stopped"] == len(found) and summary["epochs"] == trained < 40 * 20
+
+
+def test_dominated_stops_nothing_that_would_have_been_on_the_front(box):  # noqa: F811
+    outcome = run(box, "search.stop=dominated", *LONG)
+    folder = box / "study"
+    for number in stopped(folder):
+        trial = box / "again" / str(number)
+        tree = read_record(folder / "trials" / f"{number:05d}").recipe
+        again = fake_trial.run(tree, number, {}, "", str(trial), {})
+        accuracy = again["measurements"]["accuracy"]["values"][0]
+        costs = read_record(folder / "trials" / f"{number:05d}")
+        front = [read_record(folder / "trials" / f"{n:05d}") for n in outcome.front]
+        assert any(
+            f.value("accuracy") >= accuracy
+            and f.value("size_bytes") <= costs.value("size_bytes")
+            and f.value("latency_ms") <= costs.value("latency_ms")
+            for f in front
+        )
+
+
+def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F811
+    run(box, "search.stop=dominated", "train.epochs=20", "search.trials=25")
+    before = len(stopped(box / "study"))
+    outcome = run(box, "search.stop=dominated", "train.epochs=20", "search.trials=40")
+    assert outcome.finished == 40 and outcome.stopped == len(stopped(box / "study")) > before
+    (box / "study" / "study.log").write_bytes(b"")
+    rebuilt = run(box, "search.stop=dominated", "train.epochs=20", "search.trials=41", rebuild=True)
+    assert rebuilt.finished == 41 and rebuilt.stopped >= outcome.stopped
+
+
+def test_a_rule_that_cannot_judge_stops_nothing(box):  # noqa: F811
+    text = SPACE + "objectives: [size_bytes, latency_ms]\n"
+    space = space_of(box, "search.stop=dominated", *LONG, text=text)
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    assert outcome.finished == 40 and outcome.stopped == 0
+
+
+def groups(box: Path) -> list[list[int]]:  # noqa: F811
+    return [[int(n) for n in line.split()] for line in (box / "groups").read_text().splitlines()]
+
+
+def test_lanes_share_their_structure_and_nothing_else(box):  # noqa: F811
+    outcome = run(box, "search.lanes=4", "search.trials=40", "search.stop=dominated", "train.epochs=20")
+    assert outcome.finished == 40
+    found = groups(box)
+    assert max(len(g) for g in found) == 4 and sum(len(g) > 1 for g in found) >= 5
+    for group in found:
+        recipes = [read_record(box / "study" / "trials" / f"{n:05d}").recipe for n in group]
+        assert len({(r["student"]["width"], r["clip"]["kind"]) for r in recipes}) == 1
+        assert len({json.dumps({**r, "seed": 0}) for r in recipes}) == len(recipes)
+    assert len(started(box)) == len(set(started(box)))
+
+
+def test_few_trials_run_alone_and_many_in_lanes(box):  # noqa: F811
+    run(box, "search.trials=20")
+    assert max(len(g) for g in groups(box)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "carried"),
+    [
+        ("train.lr", True),
+        ("clip.threshold", True),
+        ("quant.bits", True),
+        ("distill.weight", True),
+        ("clip", False),
+        ("clip.kind", False),
+        ("train.epochs", False),
+        ("prune.ratio", False),
+        ("student.width", False),
+        ("teacher.lr", False),
+    ],
+)
+def test_what_lanes_carry(name, carried):
+    assert in_lanes(name) is carried
+
+
+def test_the_key_is_that_of_the_structure(box):  # noqa: F811
+    space = space_of(box)
+    base = {h.internal: h.default for h in space.holes if not h.parents}
+    one = space.fill(base, 1)
+    assert lane_key(one) == lane_key(space.fill({**base, "train.lr": 0.2, "quant.bits": 0}, 2))
+    assert lane_key(one) != lane_key(space.fill({**base, "student.width": 2}, 1))
+
+
+def test_epochs_bound_a_search(box):  # noqa: F811
+    outcome = run(box, "search.epochs_total=200", "train.epochs=20")
+    summary = json.loads((box / "study" / "study.json").read_text())
+    assert outcome.status == "complete" and 200 <= summary["epochs"] <= 240
+    assert run(box, "search.epochs_total=200", "train.epochs=20").status == "already complete"
+
+
+def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 0.25
+        return clock[0]
+
+    monkeypatch.setattr("harness.search.run.time.monotonic", now)
+    text = SPACE.replace("trials: 14, ", "time_s: 30, ")
+    outcome = search(space_of(box, text=text), box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    assert outcome.status == "complete" and 4 < outcome.finished < 60
+
+
+def test_sixty_trials_where_no_budget_is_given(box):  # noqa: F811
+    assert Budget.of(space_of(box, text=SPACE.replace("trials: 14, ", "")).settings).trials == 60
+    assert Budget.of(space_of(box, text=SPACE.replace("trials: 14, ", "time_s: 5, ")).settings).trials is None
