@@ -73,6 +73,7 @@ def search(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="replace a value of SPACE")
     ] = None,
+    warm_start: Annotated[Path | None, typer.Option(help="an earlier study, whose front is tried first")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="make the index again from the records")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
 ) -> None:
@@ -91,7 +92,7 @@ def search(
     folder = _study_folder(space, study, out)
     from harness.search.driver import search as run
 
-    outcome = run(loaded, folder, address=address, rebuild=rebuild)
+    outcome = run(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
     if outcome.finished:
         _show(folder, write=report)
     typer.echo(

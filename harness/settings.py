@@ -16,7 +16,7 @@ from harness.records import DIRECTIONS, Direction
 
 Sampler = Literal["auto", "tpe", "nsga2", "random", "sobol", "gp"]
 Stopping = Literal["none", "dominated", "moasha"]
-SECTIONS = ("search", "resources", "objectives", "constraints")
+SECTIONS = ("search", "resources", "objectives", "constraints", "first")
 MAX_OBJECTIVES = 3
 
 _SEARCH = {

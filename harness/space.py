@@ -19,10 +19,11 @@ from typing import Any
 from harness import settings as budget
 from harness.baselines import Baseline, make_baselines, resolve_params
 from harness.errors import SpaceError
+from harness.first import read_first
 from harness.hole_reader import FORMS, HoleReader
 from harness.holes import Hole, origin, resolve
 from harness.methods import Registries, nearest
-from harness.recipe import IGNORED, SECTIONS, Recipe, parse_recipe
+from harness.recipe import IGNORED, SECTIONS, Recipe, flatten, parse_recipe
 from harness.records import DIRECTIONS
 from harness.settings import Objective, Resources, Settings
 from harness.yaml_source import Source, read_source
@@ -42,6 +43,7 @@ class Space:
     text   the YAML, overrides written into it: reading it gives this space again
     tree   the recipe's sections with :class:`Hole` objects in them
     holes  all of them, also those that exist only in some branch of a choice
+    first  parameters of trials to run before the sampler's own
     """
 
     file: str
@@ -53,6 +55,7 @@ class Space:
     settings: Settings
     source: Source = field(repr=False)
     registries: Registries = field(repr=False)
+    first: tuple[Mapping[str, Any], ...] = ()
 
     def sample(self, pick: Callable[[Hole], Any]) -> dict[str, Any]:
         """Ask ``pick`` for the code of every hole that is reached; internal name -> code."""
@@ -136,6 +139,7 @@ def load_space(path: str | Path, registries: Registries | None = None, overrides
             budget.read_settings(source.tree),
             source,
             registries,
+            read_first(source.tree.get("first", []), reader.holes, dict(flatten(tree))),
         )
     _check_fills(space)
     return space

@@ -123,7 +123,8 @@ def test_another_space_is_refused(searched) -> None:
 
 def test_status_report_and_pick_read_it(searched) -> None:
     folder = searched[0]
-    assert f"trials: {TRIALS} finished, 0 stopped early, 0 failed, 0 unreadable" in harness("status", str(STUDY), cwd=folder).stdout
+    told = harness("status", str(STUDY), cwd=folder).stdout
+    assert f"trials: {TRIALS} finished, 0 stopped early, 0 failed, 0 unreadable" in told
     assert harness("report", str(STUDY), cwd=folder).returncode == 0
     picked = harness("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder)
     assert picked.returncode == 0, picked.stderr

@@ -25,6 +25,7 @@ FLOORS = {
             "settings",
             "baselines",
             "space",
+            "first",
         ),
         0,
     ),

@@ -25,7 +25,7 @@ from harness.errors import HarnessError, SpaceError
 from harness.pareto import Front
 from harness.recipe import parse_recipe
 from harness.records import read_record, write_bytes_durably, write_json_durably
-from harness.search import finish, resume
+from harness.search import finish, resume, warm
 from harness.search.latencies import Latencies
 from harness.search.lock import run_lock
 from harness.search.loop import work_through
@@ -63,6 +63,7 @@ def search(
     trials: int | None = None,
     progress: bool = True,
     rebuild: bool = False,
+    warm_start: Path | None = None,
     module: str = TRIAL_MODULE,
     lab: Callable[[], Lab] = Lab,
     make_pool: Callable[[Space, str | None, str], Pool] | None = None,
@@ -73,6 +74,7 @@ def search(
         address: of a running Ray cluster (HOST:PORT); None starts Ray on this machine.
         trials: finished trials that the study shall have (default: the space's).
         rebuild: make the study's index again from the trials' records.
+        warm_start: folder of an earlier study, whose front is tried first.
     Raises:
         SpaceError: nothing was run and nothing is left half-written.
     """
@@ -88,7 +90,7 @@ def search(
                 counts = (done[name] for name in ("finished", "failed", "front"))
                 return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
             return _search(
-                space, folder, budget, progress, module, lab, lambda: (make_pool or _ray_pool)(space, address, module)
+                space, folder, budget, progress, warm_start, lab, lambda: (make_pool or _ray_pool)(space, address, module)
             )
     except SpaceError:
         if fresh and not (folder / "space.yaml").exists():
@@ -106,7 +108,7 @@ def _search(
     folder: Path,
     budget: Budget,
     progress: bool,
-    module: str,
+    warm_start: Path | None,
     lab: Callable[[], Lab],
     make_pool: Callable[[], Pool],
 ) -> Outcome:
@@ -118,6 +120,7 @@ def _search(
             ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()))
             pool.share(ready["logits"])
             run = _open(space, folder, budget, pool, measuring, shown, stop, float(ready["chance"]))
+            warm.enqueue_first(run.study, space, warm_start)
             resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
             work_through(run)
             if not stop.now:

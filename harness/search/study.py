@@ -95,7 +95,7 @@ class Study:
         """Open the trial of the ``index``-th baseline of the space."""
         baseline = self.space.baselines()[index]
         if baseline.params is not None:
-            self._enqueue(baseline.params, {})
+            self.enqueue(baseline.params, {})
         trial = self.optuna.ask()
         trial.set_user_attr("baseline_index", index)
         params = {} if baseline.params is None else self.space.sample(lambda hole: self._suggest(trial, hole))
@@ -111,7 +111,7 @@ class Study:
         structure = {name: code for name, code in leader.params.items() if not in_lanes(self._holes[name].name)}
         followers = []
         for _ in range(lanes - 1):
-            self._enqueue(structure, {})
+            self.enqueue(structure, {})
             followers.append(self._asked())
         return [leader, *(f for f in followers if f is not None)]
 
@@ -120,7 +120,7 @@ class Study:
         when everything that was drawn has run."""
         for attempt in range(ASK_AGAIN + DRAW_AGAIN):
             if attempt >= ASK_AGAIN:
-                self._enqueue(self.space.sample(self._draw), {})
+                self.enqueue(self.space.sample(self._draw), {})
             proposal = self._asked()
             if proposal is not None:
                 return proposal
@@ -157,7 +157,8 @@ class Study:
     def _draw(self, hole: Hole) -> Any:
         return self._random.choice(hole.spread(1000))
 
-    def _enqueue(self, params: Mapping[str, Any], attrs: dict[str, Any]) -> None:
+    def enqueue(self, params: Mapping[str, Any], attrs: dict[str, Any]) -> None:
+        """Queue a trial of these codes; what they leave open the sampler chooses."""
         stored = {name: to_optuna(self._holes[name], code) for name, code in params.items()}
         self.optuna.enqueue_trial(stored, user_attrs=attrs)
 

@@ -1,0 +1,57 @@
+"""Known-good first trials: recipes, whole or in part, as parameters of a space. Floor 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.errors import SpaceError
+from harness.holes import Hole, same
+from harness.recipe import flatten
+
+_SELECTORS = ("kind", "model", "name")
+
+
+def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters (internal name -> code) that give ``leaves`` (dotted name -> value) where the
+    holes can; what they cannot give is left out."""
+    params: dict[str, Any] = {}
+    for hole in holes:
+        if any(params.get(parent) != position for parent, position in hole.parents):
+            continue
+        code = _code(hole, leaves)
+        if code is not None:
+            params[hole.internal] = code
+    return params
+
+
+def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
+    if hole.name in leaves:
+        return hole.code_of(leaves[hole.name])
+    for selector in _SELECTORS:  # a choice between sections goes by the section's kind
+        label = leaves.get(f"{hole.name}.{selector}")
+        if hole.kind == "choice" and label in hole.labels:
+            return hole.labels.index(label)
+    return None
+
+
+def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The ``first:`` list: recipes in part, each value one that the space can take there.
+
+    Raises:
+        SpaceError: an entry names something that the space does not search, or a value outside.
+    """
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise SpaceError("first", "must be a list of recipes, in part", value, "Example: [{train: {lr: 0.1}}].")
+    return tuple(_entry(f"first.{i}", entry, holes, constants) for i, entry in enumerate(value))
+
+
+def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants: Mapping[str, Any]) -> dict[str, Any]:
+    leaves = dict(flatten(entry))
+    params = express(holes, leaves)
+    taken = {hole.name for hole in holes if hole.internal in params}
+    taken |= {f"{name}.{selector}" for name in taken for selector in _SELECTORS}
+    for name, got in leaves.items():
+        if name not in taken and not (name in constants and same(constants[name], got)):
+            raise SpaceError(f"{path}.{name}", "must be a value that the space can take there", got)
+    return params

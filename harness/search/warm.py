@@ -1,0 +1,52 @@
+"""First trials that are known to be good: the space's own, and the front of an earlier study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SpaceError
+from harness.first import express
+from harness.recipe import flatten
+from harness.records import read_record
+from harness.search.study import Study
+from harness.space import Space
+
+MOST = 10  # points of an earlier front
+
+
+def enqueue_first(study: Study, space: Space, earlier: Path | None) -> int:
+    """Queue the space's ``first:`` trials and the points of ``earlier``'s front in a fresh study,
+    before what the sampler proposes; how many there are.
+
+    Another task may be behind the earlier study: what of its recipes the space can express is
+    taken (width, bits, learning rate), the sampler chooses the rest.
+
+    Raises:
+        SpaceError: ``earlier`` is no finished study, or nothing of it can be expressed.
+    """
+    points = [] if earlier is None else _front(earlier, space)
+    if study.trials():
+        return 0
+    queue = [(params, "first") for params in space.first] + [(params, str(earlier)) for params in points]
+    for params, origin in queue:
+        study.enqueue(params, {"from": origin})
+    return len(queue)
+
+
+def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
+    """Parameters of at most ``MOST`` points, evenly spread along the front by size."""
+    try:
+        numbers = json.loads((folder / "study.json").read_bytes())["front"]
+    except (OSError, ValueError, KeyError):
+        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder)) from None
+    records = [r for n in numbers if (r := read_record(folder / "trials" / f"{n:05d}")) is not None]
+    records.sort(key=lambda r: r.value("size_bytes") or 0.0)
+    if len(records) > MOST:
+        records = [records[round(i * (len(records) - 1) / (MOST - 1))] for i in range(MOST)]
+    found = [express(space.holes, dict(flatten(r.recipe))) for r in records]
+    unique = [p for i, p in enumerate(found) if p and p not in found[:i]]
+    if not unique:
+        raise SpaceError("--warm-start", "its recipes have nothing that this space searches", str(folder))
+    return unique
