@@ -89,9 +89,8 @@ def search(
             if done is not None:
                 counts = (done[name] for name in ("finished", "failed", "front"))
                 return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
-            return _search(
-                space, folder, budget, progress, warm_start, lab, lambda: (make_pool or _ray_pool)(space, address, module)
-            )
+            pool = make_pool or _ray_pool
+            return _search(space, folder, budget, progress, warm_start, lab, lambda: pool(space, address, module))
     except SpaceError:
         if fresh and not (folder / "space.yaml").exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -120,7 +119,7 @@ def _search(
             ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()))
             pool.share(ready["logits"])
             run = _open(space, folder, budget, pool, measuring, shown, stop, float(ready["chance"]))
-            warm.enqueue_first(run.study, space, warm_start)
+            warm.queue_first(run.study, space, warm_start)
             resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
             work_through(run)
             if not stop.now:

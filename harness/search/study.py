@@ -77,6 +77,7 @@ class Study:
         self._random = random.Random(f"{space.settings.seed} {len(trials)} draws")
         self._open: dict[int, optuna.Trial] = {}
         self.keys: dict[str, int] = {}  # recipe key -> number of the trial that has it
+        self.queue: list[tuple[Mapping[str, Any], dict[str, Any]]] = []  # tried before the sampler's own
         self.told = [t.number for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         self.front: Callable[[], Sequence[int]] = list  # numbers on the front, which the sampler always sees
 
@@ -118,6 +119,11 @@ class Study:
     def _propose(self) -> Proposal | None:
         """A recipe that has run is told FAIL and asked for again, in the end drawn at random. None
         when everything that was drawn has run."""
+        while self.queue:
+            self.enqueue(*self.queue.pop(0))
+            proposal = self._asked()
+            if proposal is not None:
+                return proposal
         for attempt in range(ASK_AGAIN + DRAW_AGAIN):
             if attempt >= ASK_AGAIN:
                 self.enqueue(self.space.sample(self._draw), {})

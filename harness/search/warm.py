@@ -16,9 +16,12 @@ from harness.space import Space
 MOST = 10  # points of an earlier front
 
 
-def enqueue_first(study: Study, space: Space, earlier: Path | None) -> int:
-    """Queue the space's ``first:`` trials and the points of ``earlier``'s front in a fresh study,
-    before what the sampler proposes; how many there are.
+FROM = "from"
+
+
+def queue_first(study: Study, space: Space, earlier: Path | None) -> None:
+    """Put the space's ``first:`` trials and the points of ``earlier``'s front before what the sampler
+    proposes; those that a resumed study has tried are not tried again.
 
     Another task may be behind the earlier study: what of its recipes the space can express is
     taken (width, bits, learning rate), the sampler chooses the rest.
@@ -27,12 +30,9 @@ def enqueue_first(study: Study, space: Space, earlier: Path | None) -> int:
         SpaceError: ``earlier`` is no finished study, or nothing of it can be expressed.
     """
     points = [] if earlier is None else _front(earlier, space)
-    if study.trials():
-        return 0
     queue = [(params, "first") for params in space.first] + [(params, str(earlier)) for params in points]
-    for params, origin in queue:
-        study.enqueue(params, {"from": origin})
-    return len(queue)
+    tried = sum(FROM in t.user_attrs for t in study.trials())
+    study.queue = [(params, {FROM: origin}) for params, origin in queue[tried:]]
 
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:

@@ -1,0 +1,73 @@
+"""First trials: what a space and an earlier study say is tried before the sampler proposes."""
+
+import pytest
+
+from harness.errors import SpaceError
+from harness.first import express
+from harness.records import read_record
+from harness.search.driver import search
+from tests.test_search import SPACE, FakeLab, Here, box, run, space_of  # noqa: F401
+
+FIRST = """
+first:
+  - {student: {width: 8}, quant: {bits: 4}, clip: {kind: norm, threshold: 0.5}}
+  - {train: {lr: 0.25, epochs: 1}}
+"""
+
+
+def recipes(folder):
+    found = [read_record(p) for p in sorted((folder / "trials").iterdir())]
+    return [r.recipe for r in found if not r.baseline]
+
+
+def go(space, folder, **options):
+    return search(space, folder, progress=False, lab=FakeLab, make_pool=lambda *_: Here(), **options)
+
+
+def test_the_spaces_own_come_first_and_the_sampler_fills_the_rest(box):  # noqa: F811
+    go(space_of(box, text=SPACE + FIRST), box / "study")
+    one, two = recipes(box / "study")[:2]
+    assert one["student"]["width"] == 8 and one["quant"]["bits"] == 4
+    assert one["clip"] == {"kind": "norm", "threshold": 0.5} and 0 <= one["distill"]["weight"] <= 1
+    assert two["train"]["lr"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("first: [{train: {lr: 7}}]", "first.0.train.lr: must be a value that the space can take there"),
+        ("first: [{train: {epochs: 9}}]", "first.0.train.epochs"),
+        ("first: [{student: {width: 8}}, {quant: {bits: 5}}]", "first.1.quant.bits"),
+        ("first: {train: {lr: 0.1}}", "first: must be a list of recipes"),
+    ],
+)
+def test_what_the_space_cannot_take_is_refused(box, text, said):  # noqa: F811
+    with pytest.raises(SpaceError) as caught:
+        space_of(box, text=SPACE + text + "\n")
+    assert said in str(caught.value)
+
+
+def test_an_earlier_front_starts_another_study(box):  # noqa: F811
+    earlier = run(box, "search.trials=20", name="earlier")
+    other = SPACE.replace("{choice: [4, 8, 16]}", "{choice: [8, 16, 32]}").replace("seed: 1", "seed: 2")
+    space = space_of(box, text=other)
+    go(space, box / "study", warm_start=box / "earlier")
+    front = [read_record(box / "earlier" / "trials" / f"{n:05d}").recipe for n in earlier.front]
+    rates = [r["train"]["lr"] for r in front]
+    tried = [r["train"]["lr"] for r in recipes(box / "study")]
+    assert sum(any(abs(a - b) < 1e-12 for b in rates) for a in tried) >= min(len(front), 5)
+    again = go(space_of(box, "search.trials=16", text=other), box / "study", warm_start=box / "earlier")
+    assert again.finished == 16, "a study that has begun is not started again"
+
+
+def test_no_study_to_start_from_is_refused(box):  # noqa: F811
+    with pytest.raises(SpaceError, match="--warm-start"):
+        go(space_of(box), box / "study", warm_start=box / "nowhere")
+
+
+def test_what_cannot_be_expressed_is_left_to_the_sampler(box):  # noqa: F811
+    space = space_of(box)
+    leaves = {"student.width": 5, "train.lr": 0.05, "clip.kind": "norm", "clip.threshold": 99.0, "quant.bits": 8}
+    found = express(space.holes, leaves)
+    assert found["train.lr"] == 0.05 and found["quant.bits"] == 2 and found["clip"] == 1
+    assert "student.width" not in found and not any("threshold" in name for name in found)
