@@ -75,6 +75,9 @@ def search(
     ] = None,
     warm_start: Annotated[Path | None, typer.Option(help="an earlier study, whose front is tried first")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="make the index again from the records")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="then search with this sampler alone (random, ...) and compare")
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
 ) -> None:
     """Search SPACE; the same command again resumes."""
@@ -103,6 +106,23 @@ def search(
     )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+    if against is not None:
+        _against(against, space, overrides, folder, address)
+
+
+def _against(sampler: str, space: Path, overrides: list[str], folder: Path, address: str | None) -> None:
+    """The same budget with ``sampler`` and no early stopping, and the comparison of both."""
+    from harness.report.compare import load_contenders
+    from harness.report.compare_page import terminal, write_comparison
+    from harness.search.driver import search as run
+    from harness.space import load_space
+
+    plain = load_space(space, overrides=[*overrides, f"search.sampler={sampler}", "search.stop=none", "search.lanes=1"])
+    other = folder.with_name(f"{folder.name}-{sampler}")
+    run(plain, other, address=address)
+    contenders = load_contenders([str(folder), str(other)])
+    typer.echo(terminal(contenders))
+    typer.echo(f"Report: {write_comparison(contenders, folder / 'report' / 'compare.html')}")
 
 
 def _seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""The verbs that measure what is already there: ``bench``, ``check``, ``confirm``, ``audit``."""
+"""The verbs that judge what is already there: ``bench``, ``check``, ``confirm``, ``compare``, ``audit``."""
 
 from __future__ import annotations
 
@@ -115,6 +115,20 @@ def confirm(
     typer.echo(terminal_table(result))
     if not repeat:
         typer.echo(f"Report: {write_report(load_study(study))}")
+
+
+@verbs.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="[LABEL=]STUDY[,STUDY...]...", help="seeds behind commas")],
+    out: Annotated[Path, typer.Option(help="the page to write")] = Path("results/compare.html"),
+) -> None:
+    """Compare studies: hypervolume over time and epochs, fronts, attained accuracy, a verdict."""
+    from harness.report.compare import load_contenders
+    from harness.report.compare_page import terminal, write_comparison
+
+    contenders = load_contenders(studies)
+    typer.echo(terminal(contenders))
+    typer.echo(f"Report: {write_comparison(contenders, out)}")
 
 
 @verbs.command()

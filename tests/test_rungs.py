@@ -141,3 +141,14 @@ def test_layers_come_one_after_the_other(points):
     assert sorted(order) == list(range(len(losses)))
     first = np.flatnonzero(nondominated(losses, ["minimize"] * 2))
     assert set(order[: len(first)]) == set(first.tolist())
+
+
+def test_a_latency_within_the_noise_is_no_reason_to_go_on():
+    for ties, stops in (((0.0, 0.02), True), ((), False)):
+        rule = learned(Dominated(ties), [(0.5, 0.6)] * 10)
+        for curve in rule.curves.values():
+            curve.costs = (100.0, 2.0)
+        rule.curves[20] = Curve((100.0, 1.01))
+        rule.finish(20, 0.95, True)
+        rule.curves[21] = Curve((100.0, 1.0))
+        assert bool(rule.decide(21, 0, 0.5)) is stops

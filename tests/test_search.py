@@ -140,7 +140,10 @@ def test_a_search_leaves_a_whole_study(box):
     assert summary["front"] == outcome.front and summary["reference"]["accuracy"] == 0.5
     assert set(json.loads((folder / "importances.json").read_text())["accuracy"]) >= {"student.width", "quant.bits"}
     tested = (box / "tested").read_text().split()
-    assert len(tested) == len(set(tested)) == len({*outcome.front, 0, 1, 2, 3})
+    assert len(tested) == len(set(tested)) and {int(n) for n in tested} >= {*outcome.front, 0, 1, 2, 3}
+    told = [line.split(",") for line in (folder / "told.csv").read_text().splitlines()[1:]]
+    assert sorted(int(n) for n, *_ in told) == list(range(14)) and int(told[-1][2]) == summary["epochs"] == 14
+    assert [float(s) for _, s, _ in told] == sorted(float(s) for _, s, _ in told)
 
 
 def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):

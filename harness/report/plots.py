@@ -16,7 +16,8 @@ MUTED, FRONT, SWEEP, TEACHER = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d"
 STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantised, stored wide"), ("file", "the file"))
 
 
-def _layout(figure: go.Figure, height: int = 430) -> go.Figure:
+def page_layout(figure: go.Figure, height: int = 430) -> go.Figure:
+    """The look of every figure."""
     figure.update_layout(
         template="none",
         height=height,
@@ -110,9 +111,9 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
             hovertext=["teacher"],
             hoverinfo="text+x+y",
         )
-    _log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
+    log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
     figure.update_yaxes(title=units.title("accuracy"), tickformat=".1%", range=_accuracy_range(data))
-    return _layout(figure)
+    return page_layout(figure)
 
 
 def _accuracy_range(data: StudyData) -> list[float]:
@@ -123,7 +124,7 @@ def _accuracy_range(data: StudyData) -> list[float]:
     return [low - margin, min(high + margin, 1.005)]
 
 
-def _log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:
+def log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:
     ticks = units.log_ticks(min(values) * 0.8, max(values) * 1.25) if values and min(values) > 0 else []
     figure.update_xaxes(
         type="log", title=units.title(cost), tickvals=ticks, ticktext=[units.quantity(cost, t) for t in ticks]
@@ -153,7 +154,7 @@ def volume(data: StudyData) -> go.Figure:
         )
     figure.update_xaxes(title="finished trials")
     figure.update_yaxes(title="hypervolume", rangemode="tozero")
-    return _layout(figure, 340)
+    return page_layout(figure, 340)
 
 
 def parallel(data: StudyData) -> go.Figure:
@@ -173,7 +174,7 @@ def parallel(data: StudyData) -> go.Figure:
             dimensions=[*axes, *ends],
         )
     )
-    _layout(figure, 430)
+    page_layout(figure, 430)
     figure.update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
     return figure
 
@@ -203,7 +204,7 @@ def importance(data: StudyData) -> go.Figure:
             marker={"color": colour},
         )
     figure.update_xaxes(title="importance (PED-ANOVA)")
-    _layout(figure, 150 + 45 * max(1, len(names)))
+    page_layout(figure, 150 + 45 * max(1, len(names)))
     figure.update_layout(barmode="group", margin={"l": 170})
     return figure
 
@@ -235,7 +236,7 @@ def waterfall(data: StudyData) -> go.Figure:
             }
         )
     figure.update_yaxes(title="bytes")
-    _layout(figure, 380)
+    page_layout(figure, 380)
     figure.update_layout(
         showlegend=False,
         margin={"t": 60},

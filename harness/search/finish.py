@@ -59,8 +59,9 @@ class Reference:
 
 
 def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool: Pool) -> None:
-    """Test accuracy of the front's files and of the baselines drawn beside it, each taken once:
-    what ``test.json`` holds is never computed again."""
+    """Test accuracy of the files that were on the front at some time (a curve of the search over time
+    needs them all) and of the baselines drawn beside it, each taken once: what ``test.json`` holds is
+    never computed again."""
     path = folder / "test.json"
     known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in known]

@@ -22,6 +22,7 @@ PATIENCE = 4  # trials told per slot while a new structure waits for the lab
 def work_through(run: Run) -> None:
     """Keep every slot busy; stop for a barrier when enough new structures wait for the lab."""
     run.baselines = _baselines_left(run)
+    run.timeline.start()
     slots = run.pool.free
     while True:
         structures = len({r.structure for r in (*run.waiting, *run.priced)})

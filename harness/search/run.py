@@ -17,10 +17,12 @@ from harness.search.progress import Progress
 from harness.search.rungs import Never, Rule
 from harness.search.signals import Stop
 from harness.search.study import Proposal, Study
+from harness.search.timeline import Timeline
 from harness.space import Settings, Space
 
 FAILURES_IN_A_ROW = 10
-PRICED = ("size_bytes", "latency_ms", "load_ms")  # what follows from a file's structure
+TIMED = ("latency_ms", "load_ms")
+PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
 MAX_LANES, GROUPS = 16, 100
 
 
@@ -80,6 +82,7 @@ class Run:
     front: Front
     reference: finish.Reference
     rule: Rule
+    timeline: Timeline
     baselines: list[int] = field(default_factory=list)
     open: dict[int, Proposal] = field(default_factory=dict)  # proposed and not yet told
     ahead: list[Proposal] = field(default_factory=list)
@@ -100,6 +103,7 @@ class Run:
     told: int = 0
     told_at_wait: int = 0  # how many were told when the first began to wait for the lab
     sweep: list[int] = field(default_factory=list)  # baselines that finished
+    ever: set[int] = field(default_factory=set)  # were on the front at some time
 
     @property
     def lanes(self) -> int:
@@ -118,8 +122,8 @@ class Run:
 
     @property
     def needs_latency(self) -> bool:
-        timed = any(name in self.space.constraints for name in PRICED[1:])
-        return timed or any(o.name in PRICED[1:] for o in self.space.objectives)
+        timed = any(name in self.space.constraints for name in TIMED)
+        return timed or any(o.name in TIMED for o in self.space.objectives)
 
     @property
     def wanted(self) -> bool:

@@ -85,10 +85,13 @@ class Dominated:
     (u - 1/2)**2), plus the ``confidence`` quantile of the leave-one-out residuals. Of the trials that
     the rule would have stopped only the exempt ones finish, so these count 1 / NEVER_STOPPED times
     (inverse probability weighting, Horvitz and Thompson 1952). Nothing stops before ``least`` curves
-    have finished. ``benchmarks/stopping.py`` chose the numbers.
+    have finished. ``ties``: relative differences of each cost that are within the noise of its
+    measurement: nothing goes on only because it seems faster by less. ``benchmarks/stopping.py`` chose
+    the numbers.
     """
 
-    confidence: float = 0.93
+    ties: tuple[float, ...] = ()
+    confidence: float = 0.96
     window: int = 6
     ridge: float = 3.0
     least: int = 6
@@ -125,15 +128,16 @@ class Dominated:
         at_most = [
             (c.final, n)
             for n, c in self.curves.items()
-            if c.final is not None
-            and c.feasible
-            and c.costs is not None
-            and all(a <= b for a, b in zip(c.costs, costs, strict=True))
+            if c.final is not None and c.feasible and c.costs is not None and self._costs_no_more(c.costs, costs)
         ]
         if not at_most:
             return None
         best, number = max(at_most)
         return number, best
+
+    def _costs_no_more(self, one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        ties = self.ties or (0.0,) * len(one)
+        return all(a <= b + tie * abs(b) for a, b, tie in zip(one, other, ties, strict=True))
 
     def optimistic(self, curve: Curve, rung: int) -> float | None:
         """The accuracy that the trial will not exceed, at the rule's confidence; None: not known."""
@@ -238,9 +242,9 @@ def epsilon_net(points: np.ndarray) -> np.ndarray:
     return np.array(order)
 
 
-def make_rule(name: str) -> Rule:
-    """The rule of ``search.stop``."""
-    return {"none": Never, "dominated": Dominated, "moasha": Moasha}[name]()
+def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
+    """The rule of ``search.stop``; ``ties``: see :class:`Dominated`."""
+    return Dominated(ties) if name == "dominated" else Moasha() if name == "moasha" else Never()
 
 
 def as_costs(values: Sequence[float | None]) -> tuple[float, ...] | None:

@@ -95,6 +95,7 @@ def tell(run: Run, record: TrialRecord) -> None:
     run.open.pop(record.number, None)
     run.costs.pop(record.number, None)
     count(run, record, feasible)
+    run.timeline.add(record.number, run.epochs)
     run.progress.trial(record, record.number in run.front.numbers)
 
 
@@ -116,8 +117,8 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
         run.sweep.append(record.number)
     run.reference.see(record)
     _learn(run, record, feasible)
-    if feasible:
-        run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives])
+    if feasible and run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives]):
+        run.ever.add(record.number)
 
 
 def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:

@@ -1,0 +1,190 @@
+"""Studies side by side: hypervolume over time and epochs, fronts, attained accuracy, a verdict.
+
+Fronts are compared on test values: a search that tries more takes the luckier validation values.
+Over time, the front is the one that validation had chosen by then, and its volume that of its
+members' test accuracies.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import SpaceError
+from harness.pareto import Front, hypervolume
+from harness.records import Direction
+from harness.report.data import StudyData, load_study
+from harness.report.fronts import LOGGED, reference_point
+
+POINTS = 5  # sizes and latencies at which attained accuracies are given
+T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t, 1 to 10 degrees
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state of a search when a trial had been told."""
+
+    elapsed_s: float
+    epochs: int
+    volume: float
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to search: its studies (seeds), and for each the steps of its hypervolume."""
+
+    label: str
+    studies: tuple[StudyData, ...]
+    curves: tuple[tuple[Step, ...], ...]
+
+    @property
+    def final(self) -> list[float]:
+        return [curve[-1].volume for curve in self.curves]
+
+
+def load_contenders(arguments: Sequence[str]) -> list[Contender]:
+    """``LABEL=STUDY[,STUDY...]`` or ``STUDY``.
+
+    Raises:
+        SpaceError: not a study, or studies of other objectives.
+    """
+    named = [a.partition("=") if "=" in a else (Path(a).name, "=", a) for a in arguments]
+    loaded = {label: tuple(load_study(p) for p in paths.split(",")) for label, _, paths in named}
+    everything = [s for studies in loaded.values() for s in studies]
+    objectives = everything[0].objectives
+    for study in everything:
+        if study.objectives != objectives:
+            names = ", ".join(o.name for o in study.objectives)
+            raise SpaceError(str(study.folder), "has other objectives than the first study", names)
+    reference = common_reference(everything)
+    return [
+        Contender(label, studies, tuple(tuple(steps(s, reference)) for s in studies))
+        for label, studies in loaded.items()
+    ]
+
+
+def common_reference(studies: Sequence[StudyData]) -> dict[str, float]:
+    """The worst of the studies' own reference points in every objective."""
+    points = [reference_point(s) for s in studies]
+    worst = {"maximize": min, "minimize": max}
+    return {o.name: worst[o.direction](p[o.name] for p in points) for o in studies[0].objectives}
+
+
+def volume(
+    rows: Sequence[Mapping[str, float]], reference: Mapping[str, float], directions: Sequence[Direction]
+) -> float:
+    """Hypervolume of points (objective name -> raw value) up to the reference, costs in logarithms."""
+    if not rows:
+        return 0.0
+    values = np.array([[_scaled(name, row[name]) for name in reference] for row in rows])
+    return hypervolume(values, [_scaled(n, v) for n, v in reference.items()], directions)
+
+
+def _scaled(name: str, value: float) -> float:
+    return math.log(max(value, 1e-12)) if name in LOGGED else value
+
+
+def steps(study: StudyData, reference: Mapping[str, float]) -> list[Step]:
+    """The hypervolume, on test values, after every told trial."""
+    directions = tuple(o.direction for o in study.objectives)
+    front, found, last = Front(directions), [], 0.0
+    rows = study.finished[study.finished["feasible"]].to_dict("index")
+    for number, elapsed, epochs in _timeline(study):
+        row = rows.get(number)
+        if row is not None and front.add(number, [row[o.name] for o in study.objectives]):
+            last = volume([tested(rows[n]) for n in front.numbers], reference, directions)
+        found.append(Step(elapsed, epochs, last))
+    return found or [Step(0.0, 0, 0.0)]
+
+
+def tested(row: Mapping[str, float]) -> dict[str, float]:
+    """The row with its test accuracy, where it has one, in place of validation's."""
+    known = row["test_accuracy"]
+    return {**row, "accuracy": row["accuracy"] if math.isnan(known) else known}
+
+
+def _timeline(study: StudyData) -> list[tuple[int, float, int]]:
+    path = study.folder / "told.csv"
+    if not path.exists():
+        raise SpaceError(str(study.folder), "has no told.csv", remedy="Search it again with this version.")
+    rows = csv.DictReader(path.open())
+    return [(int(r["number"]), float(r["elapsed_s"]), int(r["epochs"])) for r in rows if r["epochs"]]
+
+
+def at(curve: Sequence[Step], where: float, axis: str) -> float:
+    """The volume that the curve has reached at ``where`` on ``elapsed_s`` or ``epochs``."""
+    reached = [s.volume for s in curve if getattr(s, axis) <= where]
+    return reached[-1] if reached else 0.0
+
+
+def reach(curve: Sequence[Step], volume: float, axis: str) -> float:
+    """Where the curve first has ``volume``; infinite where it never has."""
+    return next((float(getattr(s, axis)) for s in curve if s.volume >= volume - 1e-12), math.inf)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval (Student's t); the interval of one value is unknown (NaN)."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return mean, math.nan, math.nan
+    half = (T95[n - 2] if n - 2 < len(T95) else 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Mean difference of two groups and its 95 % interval (Welch)."""
+    mean = float(np.mean(ours) - np.mean(theirs))
+    if min(len(ours), len(theirs)) < 2:
+        return mean, math.nan, math.nan
+    parts = [float(np.var(v, ddof=1)) / len(v) for v in (ours, theirs)]
+    total = sum(parts)
+    if total == 0:
+        return mean, mean, mean
+    degrees = total**2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (ours, theirs), strict=True))
+    half = (T95[int(degrees) - 1] if int(degrees) <= len(T95) else 1.96) * math.sqrt(total)
+    return mean, mean - half, mean + half
+
+
+def verdicts(contenders: Sequence[Contender]) -> list[str]:
+    """The first contender against each other one, in sentences."""
+    first, told = contenders[0], []
+    for other in contenders[1:]:
+        mean, low, high = difference(first.final, other.final)
+        seeds = f"{len(first.studies)} against {len(other.studies)} studies"
+        if math.isnan(low):
+            said = f"hypervolume {mean:+.4f}; two studies of each are needed for an interval"
+        else:
+            word = "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
+            said = f"{word} {other.label}: hypervolume {mean:+.4f} (95 % interval {low:+.4f} .. {high:+.4f})"
+        target = float(np.median(other.final))
+        own = float(np.median([reach(c, target, "elapsed_s") for c in first.curves]))
+        theirs = float(np.median([reach(c, c[-1].volume, "elapsed_s") for c in other.curves]))
+        took = f", which took {other.label} {theirs:.1f} s"
+        times = f"; reaches its median in {own:.1f} s{took}" if own < math.inf else "; does not reach its median"
+        told.append(f"{first.label} against {other.label} ({seeds}): {said}{times}.")
+    return told
+
+
+def attained(contenders: Sequence[Contender], cost: str) -> list[tuple[float, list[float]]]:
+    """Bounds on ``cost`` and, for each contender, the median over its studies of the best test
+    accuracy within the bound (NaN where none is within)."""
+    fronts = [[f.to_dict("records") for f in (s.front for s in c.studies)] for c in contenders]
+    values = [row[cost] for studies in fronts for rows in studies for row in rows]
+    if not values:
+        return []
+    bounds = np.geomspace(min(values), max(values), POINTS)
+    return [(float(b), [_median([_best(rows, cost, b) for rows in studies]) for studies in fronts]) for b in bounds]
+
+
+def _best(rows: Sequence[Mapping[str, float]], cost: str, bound: float) -> float:
+    return max((tested(r)["accuracy"] for r in rows if r[cost] <= bound * (1 + 1e-9)), default=math.nan)
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.median(known)) if known else math.nan
