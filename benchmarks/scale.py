@@ -1,0 +1,133 @@
+"""What 100, 1,000 and 10,000 trials cost the driver: ask, tell, resume, report, memory.
+
+A study of the digits space is filled with records whose values are made up (no training), through the
+driver's own bookkeeping. Then a fresh process resumes it: its time until it could ask, the median of
+30 asks and tells (tpe), the peak memory, and the time of the report. Targets: ask <= 50 ms, resume <= 10 s,
+memory at 10,000 trials <= 1.5 times that at 100.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.report import ROOT, save
+from harness.deploy.machine import peak_memory_mib
+from harness.records import Measurement, TrialRecord, describe_file, write_bytes_durably, write_record
+from harness.search import driver, telling
+from harness.search.progress import Progress
+from harness.search.run import Budget, Run
+from harness.search.signals import Stop
+from harness.search.study import Proposal
+from harness.space import load_space
+
+SIZES, ASKS = (100, 1_000, 10_000), 30
+
+
+def opened(folder: Path, sampler: str) -> Run:
+    """The driver's state for the study, as a search or a resumed one has it before its first trial."""
+    space = load_space(ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}"])
+    nobody: Any = None
+    with Stop() as stop:
+        return driver._open(space, folder, Budget(None), nobody, nobody, Progress("scale", None, False), stop, 0.1)
+
+
+def record_of(run: Run, proposal: Proposal) -> TrialRecord:
+    """Values that follow from the recipe, with noise: wide students are better and larger."""
+    recipe = proposal.recipe
+    luck = random.Random(proposal.number)
+    size = recipe.student.options["width"] * recipe.quant.options["bits"] * (1.1 - recipe.prune.options["ratio"])
+    accuracy = 1 - 1 / (2 + math.log1p(size)) - 0.02 * luck.random()
+    folder = run.folder / "trials" / f"{proposal.number:05d}"
+    write_bytes_durably(folder / "model.onnx", bytes(100))
+    record = TrialRecord(
+        number=proposal.number,
+        status="ok",
+        baseline=proposal.baseline,
+        recipe=recipe.to_tree(),
+        params=proposal.params,
+        seed=recipe.seed,
+        artifact=describe_file(folder / "model.onnx", "onnx"),
+        structure="none",
+        diagnostics={"epochs": 20, "channels_kept": {}},
+    ).with_measurements(
+        Measurement(name="accuracy", unit="1", values=[accuracy]),
+        Measurement(name="size_bytes", unit="B", values=[100 * size]),
+        Measurement(name="latency_ms", unit="ms", values=[0.01 + 1e-5 * size * luck.random()]),
+    )
+    write_record(folder, record)
+    return record
+
+
+def fill(folder: Path, trials: int) -> None:
+    run = opened(folder, "random")
+    run.latencies.use_reference = lambda path: None
+    while run.finished < trials:
+        [proposal] = run.study.propose()
+        run.open[proposal.number] = proposal
+        telling.tell(run, record_of(run, proposal))
+
+
+def visit(folder: Path) -> dict[str, Any]:
+    """Resume, ask and tell, in a process of its own."""
+    started = time.perf_counter()
+    run = opened(folder, "tpe")
+    resume_s = time.perf_counter() - started
+    run.latencies.use_reference = lambda path: None
+    asks, tells = [], []
+    for _ in range(ASKS):
+        started = time.perf_counter()
+        [proposal] = run.study.propose()
+        asks.append(1000 * (time.perf_counter() - started))
+        run.open[proposal.number] = proposal
+        record = record_of(run, proposal)
+        started = time.perf_counter()
+        telling.tell(run, record)
+        tells.append(1000 * (time.perf_counter() - started))
+    return {
+        "trials": run.finished,
+        "front": len(run.front.numbers),
+        "resume_s": resume_s,
+        "ask_ms": statistics.median(asks),
+        "tell_ms": statistics.median(tells),
+        "peak_mib": peak_memory_mib(),
+    }
+
+
+def report_s(folder: Path) -> float:
+    code = "import sys; from harness.report import load_study, write_report; write_report(load_study(sys.argv[1]))"
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["visit"]:
+        print(json.dumps(visit(Path(sys.argv[2]))))
+        return
+    rows, filled = [], 0.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "study"
+        for trials in SIZES:
+            started = time.perf_counter()
+            fill(folder, trials)
+            filled = time.perf_counter() - started
+            command = [sys.executable, __file__, "visit", str(folder)]
+            found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+            rows.append({**found, "report_s": report_s(folder), "fill_s": filled})
+            print(rows[-1], flush=True)
+    save("scale", {"sizes": rows, "memory_ratio": rows[-1]["peak_mib"] / rows[0]["peak_mib"]})
+
+
+if __name__ == "__main__":
+    main()
