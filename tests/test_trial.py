@@ -132,3 +132,49 @@ def test_a_failed_production_run_says_why(tmp_path):
     recipe = parse_recipe({**TREE, "train": {"epochs": 1, "lr": 1e30}}, REGISTRIES)
     with pytest.raises(TrialError, match="nonfinite"):
         production.train(recipe, tmp_path / "out")
+
+
+def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
+    """Three recipes side by side, through a rung, one of them stopped there; then one alone."""
+    from harness.train import lanes
+
+    ready = study[1]
+    sizes = []
+
+    def side_by_side(students, *_):
+        sizes.append(len(students))
+        return "stacked" if len(students) > 1 else "alone"
+
+    monkeypatch.setattr(lanes, "fastest", side_by_side)
+    trees = [{**TREE, "train": {**TREE["train"], "lr": lr}, "seed": seed} for seed, lr in enumerate((0.05, 0.1, 0.2))]
+    jobs = [
+        {"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))}
+        for n, tree in enumerate(trees)
+    ]
+    answer = trial.start(jobs, [1], ready["logits"])
+    assert answer["held"] and answer["rung"] == 0 and set(answer["accuracy"]) == {0, 1, 2} and not answer["records"]
+    answer = trial.go_on({1: "told to"}, [1])
+    assert not answer["held"] and sizes[0] == 3 and max(sizes[1:]) == 2
+    records = {r["number"]: TrialRecord.model_validate(r) for r in answer["records"]}
+    assert records[1].status == "stopped" and records[1].reason == "told to" and records[1].diagnostics["epochs"] == 1
+    assert read_record(tmp_path / "1") == records[1] and not (tmp_path / "1" / "model.onnx").exists()
+    alone = TrialRecord.model_validate(trial.run(trees[2], 9, {}, "", str(tmp_path / "9"), ready["logits"]))
+    n = alone.measurements["accuracy"].conditions["n"]
+    assert alone.structure == records[2].structure
+    assert alone.value("size_bytes") == records[2].value("size_bytes")
+    assert abs(alone.value("accuracy") - records[2].value("accuracy")) <= 2 / n
+
+
+@pytest.mark.parametrize("bits", [32, 8, 3])
+@pytest.mark.parametrize("ratio", [0.0, 0.4])
+def test_what_a_recipe_costs_is_known_before_it_trains(tmp_path, bits, ratio):
+    tree = {
+        **TREE,
+        "train": {**TREE["train"], "epochs": 1},
+        "quant": {"bits": bits, "start": 0.0},
+        "prune": {"kind": "channel", "ratio": ratio, "at": 0.0},
+    }
+    before = trial.untrained(tree, str(tmp_path / "before"))
+    record = TrialRecord.model_validate(trial.run(tree, 1, {}, "", str(tmp_path / "after")))
+    assert before["structure"] == record.structure
+    assert before["size_bytes"] == record.value("size_bytes")

@@ -82,18 +82,21 @@ class Dominated:
     The final accuracy is extrapolated with a bound learned from the study's own finished curves: on
     logits z = log(a / (1 - a)), ridge regression of z_final on the best z of the last ``window`` rungs
     (one rung alone is noisy) and on the trial's parameters (each as a place u in [0, 1], and
-    (u - 1/2)**2), plus the ``confidence`` quantile of the leave-one-out residuals. Of the trials that
-    the rule would have stopped only the exempt ones finish, so these count 1 / NEVER_STOPPED times
-    (inverse probability weighting, Horvitz and Thompson 1952). Nothing stops before ``least`` curves
-    have finished. ``ties``: relative differences of each cost that are within the noise of its
+    (u - 1/2)**2), plus the ``confidence`` quantile of the leave-one-out residuals. Residuals count by
+    the closeness of their prediction to the trial's (Gaussian, ``near`` logits wide: weak students
+    scatter more than good ones; localised conformal prediction, Guan 2023), and 1 / NEVER_STOPPED times
+    where the rule would have stopped the trial, of which only the exempt ones finish (inverse
+    probability weighting, Horvitz and Thompson 1952). Nothing stops before ``least`` curves have
+    finished. ``ties``: relative differences of each cost that are within the noise of its
     measurement: nothing goes on only because it seems faster by less. ``benchmarks/stopping.py`` chose
     the numbers.
     """
 
     ties: tuple[float, ...] = ()
     confidence: float = 0.96
-    window: int = 6
+    window: int = 5
     ridge: float = 3.0
+    near: float = 1.0
     least: int = 6
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
     curves: dict[int, Curve] = field(default_factory=dict)
@@ -146,10 +149,12 @@ class Dominated:
             return None
         x = np.array([self._inputs(c, rung) for c in done])
         y = np.array([self._logit(c.final) for c in done if c.final is not None])
-        weights = np.array([1 / NEVER_STOPPED if c.flagged else 1.0 for c in done])
-        middle, level = np.average(x, axis=0, weights=weights), float(np.average(y, weights=weights))
-        slopes, residuals = _ridge(x - middle, y - level, weights, self.ridge)
-        hoped = level + (self._inputs(curve, rung) - middle) @ slopes + _quantile(residuals, weights, self.confidence)
+        middle, level = x.mean(axis=0), float(y.mean())
+        slopes, residuals = _ridge(x - middle, y - level, self.ridge)
+        expected = level + (self._inputs(curve, rung) - middle) @ slopes
+        distance = (level + (x - middle) @ slopes - expected) / self.near
+        weights = np.array([1 / NEVER_STOPPED if c.flagged else 1.0 for c in done]) * np.exp(-(distance**2) / 2)
+        hoped = expected + _quantile(residuals, weights + 1e-3, self.confidence)
         return max(curve.rungs[rung], 1 / (1 + math.exp(-hoped)))
 
     def _inputs(self, curve: Curve, rung: int) -> np.ndarray:
@@ -162,15 +167,14 @@ class Dominated:
         return math.log(a / (1 - a))
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes of the centred weighted ridge regression (the first is hardly penalised) and its
-    leave-one-out residuals."""
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes of the centred ridge regression (the first is hardly penalised) and its leave-one-out
+    residuals."""
     penalties = np.full(x.shape[1], penalty)
     penalties[0] = 1e-3
-    weighted = x * weights[:, None]
-    inverse = np.linalg.inv(weighted.T @ x + np.diag(penalties))
-    slopes = inverse @ (weighted.T @ y)
-    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) * weights + weights / weights.sum()
+    inverse = np.linalg.inv(x.T @ x + np.diag(penalties))
+    slopes = inverse @ (x.T @ y)
+    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) + 1 / len(y)
     return slopes, (y - x @ slopes) / np.maximum(1 - leverage, 0.1)
 
 
