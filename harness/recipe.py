@@ -6,6 +6,7 @@ Floor 0: what the sections may contain comes from the registries (plain dicts of
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -111,10 +112,10 @@ class Recipe(Frozen):
         return dict(flatten(self.to_tree()))
 
     def key(self) -> str:
-        """Canonical text without the seed: equal for recipes that are the same experiment."""
+        """Digest without the seed: equal for recipes that are the same experiment."""
         tree = self.to_tree()
         del tree["seed"]
-        return json.dumps(tree, sort_keys=True)
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

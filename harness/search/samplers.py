@@ -14,17 +14,20 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.space import Space
 
-RECENT = 300  # told trials that the sampler sees beside the front
+RECENT, FRONT = 200, 100  # told trials that the sampler sees: the latest, and as many of the front
 FEW = 3  # trials per hole below which nothing can be learned
 
 Seen = Callable[[], Container[int] | None]  # numbers of the told trials to look at; None: all
 
 
 class _View:
-    """A study of which only some trials are seen. Optuna's own samplers read no more than this."""
+    """A study of which only some trials are seen, as it was when it was looked at. Optuna's own
+    samplers read no more than this."""
 
     def __init__(self, study: optuna.Study, seen: Container[int]):
-        self._study, self._seen = study, seen
+        self._study = study
+        trials = study.get_trials(deepcopy=False)
+        self._trials = [t for t in trials if t.number in seen or not t.state.is_finished()]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -32,8 +35,7 @@ class _View:
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        found = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
-        return [t for t in found if t.number in self._seen or not t.state.is_finished()]
+        return [t for t in self._trials if states is None or t.state in states]
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
@@ -45,28 +47,38 @@ class RecentTPE(TPESampler):
     def __init__(self, seen: Seen, **options: Any):
         super().__init__(**options)
         self._seen_numbers = seen
+        self._last: tuple[int, Any] = (-1, None)
 
-    def _view(self, study: optuna.Study) -> Any:
-        seen = self._seen_numbers()
-        return study if seen is None else _View(study, seen)
+    def _view(self, study: optuna.Study, trial: FrozenTrial) -> Any:
+        """The same view for everything that one ask wants to know."""
+        if self._last[0] != trial.number:
+            seen = self._seen_numbers()
+            self._last = trial.number, study if seen is None else _View(study, seen)
+        return self._last[1]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return super().infer_relative_search_space(self._view(study), trial)
+        return super().infer_relative_search_space(self._view(study, trial), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return super().sample_relative(self._view(study), trial, search_space)
+        return super().sample_relative(self._view(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return super().sample_independent(self._view(study), trial, param_name, param_distribution)
+        return super().sample_independent(self._view(study, trial), trial, param_name, param_distribution)
 
 
-def recent(finished: Sequence[int], front: Sequence[int]) -> set[int] | None:
-    """The front and the last ``RECENT`` of the told trials; None while that is all of them."""
-    return None if len(finished) <= RECENT else {*finished[-RECENT:], *front}
+def recent(told: Sequence[int], front: Sequence[int]) -> set[int] | None:
+    """The last ``RECENT`` of the told trials and the front (evenly thinned to ``FRONT``); None while
+    that is all of them."""
+    if len(told) <= RECENT + FRONT:
+        return None
+    members = sorted(front)
+    if len(members) > FRONT:
+        members = [members[round(i * (len(members) - 1) / (FRONT - 1))] for i in range(FRONT)]
+    return {*told[-RECENT:], *members}
 
 
 def choose(space: Space, trials: int | None) -> str:

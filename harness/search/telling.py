@@ -8,7 +8,7 @@ from harness.errors import TrialError
 from harness.records import TrialRecord, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
-from harness.search.rungs import Curve, as_costs
+from harness.search.rungs import Curve, Never, as_costs
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
 def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     """What a finished trial teaches the rule: its curve, its costs, its final accuracy."""
     accuracy = record.value("accuracy")
-    if accuracy is None:
+    if accuracy is None or isinstance(run.rule, Never):
         return
     curve = run.rule.curves.setdefault(record.number, Curve(None, shares=run.space.shares(record.params)))
     curve.costs = costs_of(run, record)
