@@ -46,25 +46,25 @@ def repair_journal(path: Path) -> None:
     """
     if not path.exists():
         return
-    data = path.read_bytes()
-    whole, _, tail = data.rpartition(b"\n")
-    body = whole + b"\n" if whole else b""
-    lines = body.splitlines()
-    while lines and not _is_json(lines[-1]):
-        tail = lines.pop() + b"\n" + tail
-    for number, line in enumerate(lines, 1):
-        if not _is_json(line):
-            raise SpaceError(
-                "",
-                f"line {number} of the study's journal is damaged",
-                file=str(path),
-                remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
-            )
-    if tail:
-        with open(path.with_suffix(".torn"), "ab") as file:
-            file.write(tail)
-        with open(path, "r+b") as file:
-            file.truncate(sum(len(line) + 1 for line in lines))
+    whole, torn_at = 0, 0  # bytes of whole lines; number of the first line that is not one
+    with open(path, "rb") as file:  # line by line: the journal of 10,000 trials is tens of megabytes
+        for number, line in enumerate(file, 1):
+            if not (line.endswith(b"\n") and _is_json(line)):
+                torn_at = torn_at or number
+            elif torn_at:
+                raise SpaceError(
+                    "",
+                    f"line {torn_at} of the study's journal is damaged",
+                    file=str(path),
+                    remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
+                )
+            else:
+                whole += len(line)
+    if torn_at:
+        with open(path, "r+b") as file, open(path.with_suffix(".torn"), "ab") as beside:
+            file.seek(whole)
+            beside.write(file.read())
+            file.truncate(whole)
 
 
 def _is_json(line: bytes) -> bool:
