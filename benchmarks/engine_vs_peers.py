@@ -1,0 +1,244 @@
+"""Ours against Ray Tune with OptunaSearch, Optuna's own ``optimize`` and random search.
+
+Same task, teacher logits, space, baselines left out of nobody's way: every contender searches the digits
+space for the same number of trials on the same cores; peers' trials are those of ``plain_trial``. The clock runs
+from the first proposal (start-up stands apart). Afterwards, outside the clock, the files that were ever on a
+contender's front are scored on test and timed by one lab in one session, and the hypervolume of the front
+(chosen by the contender's own validation values and latencies) is taken on those.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from benchmarks.report import ROOT, save, spread
+from harness.deploy.latency import Lab
+from harness.pareto import Front, hypervolume
+from harness.search.driver import search, teacher_trees
+from harness.search.study import distribution
+from harness.space import Hole, Space, load_space
+
+METRICS = ("accuracy", "size_bytes", "latency_ms")
+DIRECTIONS = ("maximize", "minimize", "minimize")
+SHARES = (0.25, 0.5, 1.0)  # of the trials
+
+
+@dataclass(frozen=True)
+class Row:
+    """A told trial: seconds since the first proposal, the contender's own values, its file."""
+
+    told_s: float
+    values: tuple[float, float, float]
+    path: Path
+
+
+def suggest(trial: Any, hole: Hole) -> Any:
+    """A hole's code from an Optuna trial, as our own search asks for it."""
+    match distribution(hole):
+        case FloatDistribution() as d:
+            return trial.suggest_float(hole.internal, d.low, d.high, log=d.log, step=d.step)
+        case CategoricalDistribution() as d:
+            return hole.labels.index(trial.suggest_categorical(hole.internal, d.choices))
+        case d:
+            return trial.suggest_int(hole.internal, d.low, d.high, log=d.log, step=d.step)
+
+
+def ours(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
+    started = time.time()
+    search(space, folder / "study", trials=trials, progress=False)
+    rows = []
+    for line in csv.DictReader((folder / "study" / "told.csv").open()):
+        place = folder / "study" / "trials" / f"{int(line['number']):05d}"
+        record = json.loads((place / "record.json").read_bytes())
+        if record["status"] != "ok":
+            continue
+        values = [
+            statistics.median(record["measurements"][n]["values"]) for n in ("accuracy", "size_bytes", "latency_ms")
+        ]
+        rows.append(Row(float(line["elapsed_s"]), (values[0], values[1], values[2]), place / "model.onnx"))
+    return rows, time.time() - started - max(r.told_s for r in rows)
+
+
+def _rows(folder: Path, first: float) -> list[Row]:
+    found = []
+    for path in folder.glob("*/row.json"):
+        row = json.loads(path.read_bytes())
+        values = (row["accuracy"], row["size_bytes"], row["latency_ms"])
+        found.append(Row(row["told"] - first, values, path.parent / "model.onnx"))
+    return sorted(found, key=lambda r: r.told_s)
+
+
+def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
+    """As Ray Tune's documentation sets OptunaSearch up: a define-by-run space, one CPU a trial."""
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    first: list[float] = []
+
+    def define(trial: Any) -> dict[str, Any]:
+        first.append(time.time())
+        params = space.sample(lambda hole: suggest(trial, hole))
+        trial.set_user_attr("n", trial.number)
+        return {"tree": json.dumps(space.fill(params, trial.number).to_tree()), "n": trial.number}
+
+    def objective(config: dict[str, Any]) -> None:
+        from benchmarks.plain_trial import plain_trial
+
+        row = plain_trial(json.loads(config["tree"]), logits, folder / str(config["n"]))
+        tune.report({n: row[n] for n in METRICS})
+
+    started = time.time()
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=40,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}},
+    )
+    sampler = optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=space.settings.seed)
+    tuner = tune.Tuner(
+        tune.with_resources(objective, {"cpu": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(space=define, metric=list(METRICS), mode=["max", "min", "min"], sampler=sampler),
+            num_samples=trials,
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
+    )
+    tuner.fit()
+    ray.shutdown()
+    rows = _rows(folder, first[0])
+    return rows, time.time() - started - max(r.told_s for r in rows)
+
+
+def with_optuna(make: Callable[[int], Any]) -> Callable[..., tuple[list[Row], float]]:
+    def contender(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
+        from benchmarks.plain_trial import plain_trial
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(directions=list(DIRECTIONS), sampler=make(space.settings.seed))
+        first = time.time()
+
+        def objective(trial: Any) -> tuple[float, float, float]:
+            recipe = space.fill(space.sample(lambda hole: suggest(trial, hole)), trial.number)
+            row = plain_trial(recipe.to_tree(), logits, folder / str(trial.number))
+            return row["accuracy"], row["size_bytes"], row["latency_ms"]
+
+        study.optimize(objective, trials, n_jobs=len(os.sched_getaffinity(0)))
+        return _rows(folder, first), 0.0
+
+    return contender
+
+
+CONTENDERS = {
+    "ours": ours,
+    "ray_tune_optunasearch": ray_tune,
+    "optuna_optimize": with_optuna(
+        lambda seed: optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+    ),
+    "random": with_optuna(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+}
+
+
+def fronts(rows: list[Row]) -> list[list[int]]:
+    """The members of the front after each told trial."""
+    front, found = Front(DIRECTIONS), []
+    for i, row in enumerate(rows):
+        front.add(i, row.values)
+        found.append(list(front.numbers))
+    return found
+
+
+def score(space: Space, rows: dict[str, list[Row]]) -> dict[Path, tuple[float, float, float]]:
+    """Test accuracy, bytes and the lab's latency of every file that was ever on a front."""
+    from harness.scoring import data_of, file_metrics
+
+    data = data_of(space.fill(space.sample(lambda hole: hole.default)))
+    paths = sorted({own[i].path for own in rows.values() for front in fronts(own) for i in front})
+    with Lab() as lab:
+        timed = lab.measure(paths, None, budget_s=0.2)
+    return {
+        p: (file_metrics(p, data, "test")["accuracy"], float(p.stat().st_size), m.median)
+        for p, m in zip(paths, timed, strict=True)
+    }
+
+
+def curve(rows: list[Row], scores: dict[Path, Any], reference: tuple[float, float, float]) -> list[tuple[float, float]]:
+    """(seconds, hypervolume) after each told trial."""
+    found = []
+    for row, members in zip(rows, fronts(rows), strict=True):
+        values = [scores[rows[i].path] for i in members]
+        logged = [[a, math.log(s), math.log(t)] for a, s, t in values]
+        point = [reference[0], math.log(reference[1]), math.log(reference[2])]
+        found.append((row.told_s, hypervolume(np.array(logged), point, DIRECTIONS)))
+    return found
+
+
+def one_seed(seed: int, trials: int) -> dict[str, Any]:
+    from harness import trial as trial_module
+
+    space = load_space(
+        ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.seed={seed}", "search.stop=dominated"]
+    )
+    folder = Path(tempfile.mkdtemp())
+    logits = trial_module.prepare(teacher_trees(space), str(folder / "prepared"))["logits"]
+    rows, startup = {}, {}
+    names = list(CONTENDERS)
+    for name in names[seed % len(names) :] + names[: seed % len(names)]:
+        (folder / name).mkdir()
+        rows[name], startup[name] = CONTENDERS[name](space, folder / name, trials, logits)
+        print(seed, name, len(rows[name]), round(rows[name][-1].told_s, 1), flush=True)
+    scores = score(space, rows)
+    widest = next(r for r in rows["ours"])  # the first baseline: the widest fp32 student
+    with Lab() as lab:
+        latency = lab.measure([widest.path], None, budget_s=0.2)[0].median
+    reference = (0.1, float(widest.path.stat().st_size), 1.5 * latency)
+    curves = {name: curve(own, scores, reference) for name, own in rows.items()}
+    shutil.rmtree(folder, ignore_errors=True)
+    return {"seed": seed, "startup_s": startup, "curves": curves}
+
+
+def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    target = {s["seed"]: s["curves"]["ray_tune_optunasearch"][-1] for s in seeds}
+    found: dict[str, Any] = {}
+    for name in CONTENDERS:
+        curves = [(s["seed"], s["curves"][name]) for s in seeds]
+        reached = [next((t for t, v in c if v >= target[n][1]), math.inf) for n, c in curves]
+        ratios = [r / target[n][0] for r, (n, _) in zip(reached, curves, strict=True)]
+        found[name] = {
+            "hypervolume_at": {
+                str(share): spread([c[max(0, round(share * len(c)) - 1)][1] for _, c in curves]) for share in SHARES
+            },
+            "total_s": spread([c[-1][0] for _, c in curves]),
+            "time_to_ray_tunes_final_hypervolume_over_its_time": statistics.median(ratios),
+            "reached_it": sum(r < math.inf for r in reached),
+        }
+    return found
+
+
+def main() -> None:
+    seeds, trials = int(sys.argv[1]) if sys.argv[1:] else 5, int(sys.argv[2]) if sys.argv[2:] else 60
+    done = [one_seed(seed, trials) for seed in range(seeds)]
+    save("engine_vs_peers_digits", {"seeds": seeds, "trials": trials, "summary": summary(done), "runs": done})
+
+
+if __name__ == "__main__":
+    main()

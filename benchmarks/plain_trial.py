@@ -1,0 +1,121 @@
+"""One trial as a user of Ray Tune or Optuna writes it: a DataLoader, a module, ``torch.optim``.
+
+The compression is ours (when channels go, how weights round, what is exported), since the peers have
+none of it; the loop around it is the one of their documentation. Latency is timed in the trial's own
+process, as a user does.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import DataLoader, TensorDataset
+
+from harness.ending import ship
+from harness.models.build import build_model
+from harness.recipe import parse_recipe
+from harness.registries import REGISTRIES
+from harness.scoring import data_of, file_metrics, normalised_part
+from harness.techniques.optim import learning_rate_factor
+from harness.train.fit import finish
+from harness.train.lanes import Examples
+from harness.train.points import quantised_activations
+from harness.train.schedule import Run, begin, enter
+from harness.train.step import Layout, effective_weights
+from harness.train.teacher import logits_of
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda params, lr, train: torch.optim.SGD(params, lr, train.momentum, weight_decay=train.weight_decay),
+}
+
+
+def plain_trial(tree: Mapping[str, Any], logits: Mapping[str, np.ndarray], folder: Path) -> dict[str, float]:
+    """Train, export, score and time; the row is written beside the file too."""
+    torch.set_num_threads(1)
+    recipe = parse_recipe(tree, REGISTRIES)
+    data = data_of(recipe)
+    module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
+    x, y = normalised_part(recipe, "train", "cpu")
+    teacher = logits_of(recipe, data, logits, "cpu")
+    if teacher is None:
+        raise ValueError("the benchmark's space distils")
+    loader = DataLoader(TensorDataset(x, y, teacher), recipe.train.batch_size, shuffle=True, drop_last=True)
+    run = _train(begin(recipe, module, Examples(x, y, teacher)), loader)
+    folder.mkdir(parents=True)
+    path = folder / "model.onnx"
+    made = ship(finish(run), recipe, path)
+    row = {
+        "accuracy": file_metrics(path, data, "validation")["accuracy"],
+        "size_bytes": float(made.artifact.size_bytes),
+        "latency_ms": latency_ms(path),
+        "told": time.time(),
+    }
+    (folder / "row.json").write_text(json.dumps(row))
+    return row
+
+
+def _train(run: Run, loader: DataLoader[Any]) -> Run:
+    train = run.recipe.train
+    run = enter(run, 0.0)
+    params, optimizer = _optimised(run)
+    for epoch in range(train.epochs):
+        layout = run.plan.layout
+        run = enter(replace(run, state=replace(run.state, params=Layout.join(params))), epoch / train.epochs)
+        if run.plan.layout != layout:  # channels were removed
+            params, optimizer = _optimised(run)
+        for i, batch in enumerate(loader):
+            rate = train.lr * learning_rate_factor(train.schedule, (epoch + i / len(loader)) / train.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            _step(run, params, optimizer, *batch)
+        row = {"epoch": epoch + 1, "clipped_share": 0.0, "gradient_norm": 0.0}
+        run = replace(run, epoch=epoch + 1, history=(*run.history, row))
+    return replace(run, state=replace(run.state, params=Layout.join(params)))
+
+
+def _optimised(run: Run) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+    params = {k: nn.Parameter(v.detach().clone()) for k, v in run.plan.layout.split(run.state.params).items()}
+    return params, OPTIMIZERS[run.recipe.train.optimizer](list(params.values()), run.recipe.train.lr, run.recipe.train)
+
+
+def _step(run: Run, params: dict[str, nn.Parameter], optimizer: Any, x: Any, y: Any, teacher: Any) -> None:
+    clip, hparams = run.recipe.clip, run.hparams
+    optimizer.zero_grad()
+    used = effective_weights(run.plan, dict(params), run.state.masks, hparams.progress, hparams.quant)
+    run.module.train()
+    with quantised_activations(run.module, run.state.ranges):
+        logits = functional_call(run.module, (used, run.state.buffers), (x,))
+    run.plan.distill(logits, y, teacher, **hparams.distill).backward()
+    if clip.name == "norm":
+        nn.utils.clip_grad_norm_(params.values(), clip.options["threshold"])
+    elif clip.name == "value":
+        nn.utils.clip_grad_value_(params.values(), clip.options["threshold"])
+    optimizer.step()
+
+
+def latency_ms(path: Path, seconds: float = 0.2) -> float:
+    """Median of single runs for ``seconds``, after a short warm-up."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    feed = {given.name: np.zeros((1, *given.shape[1:]), np.float32)}
+    for _ in range(50):
+        session.run(None, feed)
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        session.run(None, feed)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
