@@ -86,19 +86,26 @@ def _rows(folder: Path, first: float) -> list[Row]:
     return sorted(found, key=lambda r: r.told_s)
 
 
+@dataclass(frozen=True)
+class Define:
+    """The space as OptunaSearch takes it: called with an Optuna trial, it gives the trial's config. Ray
+    pickles it, so the time of the first call goes into a file."""
+
+    space: Space
+    clock: Path
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        if not self.clock.exists():
+            self.clock.write_text(str(time.time()))
+        params = self.space.sample(lambda hole: suggest(trial, hole))
+        return {"tree": json.dumps(self.space.fill(params, trial.number).to_tree()), "n": trial.number}
+
+
 def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
     """As Ray Tune's documentation sets OptunaSearch up: a define-by-run space, one CPU a trial."""
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
-
-    first: list[float] = []
-
-    def define(trial: Any) -> dict[str, Any]:
-        first.append(time.time())
-        params = space.sample(lambda hole: suggest(trial, hole))
-        trial.set_user_attr("n", trial.number)
-        return {"tree": json.dumps(space.fill(params, trial.number).to_tree()), "n": trial.number}
 
     def objective(config: dict[str, Any]) -> None:
         from benchmarks.plain_trial import plain_trial
@@ -118,14 +125,16 @@ def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list
     tuner = tune.Tuner(
         tune.with_resources(objective, {"cpu": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(space=define, metric=list(METRICS), mode=["max", "min", "min"], sampler=sampler),
+            search_alg=OptunaSearch(
+                space=Define(space, folder / "first"), metric=list(METRICS), mode=["max", "min", "min"], sampler=sampler
+            ),
             num_samples=trials,
         ),
         run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
     )
     tuner.fit()
     ray.shutdown()
-    rows = _rows(folder, first[0])
+    rows = _rows(folder, float((folder / "first").read_text()))
     return rows, time.time() - started - max(r.told_s for r in rows)
 
 

@@ -194,3 +194,15 @@ def test_a_step_leaves_its_inputs_as_they_were():
     after = lane(before, 0)
     assert torch.equal(after.params, state.params)
     assert all(torch.equal(b, after.buffers[name]) for name, b in state.buffers.items())
+
+
+def test_threads_may_read_graphs_at_once():
+    """torch.fx replaces ``nn.Module.__call__`` while it traces: without a lock one thread's trace broke
+    the others' (Optuna's ``n_jobs`` runs trials in threads)."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def read(_: int) -> bool:
+        return stacked(NETWORKS["residual"]()) is not None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(60)))

@@ -12,6 +12,7 @@ result for each lane; none mixes lanes.
 from __future__ import annotations
 
 import operator
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,14 +98,16 @@ def stacked(module: nn.Module, lanes: int = 0) -> Forward | None:
     return forward
 
 
+_TRACING = threading.Lock()  # torch.fx patches modules while it traces, for all threads of a process
 _GRAPHS: weakref.WeakKeyDictionary[nn.Module, list[_Call] | None] = weakref.WeakKeyDictionary()
 
 
 def _read(module: nn.Module) -> list[_Call] | None:
     """The graph as calls, None where a node is unknown; read once a module."""
-    if module not in _GRAPHS:
-        _GRAPHS[module] = _traced(module)
-    return _GRAPHS[module]
+    with _TRACING:
+        if module not in _GRAPHS:
+            _GRAPHS[module] = _traced(module)
+        return _GRAPHS[module]
 
 
 def _traced(module: nn.Module) -> list[_Call] | None:
