@@ -28,12 +28,18 @@ from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part
 from harness.techniques.optim import learning_rate_factor
+from harness.train import schedule
 from harness.train.fit import finish
+from harness.train.forward import plain
 from harness.train.lanes import Examples
 from harness.train.points import quantised_activations
 from harness.train.schedule import Run, begin, enter
 from harness.train.step import Layout, effective_weights
 from harness.train.teacher import logits_of
+
+# The engine's own form of a network is not for peers; nor may it be read (torch.fx patches modules for all
+# threads) while Optuna's n_jobs threads call theirs.
+schedule.single = plain
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, lr, train: torch.optim.SGD(params, lr, train.momentum, weight_decay=train.weight_decay),

@@ -197,12 +197,15 @@ def test_a_step_leaves_its_inputs_as_they_were():
 
 
 def test_threads_may_read_graphs_at_once():
-    """torch.fx replaces ``nn.Module.__call__`` while it traces: without a lock one thread's trace broke
-    the others' (Optuna's ``n_jobs`` runs trials in threads)."""
+    """torch.fx replaces ``nn.Module.__call__`` while it traces: one thread's trace broke the other's
+    (Optuna's ``n_jobs`` runs trials in threads)."""
+    import sys
     from concurrent.futures import ThreadPoolExecutor
 
-    def read(_: int) -> bool:
-        return stacked(NETWORKS["residual"]()) is not None
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(read, range(60)))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(lambda _: stacked(NETWORKS["residual"]()) is not None, range(60)))
+    finally:
+        sys.setswitchinterval(before)
