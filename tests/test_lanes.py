@@ -82,6 +82,23 @@ def test_each_student_trains_as_if_alone(forced, form):
         assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4, 5, 6]
 
 
+def test_lanes_of_sparse_students_equal_them_alone(forced):
+    data = double_examples()
+    made = [
+        parse_recipe({**r.to_tree(), "prune": {"kind": "weight", "ratio": ratio}}, REGISTRIES)
+        for r, ratio in zip(recipes(), (0.9, 0.5, 0.7, 0.2), strict=True)
+    ]
+    alone = [fit(r, double(7), data) for r in made]
+    sizes = forced("stacked")
+    runs = advance([begin(r, double(7), data) for r in made], 6)
+    assert max(sizes) == 4
+    for run, wanted in zip(runs, alone, strict=True):
+        state = finish(run).module.state_dict()
+        for name, value in wanted.module.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-10)
+            assert torch.equal(state[name] == 0, value == 0)
+
+
 def test_float32_lanes_stay_within_the_tolerance(forced):
     data = examples()
     wanted = [fit(recipe, _seeded(), data) for recipe in recipes()[:2]]
