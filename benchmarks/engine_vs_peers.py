@@ -1,8 +1,9 @@
 """Ours against Ray Tune with OptunaSearch, Optuna's own ``optimize`` and random search.
 
-Same task, teacher logits, space, baselines left out of nobody's way: every contender searches the digits
-space for the same number of trials on the same cores; peers' trials are those of ``plain_trial``. The clock runs
-from the first proposal (start-up stands apart). Afterwards, outside the clock, the files that were ever on a
+Same task, teacher logits and space: every contender searches the digits space for the same number of
+trials on the same cores. Peers' trials are those of ``plain_trial``; ours begin with the baselines, which are
+part of how it searches and count as trials. The clock runs from the first proposal (start-up stands apart).
+Afterwards, outside the clock, the files that were ever on a
 contender's front are scored on test and timed by one lab in one session, and the hypervolume of the front
 (chosen by the contender's own validation values and latencies) is taken on those.
 """
