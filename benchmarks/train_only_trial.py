@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,35 +16,33 @@ from harness.train.fit import Examples, fit
 from harness.train.teacher import logits_of
 from harness.trial import prepare
 
-__all__ = ["prepare", "run", "score_test"]
+__all__ = ["prepare", "score_test", "start"]
 
 
-def run(
-    tree: Mapping[str, Any],
-    number: int,
-    params: Mapping[str, Any],
-    baseline: str,
-    folder: str,
-    logits: Mapping[str, np.ndarray],
-    device: str = "cpu",
+def start(
+    jobs: Sequence[Mapping[str, Any]], rungs: Any, logits: Mapping[str, np.ndarray], device: str = "cpu"
 ) -> dict[str, Any]:
+    return {"held": False, "records": [_trial(job, logits, device) for job in jobs]}
+
+
+def _trial(job: Mapping[str, Any], logits: Mapping[str, np.ndarray], device: str) -> dict[str, Any]:
     """Train; the objectives are made up, since nothing was exported that could be measured."""
-    recipe = parse_recipe(tree, REGISTRIES)
+    recipe = parse_recipe(job["tree"], REGISTRIES)
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     x, y = normalised_part(recipe, "train", device)
     fit(recipe, module.to(device), Examples(x, y, logits_of(recipe, data, logits, device)))
     record = TrialRecord(
-        number=number,
+        number=job["number"],
         status="ok",
-        baseline=baseline,
-        recipe=dict(tree),
-        params=dict(params),
-        seed=int(tree["seed"]),
+        baseline=job["baseline"],
+        recipe=dict(job["tree"]),
+        params=dict(job["params"]),
+        seed=recipe.seed,
         artifact=Artifact(path="none", format="none", sha256="", size_bytes=0),
         structure="none",
     )
-    made_up = {"accuracy": ("1", 0.5), "size_bytes": ("B", 1000.0 + number), "latency_ms": ("ms", 1.0)}
+    made_up = {"accuracy": ("1", 0.5), "size_bytes": ("B", 1000.0 + job["number"]), "latency_ms": ("ms", 1.0)}
     done = record.with_measurements(*(Measurement(name=k, unit=u, values=[v]) for k, (u, v) in made_up.items()))
     return done.model_dump(mode="json")
 

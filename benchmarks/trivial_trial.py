@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,17 @@ def prepare(trees: list[dict[str, Any]], folder: str, device: str = "cpu") -> di
     return {"logits": {}, "classes": 2, "chance": 0.5}
 
 
-def run(
-    tree: dict[str, Any],
-    number: int,
-    params: dict[str, Any],
-    baseline: str,
-    folder: str,
-    logits: Any,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Write a file and a record, as a real trial does; the times go into the study's ``times``."""
-    started = time.time()
-    path = Path(folder)
+def start(jobs: Sequence[Mapping[str, Any]], rungs: Any, logits: Any, device: str = "cpu") -> dict[str, Any]:
+    return {"held": False, "records": [_trial(**job) for job in jobs]}
+
+
+def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict[str, Any]:
+    path = Path(folder) / "untrained.onnx"
+    write_bytes_durably(path, _file())
+    return {"structure": "one", "size_bytes": path.stat().st_size, "path": path.name}
+
+
+def _file() -> bytes:
     weight = numpy_helper.from_array(np.zeros((4, 4), np.float32), "w")
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["input", "w"], ["logits"])],
@@ -44,13 +44,18 @@ def run(
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 4])],
         initializer=[weight],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    write_bytes_durably(path / "model.onnx", model.SerializeToString())
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+
+
+def _trial(tree: Mapping[str, Any], number: int, params: Any, baseline: str, folder: str) -> dict[str, Any]:
+    """Write a file and a record, as a real trial does; the times go into the study's ``times``."""
+    started, path = time.time(), Path(folder)
+    write_bytes_durably(path / "model.onnx", _file())
     record = TrialRecord(
         number=number,
         status="ok",
         baseline=baseline,
-        recipe=tree,
+        recipe=dict(tree),
         params=params,
         seed=tree["seed"],
         artifact=describe_file(path / "model.onnx", "onnx"),
