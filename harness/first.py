@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import SpaceError
-from harness.holes import Hole, same
+from harness.holes import SELECTORS, Hole, same
 from harness.recipe import flatten
-
-_SELECTORS = ("kind", "model", "name")
 
 
 def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +26,7 @@ def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
 def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
     if hole.name in leaves:
         return hole.code_of(leaves[hole.name])
-    for selector in _SELECTORS:  # a choice between sections goes by the section's kind
+    for selector in SELECTORS:  # a choice between sections goes by the section's kind
         label = leaves.get(f"{hole.name}.{selector}")
         if hole.kind == "choice" and label in hole.labels:
             return hole.labels.index(label)
@@ -50,7 +48,7 @@ def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants
     leaves = dict(flatten(entry))
     params = express(holes, leaves)
     taken = {hole.name for hole in holes if hole.internal in params}
-    taken |= {f"{name}.{selector}" for name in taken for selector in _SELECTORS}
+    taken |= {f"{name}.{selector}" for name in taken for selector in SELECTORS}
     for name, got in leaves.items():
         if name not in taken and not (name in constants and same(constants[name], got)):
             raise SpaceError(f"{path}.{name}", "must be a value that the space can take there", got)

@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 from harness.errors import SpaceError
 
+SELECTORS = ("kind", "model", "name")  # the key of a section that says which method or model it is
+
 
 @dataclass(frozen=True)
 class Hole:

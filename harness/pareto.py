@@ -6,7 +6,7 @@ definition: an unmeasured point is never on a front.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import moocore
@@ -43,6 +43,21 @@ def hypervolume(values: np.ndarray, reference: Sequence[float], directions: Sequ
     point = as_losses(np.asarray(reference, float), directions)[0]
     inside = losses[(losses < point).all(axis=1)]
     return float(moocore.hypervolume(inside, ref=point)) if len(inside) else 0.0
+
+
+# Costs whose halving counts the same wherever it happens: hypervolumes take their logarithms.
+LOGGED = ("size_bytes", "latency_ms", "load_ms", "device_latency_ms")
+
+
+def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directions: Sequence[Direction]) -> float:
+    """:func:`hypervolume` of values (N, M), one column for each name of ``reference``, with the
+    logarithms of the quantities in ``LOGGED``."""
+    if not len(values):
+        return 0.0
+    logged = np.array([name in LOGGED for name in reference])
+    rows = np.vstack([np.asarray(values, float), list(reference.values())])
+    rows = np.where(logged, np.log(np.where(logged, np.maximum(rows, 1e-12), 1.0)), rows)
+    return hypervolume(rows[:-1], rows[-1].tolist(), directions)
 
 
 def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:

@@ -21,7 +21,7 @@ from harness.baselines import Baseline, make_baselines, resolve_params
 from harness.errors import SpaceError
 from harness.first import read_first
 from harness.hole_reader import FORMS, HoleReader
-from harness.holes import Hole, origin, resolve
+from harness.holes import SELECTORS, Hole, origin, resolve
 from harness.methods import Registries, nearest
 from harness.recipe import IGNORED, SECTIONS, Recipe, flatten, parse_recipe
 from harness.records import DIRECTIONS
@@ -31,7 +31,6 @@ from harness.yaml_source import Source, read_source
 __all__ = ["Baseline", "Hole", "Objective", "Resources", "Settings", "Space", "load_recipe", "load_space"]
 
 _PROBES = 100
-_SELECTORS = ("kind", "model", "name")
 # what may change between two runs of one study
 _UNIDENTIFIED = {"search": ("trials", "time_s", "epochs_total", "timeout_s", "retries", "storage", "lanes")}
 
@@ -242,7 +241,7 @@ def _probes(space: Space, hole: Hole) -> Iterator[dict[str, Any]]:
     kinds = [
         h
         for h in space.holes
-        if h.internal not in parents and h is not hole and h.name in [f"{section}.{word}" for word in _SELECTORS]
+        if h.internal not in parents and h is not hole and h.name in [f"{section}.{word}" for word in SELECTORS]
     ]
     codes = hole.spread(_PROBES) if hole.kind != "float" or hole.step else hole.bounds()
     for code in codes:

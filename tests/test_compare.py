@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import SpaceError
-from harness.report.compare import at, attained, common_reference, difference, interval, load_contenders, reach, volume
+from harness.intervals import difference_interval, mean_interval, t_95
+from harness.report.compare import at, attained, common_reference, load_contenders, reach, volume
 from harness.report.compare_page import terminal, write_comparison
 from harness.search.driver import search
 from tests.test_search import SPACE, FakeLab, Here, space_of
@@ -58,20 +59,25 @@ def test_a_curve_is_read_between_its_steps(contenders):
 @pytest.mark.parametrize("n", [2, 3, 5, 9])
 def test_intervals_are_students(n):
     values = np.random.default_rng(n).normal(2, 1, n)
-    mean, low, high = interval(values.tolist())
+    mean, low, high = mean_interval(values.tolist())
     wanted = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
     assert mean == pytest.approx(values.mean()) and (low, high) == pytest.approx(wanted, rel=5e-3)
+
+
+def test_quantiles_are_never_too_narrow():
+    for degrees in (1, 2.9, 5, 10, 11, 40):
+        assert t_95(degrees) >= stats.t.ppf(0.975, degrees) - 1e-3
 
 
 def test_the_difference_is_no_narrower_than_welchs():
     rng = np.random.default_rng(0)
     a, b = rng.normal(2, 1, 5), rng.normal(1, 3, 7)
-    mean, low, high = difference(a.tolist(), b.tolist())
+    mean, low, high = difference_interval(a.tolist(), b.tolist())
     wanted = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert mean == pytest.approx(a.mean() - b.mean())
     assert low <= wanted.low + 1e-9 and high >= wanted.high - 1e-9
     assert high - low == pytest.approx(wanted.high - wanted.low, rel=0.1)
-    assert math.isnan(difference([1.0], [2.0, 3.0])[1]), "one study says nothing of the spread"
+    assert math.isinf(difference_interval([1.0], [2.0, 3.0])[1]), "one study says nothing of the spread"
 
 
 def test_more_bytes_attain_no_less(contenders):

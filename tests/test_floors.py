@@ -26,6 +26,7 @@ FLOORS = {
             "baselines",
             "space",
             "first",
+            "intervals",
         ),
         0,
     ),

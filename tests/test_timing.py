@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from harness.deploy import timing
 from harness.deploy.bench import complaints, timings_of
 from harness.deploy.latency import Job, Session
-from harness.deploy.timing import Quiet, log_interval, p90
+from harness.deploy.timing import Quiet, p90
+from harness.intervals import log_interval
 
 
 @pytest.mark.parametrize(("n", "discarded"), [(64, 0), (1000, 77)])

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.deploy.latency import Job, Lab, Session
-from harness.deploy.timing import drift, log_interval, p90
+from harness.deploy.timing import drift, p90
+from harness.intervals import log_interval
 from harness.records import Measurement
 
 PROCESSES = 5

@@ -15,7 +15,6 @@ MIN_BLOCKS = 11  # of each file: enough for a 95 % interval of the median
 WARM_UP_RUNS = 50
 BUSY = 0.5  # share of the other cores' time that may be in use
 STOLEN = 0.02  # share of the time that the hypervisor may have taken away
-T_95 = (math.inf, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # by degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -99,18 +98,6 @@ def p90(values: Sequence[float]) -> float | None:
         t += 1
         log_term += math.log(n - t) - math.log(t + 1) + math.log(p) - math.log1p(-p) if t < n else 0.0
     return None if t < 1 else sorted(values)[n - t]
-
-
-def log_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of positive values from independent processes, by Student's t on
-    their logarithms; infinite for a single value."""
-    if len(values) < 2:
-        return 0.0, math.inf
-    logs = [math.log(v) for v in values]
-    quantile = T_95[len(values) - 1] if len(values) <= len(T_95) else 2.262
-    half = quantile * statistics.stdev(logs) / math.sqrt(len(values))
-    middle = statistics.mean(logs)
-    return math.exp(middle - half), math.exp(middle + half)
 
 
 class Quiet:

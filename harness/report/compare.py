@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import SpaceError
-from harness.pareto import Front, hypervolume
+from harness.intervals import difference_interval
+from harness.pareto import Front, log_hypervolume
 from harness.records import Direction
 from harness.report.data import StudyData, load_study
-from harness.report.fronts import LOGGED, reference_point
+from harness.report.fronts import reference_point
 
 POINTS = 5  # sizes and latencies at which attained accuracies are given
-T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # Student's t, 1 to 10 degrees
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,9 @@ def common_reference(studies: Sequence[StudyData]) -> dict[str, float]:
 def volume(
     rows: Sequence[Mapping[str, float]], reference: Mapping[str, float], directions: Sequence[Direction]
 ) -> float:
-    """Hypervolume of points (objective name -> raw value) up to the reference, costs in logarithms."""
-    if not rows:
-        return 0.0
-    values = np.array([[_scaled(name, row[name]) for name in reference] for row in rows])
-    return hypervolume(values, [_scaled(n, v) for n, v in reference.items()], directions)
-
-
-def _scaled(name: str, value: float) -> float:
-    return math.log(max(value, 1e-12)) if name in LOGGED else value
+    """Hypervolume of points (objective name -> raw value) up to the reference."""
+    values = np.array([[row[name] for name in reference] for row in rows]).reshape(-1, len(reference))
+    return log_hypervolume(values, reference, directions)
 
 
 def steps(study: StudyData, reference: Mapping[str, float]) -> list[Step]:
@@ -127,36 +121,13 @@ def reach(curve: Sequence[Step], volume: float, axis: str) -> float:
     return next((float(getattr(s, axis)) for s in curve if s.volume >= volume - 1e-12), math.inf)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval (Student's t); the interval of one value is unknown (NaN)."""
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return mean, math.nan, math.nan
-    half = (T95[n - 2] if n - 2 < len(T95) else 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return mean, mean - half, mean + half
-
-
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Mean difference of two groups and its 95 % interval (Welch)."""
-    mean = float(np.mean(ours) - np.mean(theirs))
-    if min(len(ours), len(theirs)) < 2:
-        return mean, math.nan, math.nan
-    parts = [float(np.var(v, ddof=1)) / len(v) for v in (ours, theirs)]
-    total = sum(parts)
-    if total == 0:
-        return mean, mean, mean
-    degrees = total**2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (ours, theirs), strict=True))
-    half = (T95[int(degrees) - 1] if int(degrees) <= len(T95) else 1.96) * math.sqrt(total)
-    return mean, mean - half, mean + half
-
-
 def verdicts(contenders: Sequence[Contender]) -> list[str]:
     """The first contender against each other one, in sentences."""
     first, told = contenders[0], []
     for other in contenders[1:]:
-        mean, low, high = difference(first.final, other.final)
+        mean, low, high = difference_interval(first.final, other.final)
         seeds = f"{len(first.studies)} against {len(other.studies)} studies"
-        if math.isnan(low):
+        if math.isinf(low):
             said = f"hypervolume {mean:+.4f}; two studies of each are needed for an interval"
         else:
             word = "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"

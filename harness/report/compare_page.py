@@ -16,9 +16,10 @@ from jinja2 import Environment, PackageLoader
 from rich.console import Console
 from rich.table import Table
 
+from harness.intervals import mean_interval
 from harness.records import write_bytes_durably
 from harness.report import units
-from harness.report.compare import Contender, at, attained, interval, tested, verdicts
+from harness.report.compare import Contender, at, attained, tested, verdicts
 from harness.report.fronts import projected
 from harness.report.plots import log_axis, page_layout
 
@@ -119,8 +120,8 @@ SCORES = ("contender", "studies", "hypervolume", "95 % interval", "trials", "epo
 def score_rows(contenders: Sequence[Contender]) -> list[list[str]]:
     rows = []
     for c in contenders:
-        mean, low, high = interval(c.final)
-        bounds = "" if math.isnan(low) else f"{low:.4f} .. {high:.4f}"
+        mean, low, high = mean_interval(c.final)
+        bounds = "" if math.isinf(low) else f"{low:.4f} .. {high:.4f}"
         ends = [curve[-1] for curve in c.curves]
         trials = np.median([len(curve) for curve in c.curves])
         spent = [f"{np.median([e.epochs for e in ends]):.0f}", f"{np.median([e.elapsed_s for e in ends]):.1f}"]

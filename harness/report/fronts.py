@@ -19,8 +19,6 @@ from harness.settings import Objective
 if TYPE_CHECKING:
     from harness.report.data import StudyData
 
-LOGGED = ("size_bytes", "latency_ms", "load_ms", "device_latency_ms")
-
 
 def front_mask(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
     """Which of the rows (N, M) no other row dominates."""
@@ -55,15 +53,9 @@ def _fallback(data: StudyData, objective: Objective) -> float:
     widest, column = data.widest, data.finished[objective.name]
     if objective.name == "accuracy" or column.empty:
         return 0.0
-    if widest is not None and objective.name in LOGGED:
+    if widest is not None and objective.name in pareto.LOGGED:
         return float(widest[objective.name]) * (1.5 if objective.name == "latency_ms" else 1.0)
     return float(column.min() if objective.direction == "maximize" else column.max())
-
-
-def _coordinates(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
-    """Values (N, M) with the logged objectives in ln."""
-    logged = np.array([o.name in LOGGED for o in objectives])
-    return np.where(logged, np.log(np.where(logged, np.maximum(values, 1e-12), 1.0)), values)
 
 
 def hypervolume(rows: pd.DataFrame, data: StudyData) -> float:
@@ -72,12 +64,10 @@ def hypervolume(rows: pd.DataFrame, data: StudyData) -> float:
 
 
 def _volume(values: np.ndarray, data: StudyData) -> float:
-    if not len(values):
-        return 0.0
     point = reference_point(data)
-    reference = _coordinates(np.array([[point[o.name] for o in data.objectives]]), data.objectives)[0]
-    directions = [o.direction for o in data.objectives]
-    return float(pareto.hypervolume(_coordinates(values, data.objectives), reference, directions))
+    return pareto.log_hypervolume(
+        values, {o.name: point[o.name] for o in data.objectives}, [o.direction for o in data.objectives]
+    )
 
 
 def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:

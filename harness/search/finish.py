@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from harness.pareto import Front, hypervolume
+from harness.pareto import Front, log_hypervolume
 from harness.records import TrialRecord, write_json_durably
 from harness.search.study import Study
 from harness.space import Space
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from harness.search.run import Pool
 
 log = logging.getLogger(__name__)
-LOGGED = ("size_bytes", "latency_ms", "load_ms")
 
 
 class Reference:
@@ -49,13 +47,7 @@ class Reference:
 
     def hypervolume(self, front: Front) -> float:
         point = self.point()
-        if not point or not front.numbers:
-            return 0.0
-        values = np.vstack([front.values(), [point[o.name] for o in self._objectives]])
-        for i, objective in enumerate(self._objectives):
-            if objective.name in LOGGED:
-                values[:, i] = np.log(np.maximum(values[:, i], 1e-12))
-        return hypervolume(values[:-1], values[-1].tolist(), front.directions)
+        return log_hypervolume(front.values(), point, front.directions) if point else 0.0
 
 
 def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool: Pool) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from harness.deploy.bench import Timing
 from harness.pareto import nondominated
 from harness.records import TrialRecord
+from harness.search.study import excess
 from harness.space import Space
 
 DRAWS = 4000
@@ -44,19 +45,10 @@ def membership(points: Noisy, directions: Sequence[Any], draws: int = DRAWS, see
     return count / draws
 
 
-def _feasible(space: Space, record: TrialRecord) -> bool:
-    """A constraint on a quantity that was not measured is not met."""
-    for name, limits in space.constraints.items():
-        value = record.value(name)
-        if value is None or not limits.get("min", -math.inf) <= value <= limits.get("max", math.inf):
-            return False
-    return True
-
-
 def likely(space: Space, records: Mapping[int, TrialRecord], bound: float, most: int) -> list[int]:
     """Numbers of the points that may be on the front, by what is known of their noise: a
     proportion's for accuracy, the interval's for latency; sizes are exact."""
-    numbers = [n for n, r in records.items() if _feasible(space, r)]
+    numbers = [n for n, r in records.items() if all(v <= 0 for v in excess(space, r).values())]
     names = [o.name for o in space.objectives]
     mean = np.array([[records[n].value(name) for name in names] for n in numbers], float)
     sd = np.array([[_search_noise(records[n], name) for name in names] for n in numbers])
