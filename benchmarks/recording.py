@@ -1,8 +1,9 @@
 """What it costs that every trial ends in a file: exporting, scoring, auditing and recording.
 
-Random searches of the digits space, so that all of them run the same recipes: whole trials (with the export
-of the untrained student that its constraint on latency asks for), and trials that train and stop there, in turn. Clock from the first ask to the last tell, without the
-latency lab (which stands apart); target: the file adds <= 20 % to the wall time.
+Random searches of the digits space, so that all of them run the same recipes: whole trials (with the
+export of the untrained student that its constraint on latency asks for), and trials that train and
+stop there, in turn. Clock from the first ask to the last tell, without the latency lab (which stands
+apart); target: the file adds <= 20 % to the wall time.
 """
 
 from __future__ import annotations

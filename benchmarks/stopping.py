@@ -15,7 +15,6 @@ import random
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,8 @@ CURVES = ROOT / "results" / "benchmarks" / "stopping_curves.json"
 DIRECTIONS = ("maximize", "minimize", "minimize")
 
 
-@dataclass
 class Watch(Never):
     """Takes the accuracy after every epoch and stops nothing."""
-
-    curves: dict[int, Curve] = field(default_factory=dict)
 
     def epochs(self, total: int) -> list[int]:
         return list(range(1, total))
@@ -86,7 +82,8 @@ def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int],
     finished, epochs = set(), 0
     for r in rows:
         exempt = bool(r["baseline"]) or never_stopped(seed, r["number"])
-        rule.curves[r["number"]] = Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["shares"]))
+        curve = Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["shares"]))
+        rule.begin(r["number"], curve)
         stopped = 0
         for rung, epoch in enumerate(rule.epochs(r["epochs"])):
             if rule.decide(r["number"], rung, r["curve"][epoch - 1]):
@@ -95,7 +92,7 @@ def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int],
         epochs += stopped or r["epochs"]
         if not stopped:
             finished.add(r["number"])
-            rule.finish(r["number"], r["accuracy"], True)
+            rule.learn(r["number"], curve, r["accuracy"], True)
     return finished, epochs
 
 

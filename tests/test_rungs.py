@@ -28,10 +28,9 @@ def curves(rng: np.random.Generator, n: int) -> list[tuple[float, float]]:
     return [(1 / (1 + math.exp(-a)), 1 / (1 + math.exp(-b))) for a, b in zip(z, after, strict=True)]
 
 
-def learned(rule: Dominated, pairs: list[tuple[float, float]]) -> Dominated:
+def learned(rule: Dominated, pairs: list[tuple[float, float]], costs: tuple[float, ...] = (1.0,)) -> Dominated:
     for number, (at_rung, final) in enumerate(pairs):
-        rule.curves[number] = Curve((1.0,), rungs={0: at_rung})
-        rule.finish(number, final, True)
+        rule.learn(number, Curve(costs, rungs={0: at_rung}), final, True)
     return rule
 
 
@@ -51,35 +50,32 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
 
 
 def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
-    rule = Dominated(least=1)
-    for number in range(20):
-        rule.curves[number] = Curve((1.0,), rungs={0: 0.5})
-        rule.finish(number, 0.6, True)
+    rule = learned(Dominated(least=1), [(0.5, 0.6)] * 20)
     before = bound(rule, 0.5)
-    rule.curves[20] = Curve((1.0,), exempt=True, rungs={0: 0.5}, flagged=True)
-    rule.finish(20, 0.9, True)
+    kept = Curve((1.0,), exempt=True, rungs={0: 0.5}, flagged=True)
+    rule.begin(20, kept)
+    rule.learn(20, Curve((1.0,), rungs={0: 0.5}), 0.9, True)
     assert before == pytest.approx(0.6, abs=0.01) and bound(rule, 0.5) > 0.75
 
 
 def test_what_may_still_be_on_the_front_goes_on():
-    rule = learned(Dominated(), [(0.5, 0.6)] * 10)
-    rule.curves |= {
-        100: Curve((2.0,)),
-        101: Curve((0.5,)),
-        102: Curve(None),
-        103: Curve((2.0,), exempt=True),
-        104: Curve((2.0,)),
-    }
-    rule.curves[11] = Curve((1.5,))
-    rule.finish(11, 0.95, True)
-    assert "trial 11" in rule.decide(100, 0, 0.5)
-    assert rule.decide(101, 0, 0.5) == "", "nothing that costs as little is as good"
-    assert rule.decide(102, 0, 0.5) == "", "its costs are not known"
-    assert rule.decide(103, 0, 0.5) == "" and rule.curves[103].flagged, "it only would have stopped"
-    assert rule.decide(104, 0, 0.97) == "", "it may become better"
-    rule.curves[11].feasible = False
-    rule.curves[105] = Curve((2.0,))
-    assert rule.decide(105, 0, 0.5) == "", "what breaks a constraint dominates nobody"
+    def rule(feasible: bool = True) -> Dominated:
+        made = learned(Dominated(), [(0.5, 0.6)] * 10)
+        made.learn(11, Curve((1.5,)), 0.95, feasible)
+        return made
+
+    def said(curve: Curve, accuracy: float = 0.5, feasible: bool = True) -> str:
+        made = rule(feasible)
+        made.begin(100, curve)
+        return made.decide(100, 0, accuracy)
+
+    assert "trial 11" in said(Curve((2.0,)))
+    assert said(Curve((0.5,))) == "", "nothing that costs as little is as good"
+    assert said(Curve(None)) == "", "its costs are not known"
+    exempt = Curve((2.0,), exempt=True)
+    assert said(exempt) == "" and exempt.flagged, "it only would have stopped"
+    assert said(Curve((2.0,)), 0.97) == "", "it may become better"
+    assert said(Curve((2.0,)), feasible=False) == "", "what breaks a constraint dominates nobody"
 
 
 def test_nothing_is_extrapolated_from_a_few_curves():
@@ -121,7 +117,7 @@ def test_every_rung_is_an_epoch_before_the_last(total):
 def test_moasha_with_accuracy_alone_is_successive_halving():
     rule, kept = Moasha(eta=3), []
     for number, accuracy in enumerate([0.3, 0.9, 0.5, 0.8, 0.95, 0.1, 0.92, 0.2, 0.97]):
-        rule.curves[number] = Curve(None)
+        rule.begin(number, Curve(None))
         if not rule.decide(number, 0, accuracy):
             kept.append(number)
     best = [0, 1, 4, 6, 8]  # asynchronous: each among the best third of those before it, at least one
@@ -145,10 +141,18 @@ def test_layers_come_one_after_the_other(points):
 
 def test_a_latency_within_the_noise_is_no_reason_to_go_on():
     for ties, stops in (((0.0, 0.02), True), ((), False)):
-        rule = learned(Dominated(ties), [(0.5, 0.6)] * 10)
-        for curve in rule.curves.values():
-            curve.costs = (100.0, 2.0)
-        rule.curves[20] = Curve((100.0, 1.01))
-        rule.finish(20, 0.95, True)
-        rule.curves[21] = Curve((100.0, 1.0))
+        rule = learned(Dominated(ties), [(0.5, 0.6)] * 10, (100.0, 2.0))
+        rule.learn(20, Curve((100.0, 1.01)), 0.95, True)
+        rule.begin(21, Curve((100.0, 1.0)))
         assert bool(rule.decide(21, 0, 0.5)) is stops
+
+
+def test_a_resumed_moasha_ranks_against_those_before():
+    fresh, resumed = Moasha(), Moasha()
+    for number, accuracy in enumerate([0.9, 0.8, 0.7, 0.6, 0.5]):
+        fresh.begin(number, Curve((1.0,)))
+        fresh.decide(number, 0, accuracy)
+        resumed.learn(number, Curve((1.0,), rungs={0: accuracy}), None, False)
+    for rule in (fresh, resumed):
+        rule.begin(9, Curve((1.0,)))
+    assert fresh.decide(9, 0, 0.55) == resumed.decide(9, 0, 0.55) != ""

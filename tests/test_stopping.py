@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 from harness.records import read_record
 from harness.search.driver import search
 from harness.search.groups import in_lanes, lane_key
-from harness.search.run import Budget
+from harness.search.run import Budget, Run
 from tests import fake_trial
 from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, started, trials_of  # noqa: F401
 
@@ -97,9 +98,11 @@ def test_lanes_share_their_structure_and_nothing_else(box):  # noqa: F811
     assert len(started(box)) == len(set(started(box)))
 
 
-def test_few_trials_run_alone_and_many_in_lanes(box):  # noqa: F811
-    run(box, "search.trials=20")
-    assert max(len(g) for g in groups(box)) == 1
+@pytest.mark.parametrize(("trials", "set_to", "lanes"), [(60, None, 1), (400, None, 4), (9999, None, 16), (60, 8, 8)])
+def test_few_trials_run_alone_and_many_in_lanes(trials, set_to, lanes):
+    settings = SimpleNamespace(lanes=set_to)
+    made = SimpleNamespace(space=SimpleNamespace(settings=settings), budget=Budget(trials))
+    assert Run.lanes.fget(made) == lanes
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,8 @@ def _train(run: Run) -> None:
     for p in group:
         exempt = bool(p.baseline) or never_stopped(run.space.settings.seed, p.number)
         known = run.costs.get(p.number)
-        run.rule.curves[p.number] = Curve(
-            None if known is None else costs_of(run, known), exempt, run.space.shares(p.params)
-        )
+        costs = None if known is None else costs_of(run, known)
+        run.rule.begin(p.number, Curve(costs, exempt, run.space.shares(p.params)))
     run.groups[leader.number] = [p.number for p in group]
     jobs = [
         {

@@ -14,7 +14,7 @@ from harness.search import finish
 from harness.search.latencies import Latencies
 from harness.search.pool import Finished
 from harness.search.progress import Progress
-from harness.search.rungs import Never, Rule
+from harness.search.rungs import Rule
 from harness.search.signals import Stop
 from harness.search.study import Proposal, Study
 from harness.search.timeline import Timeline
@@ -118,7 +118,7 @@ class Run:
     def prices(self) -> bool:
         """Is a recipe's cost of use before it trains? For a constraint, or for a rule that stops."""
         constrained = any(name in PRICED for name in self.space.constraints)
-        return constrained or not isinstance(self.rule, Never)
+        return constrained or self.rule.uses_costs
 
     @property
     def needs_latency(self) -> bool:

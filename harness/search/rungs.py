@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from harness.pareto import nondominated
+from harness.pareto import Front, nondominated
 
 NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
+LEARNED = 300  # curves that a rule looks back on: a decision costs the same at any number of trials
 RUNGS = 20  # parts of a trial: every epoch of a short one, every 5 % of a long one
 
 
@@ -30,21 +32,24 @@ def never_stopped(seed: int, number: int) -> bool:
 class Curve:
     """What is known of one trial: costs (losses, None where they are not known before the end), its
     parameters as places between 0 and 1, accuracy by rung, the final accuracy once it finished;
-    ``flagged``: the rule would have stopped it, had it not been exempt."""
+    ``exempt``: it is never stopped; ``flagged``: the rule would have stopped it, had it not been exempt."""
 
     costs: tuple[float, ...] | None
     exempt: bool = False
     shares: tuple[float, ...] = ()
     rungs: dict[int, float] = field(default_factory=dict)
     final: float | None = None
-    feasible: bool = True
     flagged: bool = False
 
 
 class Rule(Protocol):
-    """Decides at rungs; ``curves`` is what it learns from."""
+    """Decides at rungs from the curves of the trials that it was told of."""
 
-    curves: dict[int, Curve]
+    uses_costs: bool
+
+    def begin(self, number: int, curve: Curve) -> None:
+        """A trial starts."""
+        ...
 
     def epochs(self, total: int) -> list[int]:
         """The epochs after which accuracy is taken, ascending, below ``total``."""
@@ -54,16 +59,19 @@ class Rule(Protocol):
         """Why the trial stops here; empty where it goes on."""
         ...
 
-    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
-        """A trial trained to its end; ``feasible``: it may stand on the front."""
+    def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
+        """A trial ended: with its ``final`` accuracy (``feasible``: it may stand on the front), or
+        stopped. ``curve`` is what its record says; a resumed study's trials were never begun here."""
         ...
 
 
-@dataclass
 class Never:
     """``stop: none``."""
 
-    curves: dict[int, Curve] = field(default_factory=dict)
+    uses_costs = False
+
+    def begin(self, number: int, curve: Curve) -> None:
+        pass
 
     def epochs(self, total: int) -> list[int]:
         return []
@@ -71,7 +79,7 @@ class Never:
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         return ""
 
-    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
+    def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
         pass
 
 
@@ -87,9 +95,9 @@ class Dominated:
     scatter more than good ones; localised conformal prediction, Guan 2023), and 1 / NEVER_STOPPED times
     where the rule would have stopped the trial, of which only the exempt ones finish (inverse
     probability weighting, Horvitz and Thompson 1952). Nothing stops before ``least`` curves have
-    finished. ``ties``: relative differences of each cost that are within the noise of its
-    measurement: nothing goes on only because it seems faster by less. ``benchmarks/stopping.py`` chose
-    the numbers.
+    finished; the last LEARNED of them are learned from. ``ties``: relative differences of each cost
+    that are within the noise of its measurement: nothing goes on only because it seems faster by
+    less. The numbers are those of ``benchmarks/stopping.py``.
     """
 
     ties: tuple[float, ...] = ()
@@ -99,13 +107,19 @@ class Dominated:
     near: float = 1.0
     least: int = 6
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
-    curves: dict[int, Curve] = field(default_factory=dict)
+    open: dict[int, Curve] = field(default_factory=dict)  # trials that train
+    done: deque[Curve] = field(default_factory=lambda: deque(maxlen=LEARNED))
+    front: Front | None = None
+    uses_costs = True
+
+    def begin(self, number: int, curve: Curve) -> None:
+        self.open[number] = curve
 
     def epochs(self, total: int) -> list[int]:
         return sorted({e for i in range(1, RUNGS) if 0 < (e := math.ceil(i * total / RUNGS)) < total})
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
-        curve = self.curves[number]
+        curve = self.open[number]
         curve.rungs[rung] = accuracy
         needed = self._needed(curve.costs)
         if needed is None:
@@ -121,30 +135,32 @@ class Dominated:
             f"has {needed[1]:.4f} at no more size and latency"
         )
 
-    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
-        self.curves[number].final, self.curves[number].feasible = accuracy, feasible
+    def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
+        begun = self.open.pop(number, curve)
+        if final is None:
+            return
+        self.done.append(replace(curve, rungs=begun.rungs or curve.rungs, flagged=begun.flagged, final=final))
+        if curve.costs is None or not feasible:
+            return
+        if self.front is None:
+            self.front = Front(("maximize", *("minimize" for _ in curve.costs)))
+        self.front.add(number, (final, *curve.costs))
 
     def _needed(self, costs: tuple[float, ...] | None) -> tuple[int, float] | None:
-        """The most accurate finished trial that costs no more, and its accuracy."""
-        if costs is None:
+        """The most accurate point of the front that costs no more, and its accuracy."""
+        if costs is None or self.front is None:
             return None
-        at_most = [
-            (c.final, n)
-            for n, c in self.curves.items()
-            if c.final is not None and c.feasible and c.costs is not None and self._costs_no_more(c.costs, costs)
-        ]
-        if not at_most:
+        values, bounds = self.front.values(), np.array(costs)
+        ties = np.array(self.ties or [0.0] * len(costs)) * np.abs(bounds)
+        cheap = np.flatnonzero((values[:, 1:] <= bounds + ties).all(axis=1))
+        if not len(cheap):
             return None
-        best, number = max(at_most)
-        return number, best
-
-    def _costs_no_more(self, one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-        ties = self.ties or (0.0,) * len(one)
-        return all(a <= b + tie * abs(b) for a, b, tie in zip(one, other, ties, strict=True))
+        best = cheap[np.argmax(values[cheap, 0])]
+        return self.front.numbers[best], float(values[best, 0])
 
     def optimistic(self, curve: Curve, rung: int) -> float | None:
         """The accuracy that the trial will not exceed, at the rule's confidence; None: not known."""
-        done = [c for c in self.curves.values() if c.final is not None and rung in c.rungs]
+        done = [c for c in self.done if rung in c.rungs]
         if len(done) < self.least:
             return None
         x = np.array([self._inputs(c, rung) for c in done])
@@ -199,26 +215,36 @@ class Moasha:
     """
 
     eta: int = 3
-    curves: dict[int, Curve] = field(default_factory=dict)
+    open: dict[int, Curve] = field(default_factory=dict)
+    reached: dict[int, deque[tuple[float, ...]]] = field(default_factory=dict)  # losses by rung
+    uses_costs = True
+
+    def begin(self, number: int, curve: Curve) -> None:
+        self.open[number] = curve
 
     def epochs(self, total: int) -> list[int]:
         powers = range(1, int(math.log(max(total, 1), self.eta) + 1e-9) + 1)
         return sorted({e for k in powers if 0 < (e := math.ceil(total / self.eta**k)) < total})
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
-        curve = self.curves[number]
-        curve.rungs[rung] = accuracy
-        here = [(n, c) for n, c in self.curves.items() if rung in c.rungs]
-        places = len(here) // self.eta
-        known = all(c.costs is not None for _, c in here)
-        losses = np.array([[-c.rungs[rung], *(c.costs if known and c.costs is not None else ())] for _, c in here])
-        best = [here[i][0] for i in ranked(losses)[: max(places, 1)]]
-        if number in best or curve.exempt:
+        curve = self.open[number]
+        here = self._reach(rung, accuracy, curve.costs)
+        known = min(len(losses) for losses in here)  # the accuracy alone where somebody's costs are unknown
+        best = ranked(np.array([losses[:known] for losses in here]))[: max(len(here) // self.eta, 1)]
+        if len(here) - 1 in best or curve.exempt:
             return ""
-        return f"moasha: not among the best {max(places, 1)} of {len(here)} trials at rung {rung}"
+        return f"moasha: not among the best {max(len(here) // self.eta, 1)} of {len(here)} trials at rung {rung}"
 
-    def finish(self, number: int, accuracy: float, feasible: bool) -> None:
-        self.curves[number].final, self.curves[number].feasible = accuracy, feasible
+    def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
+        if self.open.pop(number, None) is None:
+            for rung, accuracy in curve.rungs.items():
+                self._reach(rung, accuracy, curve.costs)
+
+    def _reach(self, rung: int, accuracy: float, costs: tuple[float, ...] | None) -> deque[tuple[float, ...]]:
+        """The losses of all that have reached the rung, this one the last."""
+        here = self.reached.setdefault(rung, deque(maxlen=LEARNED))
+        here.append((-accuracy, *(costs or ())))
+        return here
 
 
 def ranked(losses: np.ndarray) -> list[int]:

@@ -8,7 +8,7 @@ from harness.errors import TrialError
 from harness.records import TrialRecord, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
-from harness.search.rungs import Curve, Never, as_costs
+from harness.search.rungs import Curve, as_costs
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
         return
     run.finished += 1
     run.failures_in_a_row = 0
+    _learn(run, record, feasible)
     if record.status == "stopped":
         run.stopped += 1
         return
@@ -116,23 +117,17 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
     if record.baseline:
         run.sweep.append(record.number)
     run.reference.see(record)
-    _learn(run, record, feasible)
     if feasible and run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives]):
         run.ever.add(record.number)
 
 
 def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
-    """What a finished trial teaches the rule: its curve, its costs, its final accuracy."""
-    accuracy = record.value("accuracy")
-    if accuracy is None or isinstance(run.rule, Never):
-        return
-    curve = run.rule.curves.setdefault(record.number, Curve(None, shares=run.space.shares(record.params)))
-    curve.costs = costs_of(run, record)
+    """What a trial teaches the rule: its curve, its costs, its final accuracy."""
     epochs = run.rule.epochs(int(record.recipe["train"]["epochs"]))
-    for epoch, found in record.diagnostics.get("rungs", {}).items():
-        if int(epoch) in epochs:
-            curve.rungs.setdefault(epochs.index(int(epoch)), found)
-    run.rule.finish(record.number, accuracy, feasible)
+    taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
+    rungs = {i: taken[epoch] for i, epoch in enumerate(epochs) if epoch in taken}
+    curve = Curve(costs_of(run, record), shares=run.space.shares(record.params), rungs=rungs)
+    run.rule.learn(record.number, curve, record.value("accuracy"), feasible)
 
 
 def costs_of(run: Run, record: TrialRecord) -> tuple[float, ...] | None:
