@@ -1,11 +1,13 @@
 """Ours against Ray Tune with OptunaSearch, Optuna's own ``optimize`` and random search.
 
-Same task, teacher logits and space: every contender searches the digits space for the same number of
-trials on the same cores. Peers' trials are those of ``plain_trial``; ours begin with the baselines, which are
-part of how it searches and count as trials. The clock runs from the first proposal (start-up stands apart).
-Afterwards, outside the clock, the files that were ever on a
-contender's front are scored on test and timed by one lab in one session, and the hypervolume of the front
-(chosen by the contender's own validation values and latencies) is taken on those.
+Same task, teacher logits, space and number of trials, on the same cores: digits, or 6,000 images of
+Fashion-MNIST. Peers' trials are those of ``plain_trial``. All contenders begin with the same points, our
+baselines, which count as trials. The clock runs from the first proposal (start-up stands apart).
+Afterwards, outside the clock, the files that were ever on a contender's front are scored on test and
+timed by one lab in one session, and the hypervolume of the front (chosen by the contender's own
+validation values and latencies) is taken on those.
+
+    python benchmarks/engine_vs_peers.py digits|fashion [SEEDS [TRIALS]]
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +35,28 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from benchmarks.report import ROOT, save, spread
 from harness.deploy.latency import Lab
-from harness.pareto import Front, hypervolume
+from harness.intervals import mean_interval
+from harness.pareto import Front, log_hypervolume
 from harness.search.driver import search, teacher_trees
-from harness.search.study import distribution
+from harness.search.study import distribution, to_optuna
 from harness.space import Hole, Space, load_space
 
 METRICS = ("accuracy", "size_bytes", "latency_ms")
 DIRECTIONS = ("maximize", "minimize", "minimize")
-SHARES = (0.25, 0.5, 1.0)  # of the trials
+SHARES = (0.25, 0.5, 1.0)  # of the budget
+SPACES = {
+    "digits": ("digits.yaml", [], 5, 60),
+    "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 30),
+}  # file, overrides, seeds, trials
 
 
 @dataclass(frozen=True)
 class Row:
-    """A told trial: seconds since the first proposal, the contender's own values, its file."""
+    """A told trial: seconds since the first proposal, the contender's own values (none where it was
+    stopped), its file."""
 
     told_s: float
-    values: tuple[float, float, float]
+    values: tuple[float, float, float] | None
     path: Path
 
 
@@ -62,6 +71,13 @@ def suggest(trial: Any, hole: Hole) -> Any:
             return trial.suggest_int(hole.internal, d.low, d.high, log=d.log, step=d.step)
 
 
+def first_points(space: Space) -> list[dict[str, Any]]:
+    """Our baselines, as the peers take points to begin with."""
+    holes = {hole.internal: hole for hole in space.holes}
+    known = [b.params for b in space.baselines() if b.params is not None]
+    return [{name: to_optuna(holes[name], code) for name, code in params.items()} for params in known]
+
+
 def ours(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
     started = time.time()
     search(space, folder / "study", trials=trials, progress=False)
@@ -69,12 +85,11 @@ def ours(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row
     for line in csv.DictReader((folder / "study" / "told.csv").open()):
         place = folder / "study" / "trials" / f"{int(line['number']):05d}"
         record = json.loads((place / "record.json").read_bytes())
-        if record["status"] != "ok":
-            continue
-        values = [
-            statistics.median(record["measurements"][n]["values"]) for n in ("accuracy", "size_bytes", "latency_ms")
-        ]
-        rows.append(Row(float(line["elapsed_s"]), (values[0], values[1], values[2]), place / "model.onnx"))
+        values = None
+        if record["status"] == "ok":
+            accuracy, size, latency = (statistics.median(record["measurements"][n]["values"]) for n in METRICS)
+            values = (accuracy, size, latency)
+        rows.append(Row(float(line["elapsed_s"]), values, place / "model.onnx"))
     return rows, time.time() - started - max(r.told_s for r in rows)
 
 
@@ -127,7 +142,11 @@ def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list
         tune.with_resources(objective, {"cpu": 1}),
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(
-                space=Define(space, folder / "first"), metric=list(METRICS), mode=["max", "min", "min"], sampler=sampler
+                space=Define(space, folder / "first"),
+                metric=list(METRICS),
+                mode=["max", "min", "min"],
+                sampler=sampler,
+                points_to_evaluate=first_points(space),
             ),
             num_samples=trials,
         ),
@@ -145,6 +164,8 @@ def with_optuna(make: Callable[[int], Any]) -> Callable[..., tuple[list[Row], fl
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(directions=list(DIRECTIONS), sampler=make(space.settings.seed))
+        for point in first_points(space):
+            study.enqueue_trial(point)
         first = time.time()
 
         def objective(trial: Any) -> tuple[float, float, float]:
@@ -172,7 +193,8 @@ def fronts(rows: list[Row]) -> list[list[int]]:
     """The members of the front after each told trial."""
     front, found = Front(DIRECTIONS), []
     for i, row in enumerate(rows):
-        front.add(i, row.values)
+        if row.values is not None:
+            front.add(i, row.values)
         found.append(list(front.numbers))
     return found
 
@@ -195,19 +217,17 @@ def curve(rows: list[Row], scores: dict[Path, Any], reference: tuple[float, floa
     """(seconds, hypervolume) after each told trial."""
     found = []
     for row, members in zip(rows, fronts(rows), strict=True):
-        values = [scores[rows[i].path] for i in members]
-        logged = [[a, math.log(s), math.log(t)] for a, s, t in values]
-        point = [reference[0], math.log(reference[1]), math.log(reference[2])]
-        found.append((row.told_s, hypervolume(np.array(logged), point, DIRECTIONS)))
+        values = np.array([scores[rows[i].path] for i in members]).reshape(-1, len(METRICS))
+        found.append((row.told_s, log_hypervolume(values, dict(zip(METRICS, reference, strict=True)), DIRECTIONS)))
     return found
 
 
-def one_seed(seed: int, trials: int) -> dict[str, Any]:
+def one_seed(task: str, seed: int, trials: int) -> dict[str, Any]:
     from harness import trial as trial_module
 
-    space = load_space(
-        ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.seed={seed}", "search.stop=dominated"]
-    )
+    file, overrides, _, _ = SPACES[task]
+    mine = [*overrides, f"search.seed={seed}", "search.stop=dominated"]
+    space = load_space(ROOT / "search_spaces" / file, overrides=mine)
     folder = Path(tempfile.mkdtemp())
     logits = trial_module.prepare(teacher_trees(space), str(folder / "prepared"))["logits"]
     rows, startup = {}, {}
@@ -217,7 +237,7 @@ def one_seed(seed: int, trials: int) -> dict[str, Any]:
         rows[name], startup[name] = CONTENDERS[name](space, folder / name, trials, logits)
         print(seed, name, len(rows[name]), round(rows[name][-1].told_s, 1), flush=True)
     scores = score(space, rows)
-    widest = next(r for r in rows["ours"])  # the first baseline: the widest fp32 student
+    widest = rows["ours"][0]  # the first baseline: the widest fp32 student
     with Lab() as lab:
         latency = lab.measure([widest.path], None, budget_s=0.2)[0].median
     reference = (0.1, float(widest.path.stat().st_size), 1.5 * latency)
@@ -228,14 +248,21 @@ def one_seed(seed: int, trials: int) -> dict[str, Any]:
 
 def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     target = {s["seed"]: s["curves"]["ray_tune_optunasearch"][-1] for s in seeds}
+    our_time = {s["seed"]: s["curves"]["ours"][-1][0] for s in seeds}
     found: dict[str, Any] = {}
     for name in CONTENDERS:
         curves = [(s["seed"], s["curves"][name]) for s in seeds]
         reached = [next((t for t, v in c if v >= target[n][1]), math.inf) for n, c in curves]
         ratios = [r / target[n][0] for r, (n, _) in zip(reached, curves, strict=True)]
+        ours_minus = {
+            share: [_after(s["curves"]["ours"], share) - _after(s["curves"][name], share) for s in seeds]
+            for share in SHARES
+        }
         found[name] = {
-            "hypervolume_at": {
-                str(share): spread([c[max(0, round(share * len(c)) - 1)][1] for _, c in curves]) for share in SHARES
+            "hypervolume_at": {str(share): mean_interval([_after(c, share) for _, c in curves]) for share in SHARES},
+            "ours_minus_it_at": {str(share): mean_interval(v) for share, v in ours_minus.items()},  # pairs of seeds
+            "hypervolume_at_our_time": {
+                str(share): mean_interval([_at(c, share * our_time[n]) for n, c in curves]) for share in SHARES
             },
             "total_s": spread([c[-1][0] for _, c in curves]),
             "time_to_ray_tunes_final_hypervolume_over_its_time": statistics.median(ratios),
@@ -244,10 +271,23 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _after(found: list[tuple[float, float]], share: float) -> float:
+    """The hypervolume after a share of the trials."""
+    return found[max(0, round(share * len(found)) - 1)][1]
+
+
+def _at(found: list[tuple[float, float]], seconds: float) -> float:
+    """The hypervolume after some seconds."""
+    return next((volume for told_s, volume in reversed(found) if told_s <= seconds), 0.0)
+
+
 def main() -> None:
-    seeds, trials = int(sys.argv[1]) if sys.argv[1:] else 5, int(sys.argv[2]) if sys.argv[2:] else 60
-    done = [one_seed(seed, trials) for seed in range(seeds)]
-    save("engine_vs_peers_digits", {"seeds": seeds, "trials": trials, "summary": summary(done), "runs": done})
+    task, *given = sys.argv[1:]
+    seeds, trials = (int(g) if g else d for g, d in zip_longest(given, SPACES[task][2:]))
+    done = []
+    for seed in range(seeds):  # saved after each, so that an interrupted run leaves what it found
+        done.append(one_seed(task, seed, trials))
+        save(f"engine_vs_peers_{task}", {"trials": trials, "summary": summary(done), "runs": done})
 
 
 if __name__ == "__main__":
