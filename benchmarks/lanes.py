@@ -66,7 +66,10 @@ def loop(module: nn.Module, data: lanes.Examples) -> None:
         optimizer.zero_grad(set_to_none=True)
         logits = module(x)
         soft = F.kl_div(
-            F.log_softmax(logits / 2, 1), F.log_softmax(teacher / 2, 1), reduction="batchmean", log_target=True
+            F.log_softmax(logits / 2, 1),
+            F.log_softmax(teacher["logits"] / 2, 1),
+            reduction="batchmean",
+            log_target=True,
         )
         (0.5 * F.cross_entropy(logits, y) + 0.5 * 4 * soft).backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0, foreach=True)
@@ -86,7 +89,7 @@ def family(student: dict[str, Any], data: Any, widths: tuple[int, ...], device: 
     examples = lanes.Examples(
         torch.randn(n, *shape, device=device),
         torch.randint(0, 10, (n,), device=device),
-        torch.randn(n, 10, device=device),
+        {"logits": torch.randn(n, 10, device=device)},
     )
 
     def build(seed: int) -> nn.Module:

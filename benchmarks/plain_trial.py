@@ -33,9 +33,10 @@ from harness.train.fit import finish
 from harness.train.forward import plain
 from harness.train.lanes import Examples
 from harness.train.points import quantised_activations
-from harness.train.schedule import Run, begin, enter
+from harness.train.run import Run
+from harness.train.schedule import begin, enter
 from harness.train.step import Layout, effective_weights
-from harness.train.teacher import logits_of
+from harness.train.teacher import quantities_of
 
 # The engine's own form of a network is not for peers; nor may it be read (torch.fx patches modules for all
 # threads) while Optuna's n_jobs threads call theirs.
@@ -53,11 +54,9 @@ def plain_trial(tree: Mapping[str, Any], logits: Mapping[str, np.ndarray], folde
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     x, y = normalised_part(recipe, "train", "cpu")
-    teacher = logits_of(recipe, data, logits, "cpu")
-    if teacher is None:
-        raise ValueError("the benchmark's space distils")
+    teacher = quantities_of(recipe, data, logits, "cpu")["logits"]
     loader = DataLoader(TensorDataset(x, y, teacher), recipe.train.batch_size, shuffle=True, drop_last=True)
-    run = _train(begin(recipe, module, Examples(x, y, teacher)), loader)
+    run = _train(begin(recipe, module, Examples(x, y, {"logits": teacher})), loader)
     folder.mkdir(parents=True)
     path = folder / "model.onnx"
     made = ship(finish(run), recipe, path)
@@ -98,11 +97,11 @@ def _optimised(run: Run) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer
 def _step(run: Run, params: dict[str, nn.Parameter], optimizer: Any, x: Any, y: Any, teacher: Any) -> None:
     clip, hparams = run.recipe.clip, run.hparams
     optimizer.zero_grad()
-    used = effective_weights(run.plan, dict(params), run.state.masks, hparams.progress, hparams.quant)
+    used = effective_weights(run.plan, dict(params), run.state.masks, hparams.quant)
     run.module.train()
     with quantised_activations(run.module, run.state.ranges):
         logits = functional_call(run.module, (used, run.state.buffers), (x,))
-    run.plan.distill(logits, y, teacher, **hparams.distill).backward()
+    run.plan.distill({"logits": logits}, y, {"logits": teacher}, {}, **hparams.distill).backward()
     if clip.name == "norm":
         nn.utils.clip_grad_norm_(params.values(), clip.options["threshold"])
     elif clip.name == "value":

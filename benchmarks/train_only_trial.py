@@ -13,7 +13,7 @@ from harness.records import Artifact, Measurement, TrialRecord
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, normalised_part
 from harness.train.fit import Examples, fit
-from harness.train.teacher import logits_of
+from harness.train.teacher import quantities_of
 from harness.trial import prepare
 
 __all__ = ["prepare", "score_test", "start"]
@@ -31,7 +31,7 @@ def _trial(job: Mapping[str, Any], logits: Mapping[str, np.ndarray], device: str
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     x, y = normalised_part(recipe, "train", device)
-    fit(recipe, module.to(device), Examples(x, y, logits_of(recipe, data, logits, device)))
+    fit(recipe, module.to(device), Examples(x, y, quantities_of(recipe, data, logits, device)))
     record = TrialRecord(
         number=job["number"],
         status="ok",

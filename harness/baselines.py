@@ -114,7 +114,7 @@ class _Builder:
     def baseline(self, name: str, student: Mapping[str, Any], quant: Mapping[str, Any] | None = None) -> Baseline:
         chosen = dict(self.off)
         if quant is not None:
-            chosen["quant"] = self._find("quant", lambda m: quant if quant.keys() <= m.params.keys() else None)
+            chosen["quant"] = self._find("quant", lambda m: quant if quant.keys() <= m.options.keys() else None)
         forced = dict(student)
         for params in chosen.values():
             forced |= params or {}
@@ -152,6 +152,6 @@ class _Builder:
         values = wanted(method)
         if values is None:
             return False
-        given = {name: param.default for name, param in method.params.items() if param.default is not REQUIRED}
+        given = {name: param.default for name, param in method.options.items() if param.default is not REQUIRED}
         given |= options
         return all(name in given and same(given[name], value) for name, value in values.items())

@@ -25,7 +25,7 @@ from harness.records import Measurement, TrialRecord, write_bytes_durably, write
 from harness.scoring import data_of, file_metrics, parity
 from harness.tasks.folders import cache_folder
 from harness.train.fit import Trained, finish
-from harness.train.schedule import Run
+from harness.train.run import Run
 
 FILES = {"onnx": "model.onnx", "packed": "model.hpk"}
 UNTRAINED = "untrained.onnx"

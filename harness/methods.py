@@ -24,7 +24,11 @@ _LARGEST = sys.float_info.max
 
 @dataclass(frozen=True)
 class Param:
-    """One keyword argument of a method: type, range and default, readable without importing it."""
+    """One keyword argument of a method: type, range and default, readable without importing it.
+
+    ``by_layer``: a mapping gives layers values of their own: ``default`` and any of ``first``,
+    ``last`` and the paths of layers in the network.
+    """
 
     type: type
     default: Any = REQUIRED
@@ -33,6 +37,7 @@ class Param:
     low_open: bool = False
     high_open: bool = False
     choices: tuple[Any, ...] = ()
+    by_layer: bool = False
     doc: str = ""
 
     def rule(self) -> str:
@@ -53,6 +58,10 @@ class Param:
     def check(self, path: str, value: Any) -> Any:
         """Return ``value`` in the declared type or raise :class:`SpaceError`."""
         wrong = SpaceError(path, self.rule(), value, self._remedy())
+        if self.by_layer and isinstance(value, Mapping):
+            if "default" not in value:
+                raise SpaceError(path, "a value for each layer needs a `default`", dict(value), "Add `default:`.")
+            return {str(layer): self._scalar(f"{path}.{layer}", v, self.type) for layer, v in value.items()}
         if self.type is list:
             if not isinstance(value, list | tuple) or not value:
                 raise wrong
@@ -87,19 +96,33 @@ class Method:
 
     target           ``package.module:function``, imported only where it runs (the driver never
                      imports torch, so declarations are kept apart from the functions)
-    params           its keyword arguments
+    params           its keyword arguments: numbers reach it as 0-d tensors, words as they are
+    loop             what the training loop reads beside them: when and where the method acts
     off              parameter values at which it does nothing (``None``: it has no off value)
-    needs            what it asks of the teacher: ``logits``, ``features``, ``gradients``
+    needs            what it asks of the teacher, see :mod:`harness.train.teacher`
+    on               what a clipping method acts on: the whole ``gradient`` as one vector, the gradients
+                     of all parameters by name (``gradients``), or the ``weights`` after a step
+    carries          state between steps: name -> (length, 0 for a number; first value)
+    learns           ``package.module:function`` of tensors that it trains beside the network
     structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
     free             accept any keyword (the user's own code)
     """
 
     target: str
     params: Mapping[str, Param] = field(default_factory=dict)
+    loop: Mapping[str, Param] = field(default_factory=dict)
     off: Mapping[str, Any] | None = None
     needs: frozenset[str] = frozenset()
+    on: Literal["gradient", "gradients", "weights"] = "gradient"
+    carries: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    learns: str = ""
     structure_known: Literal["before", "after"] = "before"
     free: bool = False
+
+    @property
+    def options(self) -> dict[str, Param]:
+        """All that a recipe's section may set."""
+        return {**self.params, **self.loop}
 
     def load(self) -> Callable[..., Any]:
         """Import and return the function."""

@@ -194,10 +194,10 @@ def _options(path: str, options: dict[str, Any], method: Method) -> dict[str, An
     if method.free:
         return options
     for name in options:
-        if name not in method.params:
-            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, method.params))
+        if name not in method.options:
+            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, method.options))
     checked = {}
-    for name, param in method.params.items():
+    for name, param in method.options.items():
         if name in options:
             checked[name] = param.check(f"{path}.{name}", options[name])
         elif param.default is REQUIRED:

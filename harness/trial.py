@@ -22,17 +22,21 @@ import torch
 from harness.deploy.export import export
 from harness.ending import UNTRAINED, Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.models.build import build_model
-from harness.recipe import Recipe, parse_recipe
+from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part, score_test
 from harness.tasks.data import Data
 from harness.train.fit import Trained, accuracy, advance, finish
+from harness.train.forward import Tensors
 from harness.train.lanes import Examples
 from harness.train.memory import keep_memory
+from harness.train.methods import by_layer
+from harness.train.points import weighted_layers
 from harness.train.predict import normalised, predict
-from harness.train.schedule import Run, begin
-from harness.train.teacher import logits_of, teacher_key, teacher_module
+from harness.train.run import Run
+from harness.train.schedule import begin
+from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 
 __all__ = ["go_on", "prepare", "run", "score_test", "start", "untrained"]
 
@@ -62,7 +66,8 @@ def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") ->
     _settle()
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
     data = data_of(recipes[0])
-    build_model(recipes[0].student, data.input_shape, data.classes, recipes[0].seed)
+    student = build_model(recipes[0].student, data.input_shape, data.classes, recipes[0].seed)
+    by_layer("quant.bits", recipes[0].quant.options["bits"], weighted_layers(student))
     logits: dict[str, np.ndarray] = {}
     modules = {}
     for recipe in recipes:
@@ -195,14 +200,15 @@ def _train(until: int, device: str) -> list[dict[str, Any]]:
 
 def _opened(tree: Mapping[str, Any], given: Mapping[str, np.ndarray], device: str) -> Run:
     recipe = parse_recipe(tree, REGISTRIES)
-    return _begin(recipe, logits_of(recipe, data_of(recipe), given, device), device)
+    data = data_of(recipe)
+    return _begin(recipe, quantities_of(recipe, data, given, device), parameters_of(recipe, data, device), device)
 
 
-def _begin(recipe: Recipe, logits: torch.Tensor | None, device: str) -> Run:
+def _begin(recipe: Recipe, quantities: Tensors, parameters: Tensors, device: str) -> Run:
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     x, y = normalised_part(recipe, "train", device)
-    return begin(recipe, module.to(device), Examples(x, y, logits))
+    return begin(recipe, module.to(device), Examples(x, y, quantities), parameters)
 
 
 def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict[str, Any]:
@@ -214,8 +220,9 @@ def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict
     """
     _settle()
     recipe = parse_recipe(tree, REGISTRIES)
+    alone = recipe.model_copy(update={"distill": Selected(name="none")})  # no teacher changes a structure
     try:
-        made = ship(finish(_begin(recipe, None, device)), recipe, Path(folder) / UNTRAINED)
+        made = ship(finish(_begin(alone, {}, {}, device)), recipe, Path(folder) / UNTRAINED)
     except Exception as error:
         return {"reason": f"{type(error).__name__}: {error}"}
     return {"structure": made.structure, "size_bytes": made.artifact.size_bytes, "path": UNTRAINED}

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.techniques import clip
+from harness.techniques import CLIPS, clip, quantize
 
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -28,14 +29,14 @@ def t(value: float) -> torch.Tensor:
 @given(st.integers(0, 10_000), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_norm_is_bounded_keeps_direction_and_is_idempotent(seed, scale, threshold):
     g = gradients(seed, scale)
-    out, clipped = clip.norm(g, threshold=t(threshold))
+    out, clipped, _ = clip.norm(g, {}, {}, threshold=t(threshold))
     before, after = clip.global_norm(g), clip.global_norm(out)
     assert after <= threshold * (1 + 1e-12) or torch.equal(after, before)
     assert bool(clipped) == bool(before > threshold)
     ratio = after / before
     for name in g:
         torch.testing.assert_close(out[name], g[name] * ratio)
-    again, _ = clip.norm(out, threshold=t(threshold))
+    again, _, _ = clip.norm(out, {}, {}, threshold=t(threshold))
     for name in g:
         torch.testing.assert_close(again[name], out[name])
 
@@ -44,7 +45,7 @@ def test_norm_is_bounded_keeps_direction_and_is_idempotent(seed, scale, threshol
 @given(st.integers(0, 10_000), st.floats(1e-3, 1e3))
 def test_value_clamps_each_element(seed, threshold):
     g = gradients(seed, 10.0)
-    out, clipped = clip.value(g, threshold=t(threshold))
+    out, clipped, _ = clip.value(g, {}, {}, threshold=t(threshold))
     for name in g:
         torch.testing.assert_close(out[name], g[name].clamp(-threshold, threshold), rtol=0, atol=0)
     assert bool(clipped) == any(bool((v.abs() > threshold).any()) for v in g.values())
@@ -53,14 +54,14 @@ def test_value_clamps_each_element(seed, threshold):
 @pytest.mark.parametrize("method", [clip.norm, clip.value])
 def test_infinite_threshold_is_off(method):
     g = gradients(0, 1.0)
-    out, clipped = method(g, threshold=t(math.inf))
+    out, clipped, _ = method(g, {}, {}, threshold=t(math.inf))
     assert not bool(clipped)
     assert all(torch.equal(out[name], g[name]) for name in g)
 
 
 def test_zero_gradient_stays_zero():
     zero = {"a": torch.zeros(3, dtype=torch.float64)}
-    out, clipped = clip.norm(zero, threshold=t(1.0))
+    out, clipped, _ = clip.norm(zero, {}, {}, threshold=t(1.0))
     assert torch.equal(out["a"], zero["a"]) and not bool(clipped)
 
 
@@ -70,7 +71,7 @@ def test_norm_is_torchs_without_its_epsilon():
     for leaf, v in zip(leaves, g.values(), strict=True):
         leaf.grad = v.clone()
     torch.nn.utils.clip_grad_norm_(leaves, 1.0)
-    out, _ = clip.norm(g, threshold=t(1.0))
+    out, _, _ = clip.norm(g, {}, {}, threshold=t(1.0))
     for leaf, v in zip(leaves, out.values(), strict=True):
         torch.testing.assert_close(leaf.grad, v, rtol=2e-6, atol=0)
     torch.testing.assert_close(clip.global_norm(out), t(1.0), rtol=1e-12, atol=0)
@@ -78,5 +79,64 @@ def test_norm_is_torchs_without_its_epsilon():
 
 def test_none_changes_nothing():
     g = gradients(1, 1.0)
-    out, clipped = clip.none(g)
+    out, clipped, _ = clip.none(g, {}, {})
     assert out is g and not bool(clipped)
+
+
+def test_agc_bounds_every_unit_and_leaves_small_ones_alone():
+    g = gradients(4, 3.0)
+    weights = {"a": torch.tensor([[3.0, 4, 0, 0], [0, 0, 0, 0], [1e3, 0, 0, 0]], dtype=torch.float64), "b": g["b"]}
+    out, clipped, _ = clip.agc(g, weights, {}, threshold=t(0.1), least=t(1e-3))
+    assert bool(clipped)
+    sizes = out["a"].norm(dim=1)
+    torch.testing.assert_close(sizes[0], t(0.1 * 5))  # threshold times the norm of (3, 4, 0, 0)
+    torch.testing.assert_close(sizes[1], t(0.1 * 1e-3))  # a unit at zero may move by ``least``
+    assert torch.equal(out["a"][2], g["a"][2])
+    torch.testing.assert_close(out["b"], 0.1 * g["b"])  # a bias is one unit; its own gradient here
+    torch.testing.assert_close(out["a"][0] / sizes[0], g["a"][0] / g["a"][0].norm())
+
+
+@SETTINGS
+@given(st.integers(0, 1000), st.floats(1e-3, 10))
+def test_agc_is_idempotent(seed, threshold):
+    g, weights = gradients(seed, 5.0), gradients(seed + 1, 1.0)
+    once, _, _ = clip.agc(g, weights, {}, threshold=t(threshold), least=t(1e-3))
+    twice, _, _ = clip.agc(once, weights, {}, threshold=t(threshold), least=t(1e-3))
+    for name in g:
+        torch.testing.assert_close(twice[name], once[name])
+
+
+def memory() -> dict[str, torch.Tensor]:
+    (length, first), (_, seen) = (CLIPS["auto"].carries[name] for name in ("norms", "seen"))
+    return {"norms": torch.full((length,), first, dtype=torch.float64), "seen": t(seen)}
+
+
+@pytest.mark.parametrize("share", [0.0, 10.0, 37.5, 100.0])
+def test_autoclip_clips_to_the_percentile_of_all_norms_so_far(share):
+    """Seetharaman et al. 2020, section 3: numpy.percentile of the history, this step's norm included."""
+    carried, norms = memory(), []
+    for step in range(30):
+        g = gradients(step, 1.0 + step % 7)
+        norms.append(clip.global_norm(g).item())
+        out, clipped, carried = clip.auto(g, {}, carried, percentile=t(share))
+        threshold = np.percentile(norms, share)
+        assert clip.global_norm(out).item() == pytest.approx(min(threshold, norms[-1]), rel=1e-12)
+        assert bool(clipped) == (norms[-1] > threshold)
+
+
+def test_autoclip_forgets_the_oldest_norm_when_its_memory_is_full():
+    carried = {"norms": torch.full((4,), math.inf, dtype=torch.float64), "seen": t(0.0)}
+    for size in (100.0, 1, 2, 3, 4):
+        _, _, carried = clip.auto({"a": t(size).reshape(1)}, {}, carried, percentile=t(100.0))
+    assert sorted(carried["norms"].tolist()) == [1, 2, 3, 4]
+
+
+@SETTINGS
+@given(st.integers(0, 1000), st.floats(1e-3, 3))
+def test_a_weight_range_bounds_weights_and_so_the_quantisers_step(seed, threshold):
+    weights = gradients(seed, 2.0)
+    kept, clipped, _ = clip.weight_range(weights, weights, {}, threshold=t(threshold))
+    assert all(bool((w.abs() <= threshold).all()) for w in kept.values())
+    assert bool(clipped) == any(bool((w.abs() > threshold).any()) for w in weights.values())
+    scale = quantize.uniform(kept["a"], {}, bits=t(4), percentile=t(100)).scale
+    assert bool((scale <= threshold / 7 * (1 + 1e-12)).all())

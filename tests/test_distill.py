@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -22,24 +23,28 @@ def t(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
+def soft(student: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+    return distill.logits({"logits": student}, labels, {"logits": teacher}, {}, **given)
+
+
 @SETTINGS
 @given(st.integers(0, 1000), st.floats(0.5, 20), st.floats(-50, 50))
 def test_divergence_is_zero_at_the_teacher_and_ignores_shifts(seed, temperature, shift):
     student, teacher, labels = pair(seed)
-    same = distill.logits(teacher + shift, labels, teacher, weight=t(1), temperature=t(temperature))
+    same = soft(teacher + shift, labels, teacher, weight=t(1), temperature=t(temperature))
     assert abs(same.item()) < 1e-9
-    a = distill.logits(student, labels, teacher, weight=t(1), temperature=t(temperature))
-    b = distill.logits(student + shift, labels, teacher - shift, weight=t(1), temperature=t(temperature))
+    a = soft(student, labels, teacher, weight=t(1), temperature=t(temperature))
+    b = soft(student + shift, labels, teacher - shift, weight=t(1), temperature=t(temperature))
     torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
     assert a >= 0
 
 
 def test_weight_zero_is_cross_entropy_and_mixes_linearly():
     student, teacher, labels = pair(7)
-    ends = [distill.logits(student, labels, teacher, weight=t(w), temperature=t(3)) for w in (0, 1)]
+    ends = [soft(student, labels, teacher, weight=t(w), temperature=t(3)) for w in (0, 1)]
     torch.testing.assert_close(ends[0], F.cross_entropy(student, labels))
-    torch.testing.assert_close(ends[0], distill.none(student, labels, teacher))
-    middle = distill.logits(student, labels, teacher, weight=t(0.25), temperature=t(3))
+    torch.testing.assert_close(ends[0], distill.none({"logits": student}, labels, {}, {}))
+    middle = soft(student, labels, teacher, weight=t(0.25), temperature=t(3))
     torch.testing.assert_close(middle, 0.75 * ends[0] + 0.25 * ends[1])
 
 
@@ -48,9 +53,7 @@ def test_closed_form_of_two_classes():
     p = 0.8
     logit = 2.0 * math.log(p / (1 - p))  # divided by T = 2 gives the logit of p
     student = torch.tensor([[logit, 0.0]], dtype=torch.float64)
-    got = distill.logits(
-        student, torch.tensor([0]), torch.zeros(1, 2, dtype=torch.float64), weight=t(1), temperature=t(2)
-    )
+    got = soft(student, torch.tensor([0]), torch.zeros(1, 2, dtype=torch.float64), weight=t(1), temperature=t(2))
     want = 4 * (-math.log(2) - 0.5 * (math.log(p) + math.log(1 - p)))
     torch.testing.assert_close(got, t(want))
 
@@ -60,7 +63,7 @@ def test_finite_at_large_logits():
     huge = 1e4 * torch.ones(6, 4, dtype=torch.float64)
     huge[:, 0] = -1e4
     for student, other in ((huge, teacher), (teacher, huge)):
-        value = distill.logits(student, labels, other, weight=t(0.5), temperature=t(1))
+        value = soft(student, labels, other, weight=t(0.5), temperature=t(1))
         assert torch.isfinite(value)
 
 
@@ -69,7 +72,7 @@ def test_gradient_tends_to_the_logit_difference_at_high_temperature():
     student, teacher, labels = pair(2)
     student = (student - student.mean(1, keepdim=True)).requires_grad_()
     teacher = teacher - teacher.mean(1, keepdim=True)
-    loss = distill.logits(student, labels, teacher, weight=t(1), temperature=t(1e4))
+    loss = soft(student, labels, teacher, weight=t(1), temperature=t(1e4))
     [gradient] = torch.autograd.grad(loss, [student])
     torch.testing.assert_close(gradient, (student.detach() - teacher) / 4 / 6, rtol=1e-3, atol=1e-6)
 
@@ -77,5 +80,81 @@ def test_gradient_tends_to_the_logit_difference_at_high_temperature():
 def test_gradient_against_finite_differences():
     student, teacher, labels = pair(3)
     assert torch.autograd.gradcheck(
-        lambda z: distill.logits(z, labels, teacher, weight=t(0.4), temperature=t(2.5)), [student.requires_grad_()]
+        lambda z: soft(z, labels, teacher, weight=t(0.4), temperature=t(2.5)), [student.requires_grad_()]
     )
+
+
+def test_labels_are_the_teachers_arg_max():
+    student, teacher, labels = pair(4)
+    got = distill.labels({"logits": student}, labels, {"logits": teacher}, {}, weight=t(0.3))
+    want = 0.7 * F.cross_entropy(student, labels) + 0.3 * F.cross_entropy(student, teacher.argmax(1))
+    torch.testing.assert_close(got, want)
+
+
+def decoupled(student, labels, teacher, **given):
+    return distill.dkd({"logits": student}, labels, {"logits": teacher}, {}, **given)
+
+
+@SETTINGS
+@given(st.integers(0, 1000), st.floats(0.5, 10))
+def test_dkd_with_the_papers_weights_is_classical_distillation(seed, temperature):
+    """Zhao et al. 2022, equation 5: KD = TCKD + (1 - p_target of the teacher) * NCKD, for each sample."""
+    student, teacher, labels = pair(seed)
+    for i in range(len(labels)):
+        one = (student[i : i + 1], labels[i : i + 1], teacher[i : i + 1])
+        target = torch.softmax(one[2] / temperature, 1)[0, labels[i]]
+        got = decoupled(*one, weight=t(1), temperature=t(temperature), alpha=t(1), beta=1 - target)
+        torch.testing.assert_close(got, soft(*one, weight=t(1), temperature=t(temperature)), rtol=1e-7, atol=1e-9)
+
+
+def test_dkd_is_finite_and_smooth():
+    student, teacher, labels = pair(5)
+    given = {"weight": t(0.6), "temperature": t(2), "alpha": t(1), "beta": t(8)}
+    assert torch.autograd.gradcheck(lambda z: decoupled(z, labels, teacher, **given), [student.requires_grad_()])
+    huge = torch.full((6, 4), -1e4, dtype=torch.float64)
+    huge[:, 0] = 1e4
+    assert torch.isfinite(decoupled(huge, labels, teacher, **given))
+    assert torch.isfinite(decoupled(teacher, labels, huge, **given))
+
+
+def test_a_hint_is_half_the_mean_square_after_the_projection():
+    student, _, labels = pair(6)
+    e, projection = torch.randn(6, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    seen, learned = {"logits": student, "embedding": e}, {"projection": projection}
+    met = distill.hint(seen, labels, {"embedding": e @ projection.T}, learned, weight=t(1))
+    assert met.item() == 0
+    off = distill.hint(seen, labels, {"embedding": e @ projection.T + 2}, learned, weight=t(1))
+    assert off.item() == 2.0  # 2**2 / 2
+
+
+def test_attention_ignores_scale_and_channels_and_is_two_sided():
+    """Maps of one-hot attention at different places are sqrt(2) apart: beta / 2 * sqrt(2)."""
+    student, _, labels = pair(6)
+    maps = torch.zeros(6, 3, 2, 2, dtype=torch.float64)
+    maps[:, 1, 0, 0] = 7.0
+    same, other = torch.zeros(6, 2, 2, dtype=torch.float64), torch.zeros(6, 2, 2, dtype=torch.float64)
+    same[:, 0, 0], other[:, 1, 1] = 0.5, 3.0
+    seen = {"logits": student, "map": maps}
+    near = distill.attention(seen, labels, {"map": same}, {}, weight=t(1), beta=t(10))
+    far = distill.attention(seen, labels, {"map": other}, {}, weight=t(1), beta=t(10))
+    assert near.item() == pytest.approx(0, abs=1e-6)
+    assert far.item() == pytest.approx(5 * math.sqrt(2))
+    small = distill.attention(seen, labels, {"map": same.repeat(1, 2, 2)}, {}, weight=t(1), beta=t(10))
+    assert torch.isfinite(small), "maps of different sizes are brought to one"
+
+
+def test_jacobian_compares_directions():
+    student, _, labels = pair(8)
+    g = torch.randn(6, 1, 3, 3, dtype=torch.float64)
+    seen = {"logits": student, "input_gradient": g}
+    for factor, want in ((5.0, 0.0), (-0.1, 4.0)):  # |g - (-g)|**2 = 4 for unit vectors
+        got = distill.jacobian(seen, labels, {"input_gradient": factor * g}, {}, weight=t(1), beta=t(1))
+        assert got.item() == pytest.approx(want, abs=1e-12)
+
+
+def test_parameter_is_the_mean_absolute_difference():
+    student, _, labels = pair(9)
+    ours = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3.0]])}
+    theirs = {"a": torch.tensor([1.5, 2.0]), "b": torch.tensor([[1.0]])}
+    got = distill.parameter({"logits": student, **ours}, labels, theirs, {}, weight=t(1))
+    assert got.item() == pytest.approx(2.5 / 3)

@@ -166,5 +166,5 @@ def test_the_choice_of_a_form_is_measured_checked_and_remembered(monkeypatch):
     assert choose() == "alone", "never slower than one at a time"
     lanes._FASTEST.clear()
     seconds.update(stacked=1.0)
-    monkeypatch.setattr(lanes, "stacked", lambda module, k: lambda *given: (torch.zeros(k, 32, 4), {}))
+    monkeypatch.setattr(lanes, "stacked", lambda module, k: lambda *given: ({"logits": torch.zeros(k, 32, 4)}, {}))
     assert choose() == "alone", "a form that computes something else is never chosen"

@@ -125,7 +125,7 @@ def test_own_functions_take_any_option() -> None:
             "prune.ratio: must be a number with 0 <= value < 1, but got 1",
         ),
         ({"prune": {"kind": "channel", "ratio": "0.5"}}, "but got '0.5'"),
-        ({"quant": {"bits": 9}}, "quant.bits: must be one of 2, 3, 4, 5, 6, 7, 8, 32, but got 9"),
+        ({"quant": {"bits": 9}}, "quant.bits: must be one of 1, 2, 3, 4, 5, 6, 7, 8, 32, but got 9"),
         ({"quant": {"bits": 8.0}}, "quant.bits: must be one of"),
         ({"distill": {"kind": "logits", "weight": 0.5}}, "distill.kind: 'logits' needs a teacher"),
         ({"train": {"epochs": 0}}, "train.epochs: input should be greater than or equal to 1, but got 0"),

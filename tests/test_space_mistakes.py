@@ -34,7 +34,7 @@ SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml")
         ("student.model.x=1", "student.model: is a value, not a section that has keys, but got 'convnet'"),
         ("student.width.choice.9=1", "student.width.choice: is a list of 3 values"),
         ("train.lr=!!python/name:os.system x", "YAML tags are not allowed"),
-        ("quant.bits=9", "option `quant.bits=9`: quant.bits: must be one of 2, 3"),
+        ("quant.bits=9", "option `quant.bits=9`: quant.bits: must be one of 1, 2, 3"),
     ],
 )
 def test_a_wrong_override_names_the_option(tmp_path: Path, option: str, expected: str) -> None:
@@ -103,10 +103,10 @@ VALUE_MISTAKES = [
         "prune.ratio: must be a number with 0 <= value < 1 over the hole's whole range, but got 1.0",
     ),
     ({"prune": "{kind: weight, ratio: {float: [-0.1, 0.5]}}"}, "over the hole's whole range, but got -0.1"),
-    ({"quant": "{bits: {choice: [2, 4, 9]}}"}, "quant.bits: must be one of 2, 3, 4"),
+    ({"quant": "{bits: {choice: [2, 4, 9]}}"}, "quant.bits: must be one of 1, 2, 3, 4"),
     (
         {"quant": "{bits: {int: [2, 32]}}"},
-        "quant.bits: must be one of 2, 3, 4, 5, 6, 7, 8, 32 over the hole's whole range, but got 17",
+        "quant.bits: must be one of 1, 2, 3, 4, 5, 6, 7, 8, 32 over the hole's whole range, but got 17",
     ),
     ({"quant": "{bits: {choice: [2, 8.0]}}"}, "quant.bits: must be one of"),
     ({"quant": '{bits: {choice: [2, "8"]}}'}, "but got '8'"),

@@ -144,7 +144,9 @@ def test_a_value_is_the_same_wherever_it_stands(trip: dict[str, Any], name: str)
 @pytest.mark.parametrize("name", IN_THE_STEP)
 def test_the_training_step_gets_the_sampled_number(trip: dict[str, Any], name: str, who: str) -> None:
     section, keyword = IN_THE_STEP[name]
-    assert float(getattr(trip[who].hparams[0], section)[keyword]) == pytest.approx(CHOSEN[name], rel=1e-6)
+    given = getattr(trip[who].hparams[0], section)
+    each = [g[keyword] for g in given.values()] if section == "quant" else [given[keyword]]  # by layer
+    assert each and all(float(value) == pytest.approx(CHOSEN[name], rel=1e-6) for value in each)
 
 
 @pytest.mark.parametrize("who", ["searching", "producing"])

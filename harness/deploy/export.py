@@ -27,8 +27,10 @@ from harness.deploy.packed import pack
 from harness.errors import TrialError
 from harness.recipe import Deploy
 from harness.records import Artifact, describe_file, write_bytes_durably
-from harness.train.fit import Quantised, Trained
+from harness.train.fit import Trained
+from harness.train.rounding import Quantised
 
+BYTE = 255  # the largest integer of an activation
 REUSE_TOLERANCE = 1e-3  # of the largest logit: a template of other widths must reproduce the module
 
 
@@ -197,25 +199,32 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
     if tensor not in build.bytes_of:
         if build.quantised is None:
             raise ValueError("a float32 graph has no quantisation points")
-        scale, zero = build.quantised.activations[point]
+        scale, zero, top = build.quantised.activations[point]
         given = [
             build.parts.tensor(f"{point}.x", np.asarray(scale, np.float32)),
             build.parts.tensor(f"{point}.z", np.asarray(zero, np.uint8)),
         ]
+        most = "" if top == BYTE else build.parts.tensor(f"{point}.m", np.asarray(top, np.uint8))
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
         if flatten is not None:  # bytes before it too (the same bytes): the layer in front writes them
             build.nodes.remove(flatten)
-            flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f")
+            flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
             build.nodes.append(flatten)
-        build.bytes_of[tensor] = _round_trip(build, tensor, given, point)
+        build.bytes_of[tensor] = _round_trip(build, tensor, given, point, most)
         build.scale_of[build.bytes_of[tensor]] = scale
     return build.bytes_of[tensor]
 
 
-def _round_trip(build: _Build, tensor: str, given: list[str], name: str) -> str:
-    """Quantise and dequantise ``tensor`` with the scale and zero point ``given``."""
-    build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *given], [f"{name}.q"]))
-    build.nodes.append(helper.make_node("DequantizeLinear", [f"{name}.q", *given], [f"{name}.d"]))
+def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:
+    """Quantise and dequantise ``tensor`` with the scale and zero point ``given``; ``most``: the tensor
+    of the largest integer, empty where that is a byte's. Clipped as integers, the operator in front
+    stays an integer one."""
+    integers = f"{name}.q"
+    build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *given], [integers]))
+    if most:
+        build.nodes.append(helper.make_node("Clip", [integers, "", most], [f"{name}.l"]))
+        integers = f"{name}.l"
+    build.nodes.append(helper.make_node("DequantizeLinear", [integers, *given], [f"{name}.d"]))
     return f"{name}.d"
 
 

@@ -2,7 +2,8 @@
 
 Every container below is a few standard operators over initialisers. onnxruntime folds them into
 one int8 (or float32) constant when it loads the file, so that narrow files run as fast as wide
-ones. Widths: 8 bits as INT8; 4 bits as INT4 and Cast; any other width as a stream of bits. Sparse:
+ones. Widths: 8 bits as INT8; 4 bits as INT4 and Cast; any other width as a stream of bits. Integers
+that do not fit their width (two's complement) are stored as places in a table of 2**bits. Sparse:
 positions as byte-sized gaps, summed up, and the values scattered into zeros. OpenVINO 2026.4 does
 not fold streams, and computes the layers behind them wrongly: it gets INT4 and INT8 only.
 """
@@ -90,7 +91,7 @@ class Store:
         self._waiting: dict[int, list[_Vector]] = {}
 
     def add(self, name: str, values: np.ndarray, bits: int, may_be_sparse: bool) -> None:
-        """Make tensor ``name``: int8 with |q| <= 2**(bits-1) - 1, or float32 with bits 32."""
+        """Make tensor ``name``: int8 of at most 2**bits different values, or float32 with bits 32."""
         if not self._narrow:
             self._parts.tensor(name, values)
         elif may_be_sparse and self._unfolds and self._gains(values, bits):
@@ -104,15 +105,29 @@ class Store:
         return stored < values.size * bits / 8
 
     def _dense(self, name: str, values: np.ndarray, bits: int) -> None:
+        fits = bits >= 8 or bool(np.abs(values + 0.5).max(initial=0) <= 2.0 ** (bits - 1))
         if not self._unfolds and bits < 32:
-            bits = 4 if bits <= 4 else 8
-        if bits in (8, 32):
+            small = np.abs(values + 0.5).max(initial=0) <= 8
+            fits, bits = True, 4 if small else 8
+        if not fits:
+            self._by_table(name, values, bits)
+        elif bits in (8, 32):
             self._parts.tensor(name, values)
         elif bits == 4:
             self._parts.tensor(f"{name}.4", values.astype(ml_dtypes.int4))
             self._parts.node("Cast", [f"{name}.4"], name, to=TensorProto.INT8)
         else:
             self._waiting.setdefault(bits, []).append(_Vector(name, values.reshape(-1), values.shape))
+
+    def _by_table(self, name: str, values: np.ndarray, bits: int) -> None:
+        """Places in a table of the values that occur; negative places count from its end."""
+        table = np.unique(values)
+        places = np.searchsorted(table, values)
+        places = np.where(places >= 2 ** (bits - 1), places - 2**bits, places).astype(np.int8)
+        table = np.pad(table, (0, 2**bits - len(table)))
+        self._dense(f"{name}.i", places, bits)
+        self._after.node("Cast", [f"{name}.i"], f"{name}.g", to=TensorProto.INT32)
+        self._after.node("Gather", [self._parts.tensor(f"{name}.t", table.astype(np.int8)), f"{name}.g"], name)
 
     def _sparse(self, name: str, values: np.ndarray, bits: int) -> None:
         """Gaps -> positions by CumSum, values scattered into zeros, original shape restored."""

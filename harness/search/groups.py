@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 
 from harness.recipe import Recipe
+from harness.techniques import CLIPS, DISTILLS, QUANTISERS
 
 # What may differ between lanes; everything else is structure.
 NUMBERS = ("train.lr", "train.momentum", "train.weight_decay", "seed")
-SECTIONS = ("clip", "distill", "quant")
+SECTIONS = {"clip": CLIPS, "distill": DISTILLS, "quant": QUANTISERS}
 
 
 def in_lanes(name: str) -> bool:
-    """May the leaf of this dotted name differ between lanes?"""
+    """May the leaf of this dotted name differ between lanes? Numbers of the techniques may, their words
+    may not; nor may the value of a single layer."""
     section, _, leaf = name.partition(".")
-    return name in NUMBERS or (section in SECTIONS and leaf not in ("", "kind"))
+    found = [m.options[leaf] for m in SECTIONS.get(section, {}).values() if leaf in m.options]
+    return name in NUMBERS or (bool(found) and all(param.type in (int, float) for param in found))
 
 
 def lane_key(recipe: Recipe) -> str:

@@ -6,14 +6,30 @@ package imports no torch; ``Method.load`` does, in the process that trains.
 
 from __future__ import annotations
 
+import math
+
 from harness.methods import Method, Param
 
 _HERE = "harness.techniques"
 
+_THRESHOLD = Param(float, low=0, low_open=True)
+
 CLIPS = {
     "none": Method(f"{_HERE}.clip:none", off={}),
-    "norm": Method(f"{_HERE}.clip:norm", {"threshold": Param(float, low=0, low_open=True)}),
-    "value": Method(f"{_HERE}.clip:value", {"threshold": Param(float, low=0, low_open=True)}),
+    "norm": Method(f"{_HERE}.clip:norm", {"threshold": _THRESHOLD}),
+    "value": Method(f"{_HERE}.clip:value", {"threshold": _THRESHOLD}),
+    "agc": Method(
+        f"{_HERE}.clip:agc",
+        {"threshold": _THRESHOLD, "least": Param(float, 1e-3, low=0, low_open=True, doc="norm of a unit at zero")},
+        on="gradients",
+    ),
+    "auto": Method(
+        f"{_HERE}.clip:auto",
+        {"percentile": Param(float, 10.0, low=0, high=100)},
+        off={"percentile": 100.0},
+        carries={"norms": (1024, math.inf), "seen": (0, 0.0)},
+    ),
+    "weight_range": Method(f"{_HERE}.clip:weight_range", {"threshold": _THRESHOLD}, on="weights"),
 }
 
 _RATIO = Param(float, low=0, high=1, high_open=True, doc="share removed")
@@ -41,26 +57,79 @@ PRUNERS = {
     ),
 }
 
+_ROUNDING = {
+    "start": Param(float, 0.5, low=0, high=1, doc="share of the epochs before weights are rounded; 1: after training"),
+    "activation_bits": Param(int, 8, low=2, high=8),
+    "activations": Param(str, "range", choices=("range", "pact"), doc="observed and frozen, or trained from there"),
+}
+
+
+def _bits(*choices: int) -> Param:
+    return Param(int, choices=(*choices, 32), by_layer=True)
+
+
 QUANTISERS = {
     "uniform": Method(
         f"{_HERE}.quantize:uniform",
         {
-            "bits": Param(int, choices=(2, 3, 4, 5, 6, 7, 8, 32)),
-            "start": Param(float, 0.5, low=0, high=1, doc="share of the epochs before weights are rounded"),
+            "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
+            "range": Param(str, "max", choices=("max", "percentile", "mse")),
+            "percentile": Param(float, 99.9, low=0, high=100, low_open=True, doc="of |w|, for range: percentile"),
         },
+        _ROUNDING,
         off={"bits": 32},
     ),
+    "lsq": Method(
+        f"{_HERE}.quantize:lsq",
+        {"bits": _bits(2, 3, 4, 5, 6, 7, 8)},
+        _ROUNDING,
+        off={"bits": 32},
+        learns=f"{_HERE}.quantize:lsq_begin",
+    ),
+    "dorefa": Method(
+        f"{_HERE}.quantize:dorefa",
+        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
+        _ROUNDING,
+        off={"bits": 32},
+    ),
+    "standardised": Method(
+        f"{_HERE}.quantize:standardised",
+        {
+            "bits": _bits(2, 3, 4, 5, 6, 7, 8),
+            "range": Param(float, 3.0, low=0, low_open=True, doc="in deviations; what lies further out is clipped"),
+        },
+        _ROUNDING,
+        off={"bits": 32},
+    ),
+    "power_of_two": Method(f"{_HERE}.quantize:power_of_two", {"bits": _bits(2, 3, 4)}, _ROUNDING, off={"bits": 32}),
 }
+
+_WEIGHT = Param(float, low=0, high=1)
+_TEMPERATURE = Param(float, 4.0, low=0, low_open=True)
+_FROM_TEACHER = Param(bool, False, doc="start from the teacher's weights")
+_SCHEDULE = {"schedule": Param(str, "constant", choices=("constant", "linear"), doc="linear: the weight falls to 0")}
+
+
+def _distilling(name: str, *needs: str, **params: Param) -> Method:
+    loop = {**_SCHEDULE, **({"from_teacher": _FROM_TEACHER} if "parameters" in needs else {})}
+    target = f"{_HERE}.distill:{name}"
+    return Method(target, {"weight": _WEIGHT, **params}, loop, off={"weight": 0.0}, needs=frozenset(needs))
+
 
 DISTILLS = {
     "none": Method(f"{_HERE}.distill:none", off={}),
-    "logits": Method(
-        f"{_HERE}.distill:logits",
-        {
-            "weight": Param(float, low=0, high=1),
-            "temperature": Param(float, 4.0, low=0, low_open=True),
-        },
-        off={"weight": 0.0},
-        needs=frozenset({"logits"}),
+    "logits": _distilling("logits", "logits", temperature=_TEMPERATURE),
+    "labels": _distilling("labels", "logits"),
+    "dkd": _distilling(
+        "dkd",
+        "logits",
+        temperature=_TEMPERATURE,
+        alpha=Param(float, 1.0, low=0),
+        beta=Param(float, 8.0, low=0),
     ),
+    "hint": _distilling("hint", "embedding"),
+    "attention": _distilling("attention", "map", beta=Param(float, 1000.0, low=0, low_open=True)),
+    "jacobian": _distilling("jacobian", "input_gradient", beta=Param(float, 1.0, low=0, low_open=True)),
+    "gradient": _distilling("gradient", "parameters", "gradient"),
+    "parameter": _distilling("parameter", "parameters"),
 }

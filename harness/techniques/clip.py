@@ -1,10 +1,12 @@
-"""Gradient clipping: bound one step's gradient before the optimiser sees it.
+"""Clipping: bound one step's gradient before the optimiser sees it, or the weights after it.
 
-g          gradients, a dict of tensors of any shape; ||g|| is the norm over all of them together
-threshold  0-d tensor > 0; ``inf`` means off (the gradients are returned unchanged in value)
+grads, params  dicts of tensors of any shape; ``on: gradient`` methods get the whole gradient as one
+               tensor, the others every parameter by its name
+memory         the method's own tensors, carried from step to step ({} for most)
+threshold      0-d tensor > 0; ``inf`` means off (the gradients are returned unchanged in value)
 
-Every method returns the gradients and a 0-d bool: did this step get clipped? Its mean over the
-steps is the record's share of clipped steps.
+Every method returns the gradients (or weights), a 0-d bool: did this step get clipped? and its
+memory. The mean of the bools over the steps is the record's share of clipped steps.
 """
 
 from __future__ import annotations
@@ -12,21 +14,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Gradients = dict[str, Tensor]
+from harness.techniques import order
+
+Tensors = dict[str, Tensor]
+Clipped = tuple[Tensors, Tensor, Tensors]
 
 
-def global_norm(grads: Gradients) -> Tensor:
+def global_norm(grads: Tensors) -> Tensor:
     """Euclidean norm over all tensors together, 0-d."""
     return torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
 
 
-def none(grads: Gradients) -> tuple[Gradients, Tensor]:
+def none(grads: Tensors, params: Tensors, memory: Tensors) -> Clipped:
     """No clipping."""
     first = next(iter(grads.values()))
-    return grads, torch.zeros((), dtype=torch.bool, device=first.device)
+    return grads, torch.zeros((), dtype=torch.bool, device=first.device), memory
 
 
-def norm(grads: Gradients, *, threshold: Tensor) -> tuple[Gradients, Tensor]:
+def norm(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> Clipped:
     """Scale the whole gradient so that its norm is at most ``threshold``.
 
         g' = g * min(1, threshold / ||g||)
@@ -38,10 +43,10 @@ def norm(grads: Gradients, *, threshold: Tensor) -> tuple[Gradients, Tensor]:
     """
     total = global_norm(grads)
     scale = torch.clamp(threshold / total, max=1.0)
-    return {name: g * scale for name, g in grads.items()}, total > threshold
+    return {name: g * scale for name, g in grads.items()}, total > threshold, memory
 
 
-def value(grads: Gradients, *, threshold: Tensor) -> tuple[Gradients, Tensor]:
+def value(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> Clipped:
     """Clamp every element to [-threshold, threshold].
 
         g'_i = min(max(g_i, -threshold), threshold)
@@ -49,6 +54,72 @@ def value(grads: Gradients, *, threshold: Tensor) -> tuple[Gradients, Tensor]:
     Bound: max|g'| <= threshold; the direction may change.
     Source: Mikolov 2012 (PhD thesis, Brno), section 3.2.2; ``torch.nn.utils.clip_grad_value_``.
     """
-    clipped = {name: torch.minimum(torch.maximum(g, -threshold), threshold) for name, g in grads.items()}
-    peak = torch.stack([g.abs().max() for g in grads.values()]).max()
-    return clipped, peak > threshold
+    return *_clamped(grads, threshold), memory
+
+
+def weight_range(weights: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> Clipped:
+    """Clamp the weights themselves to [-threshold, threshold] after every step.
+
+        w'_i = min(max(w_i, -threshold), threshold)
+
+    Bound: max|w'| <= threshold, hence a quantiser's step of at most threshold / Q. Biases and
+    normalisation are left alone: they are not stored in few bits.
+    Source: Arjovsky, Chintala, Bottou 2017 (arXiv:1701.07875), algorithm 1, line 7.
+    """
+    return *_clamped(weights, threshold), memory
+
+
+def _clamped(tensors: Tensors, threshold: Tensor) -> tuple[Tensors, Tensor]:
+    clamped = {name: torch.minimum(torch.maximum(t, -threshold), threshold) for name, t in tensors.items()}
+    peak = torch.stack([t.abs().max() for t in tensors.values()]).max()
+    return clamped, peak > threshold
+
+
+def agc(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor, least: Tensor) -> Clipped:
+    """Adaptive gradient clipping: each unit's gradient at most a share of its weights' norm.
+
+        g'_i = g_i * min(1, threshold * max(||w_i||, least) / ||g_i||)
+
+    w_i, g_i   the weights of one output unit (row, filter) and their gradient; a bias or a gain is
+               one unit as a whole
+    threshold  > 0, 0.01 to 0.16 in the paper;  least  > 0: lets units at zero move
+    Bound: ||g'_i|| <= threshold * max(||w_i||, least) for every unit.
+    Source: Brock, De, Smith, Simonyan 2021 (arXiv:2102.06171), section 4.1, equation 3. The paper
+    leaves the last linear layer out; here it is clipped like the others.
+    """
+    clipped, any_unit = {}, []
+    for name, g in grads.items():
+        bound = threshold * torch.maximum(_unit_norms(params[name]), least)
+        size = _unit_norms(g)
+        too_large = size > bound
+        clipped[name] = torch.where(too_large, g * (bound / torch.where(too_large, size, torch.ones_like(size))), g)
+        any_unit.append(too_large.any())
+    return clipped, torch.stack(any_unit).any(), memory
+
+
+def _unit_norms(t: Tensor) -> Tensor:
+    """Norm of each unit, shaped to broadcast over ``t``."""
+    if t.dim() <= 1:
+        return t.square().sum().sqrt()
+    return t.flatten(1).square().sum(1).sqrt().reshape(-1, *[1] * (t.dim() - 1))
+
+
+def auto(grads: Tensors, params: Tensors, memory: Tensors, *, percentile: Tensor) -> Clipped:
+    """AutoClip: the threshold is a percentile of the gradient norms seen so far.
+
+        threshold_t = P-th percentile of ||g_1||, ..., ||g_t||;  g' = g * min(1, threshold_t / ||g||)
+
+    percentile  P in [0, 100]; 10 in the paper; 100 is off
+    memory      ``norms`` (H,), ``inf`` where none is yet, and ``seen`` (0-d): after H = 1024 steps
+                the newest norm replaces the oldest (the paper keeps all)
+    Bound: ||g'|| <= threshold_t.
+    Source: Seetharaman, Wichern, Pardo, Le Roux 2020 (arXiv:2007.14469), section 3.
+    """
+    total, length = global_norm(grads), memory["norms"].shape[-1]
+    place = torch.arange(length, device=total.device) == torch.remainder(memory["seen"], length)
+    norms = torch.where(place, total, memory["norms"])
+    seen = memory["seen"] + 1
+    ascending, _ = torch.sort(norms)
+    threshold = order.percentile(ascending, percentile / 100, torch.clamp(seen, max=float(length)))
+    scale = torch.clamp(threshold / total, max=1.0)
+    return {name: g * scale for name, g in grads.items()}, total > threshold, {"norms": norms, "seen": seen}

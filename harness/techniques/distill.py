@@ -1,32 +1,174 @@
-"""Distillation: what the student's outputs are pulled towards.
+"""Distillation: what the student is pulled towards.
 
-z  student logits (B, C);  t  teacher logits (B, C);  y  labels (B,), int64
-weight       0-d tensor in [0, 1]: share of the teacher's term; 0 is off, 1 leaves the labels out
-temperature  0-d tensor > 0: softens both distributions
+student  what the step saw of the student, by name; always ``logits`` z (B, C)
+labels   y (B,), int64
+teacher  the same quantities of the teacher for these samples ({} where a method needs none)
+learned  tensors that the method trains beside the network ({} for most)
+weight   0-d tensor in [0, 1]: share of the teacher's term; 0 is off, 1 leaves the labels out
+
+Every method returns the loss, mean over the batch, 0-d.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def none(student: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
-    """Cross-entropy with the labels alone, mean over the batch, 0-d."""
-    return F.cross_entropy(student, labels)
+Tensors = dict[str, Tensor]
 
 
-def logits(student: Tensor, labels: Tensor, teacher: Tensor, *, weight: Tensor, temperature: Tensor) -> Tensor:
+def none(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors) -> Tensor:
+    """Cross-entropy with the labels alone."""
+    return F.cross_entropy(student["logits"], labels)
+
+
+def logits(
+    student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, temperature: Tensor
+) -> Tensor:
     """Soft targets: labels and the teacher's softened distribution, mixed.
 
         loss = (1 - weight) * CE(z, y) + weight * T**2 * KL(softmax(t / T) || softmax(z / T))
 
+    t            the teacher's logits (B, C);  temperature  T > 0 softens both distributions
     The factor T**2 keeps the soft gradient's size as T changes. KL is 0 where z equals t up to a
-    shift per row, and invariant to such shifts. Mean over the batch, 0-d.
+    shift per row, and invariant to such shifts.
     Source: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531), section 2; KL instead of cross-entropy
     (equal gradients: the difference is the teacher's entropy).
     """
-    log_student = F.log_softmax(student / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=-1)
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1).mean()
-    return (1 - weight) * F.cross_entropy(student, labels) + weight * temperature.square() * divergence
+    log_student = F.log_softmax(student["logits"] / temperature, dim=-1)
+    log_teacher = F.log_softmax(teacher["logits"] / temperature, dim=-1)
+    soft = temperature.square() * _divergence(log_teacher, log_student).mean()
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * soft
+
+
+def labels(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
+    """The teacher's arg-max as a second label.
+
+        loss = (1 - weight) * CE(z, y) + weight * CE(z, argmax t)
+
+    Source: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531), section 2, in the limit T -> 0 of the
+    teacher alone; "hard-label distillation" of Touvron et al. 2021 (arXiv:2012.12877), section 4,
+    equation 3, is weight = 1/2.
+    """
+    hard = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * hard
+
+
+def dkd(
+    student: Tensors,
+    labels: Tensor,
+    teacher: Tensors,
+    learned: Tensors,
+    *,
+    weight: Tensor,
+    temperature: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+) -> Tensor:
+    """Decoupled distillation: the target class and the others weighed apart.
+
+        loss = (1 - weight) * CE(z, y) + weight * T**2 * (alpha * TCKD + beta * NCKD)
+        TCKD = KL(b_t || b_z),  b = (p_y, 1 - p_y) of softmax(. / T)
+        NCKD = KL(r_t || r_z),  r = softmax over the classes other than y
+
+    alpha, beta  >= 0. With alpha = 1 and beta = 1 - p_y of the teacher (per sample) it would be
+    :func:`logits`; a constant beta stresses what the teacher knows of the other classes.
+    Source: Zhao, Cui, Song, Qiu, Liang 2022 (arXiv:2203.08679), equations 7 and 8 (there the
+    cross-entropy is not weighed down; ours is weight = 1/2 up to a factor).
+    """
+    of_label = F.one_hot(labels, student["logits"].shape[-1]).bool()
+    parts = []
+    for found in (teacher, student):
+        soft = found["logits"] / temperature
+        log_p = F.log_softmax(soft, dim=-1)
+        floor = torch.full_like(log_p, torch.finfo(log_p.dtype).min)
+        target = torch.where(of_label, log_p, torch.zeros_like(log_p)).sum(-1)
+        rest = torch.logsumexp(torch.where(of_label, floor, log_p), dim=-1)
+        others = F.log_softmax(torch.where(of_label, floor, soft), dim=-1)
+        parts.append((torch.stack([target, rest], -1), torch.where(of_label, torch.zeros_like(log_p), others)))
+    (pair_t, others_t), (pair_z, others_z) = parts
+    kept = torch.where(of_label, torch.zeros_like(others_t), others_t.exp())
+    target_term = _divergence(pair_t, pair_z).mean()
+    other_term = (kept * (others_t - others_z)).sum(-1).mean()
+    soft = temperature.square() * (alpha * target_term + beta * other_term)
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * soft
+
+
+def hint(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
+    """Hints: the student's embedding, through a learned projection, meets the teacher's.
+
+        loss = (1 - weight) * CE(z, y) + weight * mean((P e_s - e_t)**2) / 2
+
+    e_s, e_t  what the last layer reads: (B, F_s), (B, F_t);  learned  ``projection`` P (F_t, F_s)
+    Source: Romero et al. 2015 (arXiv:1412.6550), section 2.2, equation 3, with the penultimate layer as
+    guided layer and both losses at once instead of one after the other.
+    """
+    guided = student["embedding"] @ learned["projection"].T
+    regressed = (guided - teacher["embedding"]).square().mean() / 2
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * regressed
+
+
+def attention(
+    student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, beta: Tensor
+) -> Tensor:
+    """Attention transfer: where the last feature map is active.
+
+        loss = (1 - weight) * CE(z, y) + weight * beta / 2 * ||q_s - q_t||_2,  q = vec(A) / ||vec(A)||_2
+        A = sum over channels of F_c**2
+
+    student  ``map`` F (B, C, H, W);  teacher  ``map`` A (B, H', W'). Where the sizes differ, the
+    larger is averaged down to the smaller. beta > 0, 1000 in the paper.
+    Source: Zagoruyko, Komodakis 2017 (arXiv:1612.03928), section 3.1, equation 2.
+    """
+    own, other = student["map"].square().sum(1), teacher["map"]
+    size = (min(own.shape[-2], other.shape[-2]), min(own.shape[-1], other.shape[-1]))
+    q = [F.normalize(F.adaptive_avg_pool2d(a.unsqueeze(1), size).flatten(1), dim=1) for a in (own, other)]
+    distance = ((q[0] - q[1]).square().sum(1) + torch.finfo(own.dtype).eps).sqrt().mean()
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * beta / 2 * distance
+
+
+def jacobian(
+    student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, beta: Tensor
+) -> Tensor:
+    """The teacher's gradients guide the student's, at the input, whatever the two architectures.
+
+        loss = (1 - weight) * CE(z, y) + weight * beta * ||g_s - g_t||**2,  g = G / ||G||
+        G = gradient of a sample's CE to its input, flattened
+
+    beta > 0. Both gradients are normalised: a confident network's are small.
+    Source: Srinivas, Fleuret 2018 (arXiv:1803.00443), section 4, of the loss instead of one logit;
+    Czarnecki et al. 2017 (arXiv:1706.04859), section 2.
+    """
+    g = [F.normalize(found["input_gradient"].flatten(1), dim=1) for found in (student, teacher)]
+    distance = (g[0] - g[1]).square().sum(1).mean()
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * beta * distance
+
+
+def gradient(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
+    """The teacher's parameter gradients blended into the student's, for networks of equal shapes.
+
+        g = (1 - weight) * dCE(student)/dw_s + weight * dCE(teacher)/dw_t      on the same batch
+
+    The step blends (:mod:`harness.train.step`); the loss is the labels' alone.
+    """
+    return F.cross_entropy(student["logits"], labels)
+
+
+def parameter(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
+    """Stay near the teacher's parameters, for networks of equal shapes.
+
+        loss = (1 - weight) * CE(z, y) + weight * sum|w_s - w_t| / n      over all n parameters
+
+    L1 towards a starting point instead of zero: Li, Grandvalet, Davoine 2018 (arXiv:1802.01483),
+    section 3, with the absolute value for the square.
+    """
+    names = [name for name in teacher if name in student and name != "logits"]
+    distance = torch.stack([(student[name] - teacher[name]).abs().sum() for name in names]).sum()
+    mean = distance / sum(student[name].numel() for name in names)
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * mean
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of each row."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)

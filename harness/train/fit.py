@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,30 +14,16 @@ from torch import Tensor, nn
 
 from harness.errors import TrialError
 from harness.recipe import Recipe
-from harness.techniques import optim, quantize
+from harness.techniques import optim
 from harness.train import lanes
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
-from harness.train.schedule import Run, begin, enter, materialise, used_weights
-from harness.train.step import State
+from harness.train.rounding import Quantised, integers, used_ranges, used_weights
+from harness.train.run import Run
+from harness.train.schedule import begin, enter, materialise
+from harness.train.step import LEARNED, State
 
 SCORED_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """The integers that the file stores, and the scales that give them meaning.
-
-    integers     layer path -> int8 array of the weight's shape, |q| <= 2**(bits-1) - 1
-    scales       layer path -> float32 (C_out,): weight = integers * scales, before BatchNorm folding
-    bits         layer path -> 2..8
-    activations  quantisation point -> (scale, zero point of an unsigned byte)
-    """
-
-    integers: dict[str, np.ndarray]
-    scales: dict[str, np.ndarray]
-    bits: dict[str, int]
-    activations: dict[str, tuple[float, int]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,8 @@ def _groups(runs: dict[int, Run]) -> list[list[int]]:
     for i, run in runs.items():
         train = run.recipe.train
         schedule = (train.epochs, train.batch_size, train.schedule)
-        key = (lanes.structure(run.plan, run.state), schedule, id(run.examples.teacher))
+        cached = tuple((name, id(t)) for name, t in run.examples.teacher.items())
+        key = (lanes.structure(run.plan, run.state), schedule, cached)
         found.setdefault(key, []).append(i)
     return list(found.values())
 
@@ -96,10 +84,10 @@ def _groups(runs: dict[int, Run]) -> list[list[int]]:
 def accuracy(run: Run, x: Tensor, y: Tensor) -> float:
     """Share of normalised samples that the student gets right as it is now (weights masked and
     rounded where those have begun)."""
-    used, right = used_weights(run), 0
+    used, ranges, right = used_weights(run), used_ranges(run), 0
     for part, labels in zip(x.split(SCORED_AT_ONCE), y.split(SCORED_AT_ONCE), strict=True):
-        logits, _ = run.plan.forward(used, run.state.buffers, run.state.ranges, part, False)
-        right += int((logits.argmax(1) == labels).sum())
+        seen, _ = run.plan.forward(used, run.state.buffers, ranges, part, False)
+        right += int((seen["logits"].argmax(1) == labels).sum())
     return right / len(y)
 
 
@@ -133,7 +121,7 @@ def _after(run: Run, state: State, metrics: Tensors) -> Run | TrialError:
         "gradient_norm": norm.median().item(),
         "clipped_share": clipped.mean().item(),
         "sparsity": 1 - sum(m.sum().item() for m in masks) / total if total else 0.0,
-        "parameters": float(state.params.numel()),
+        "parameters": float(sum(prod(s) for n, s in run.plan.layout.shapes.items() if not n.startswith(LEARNED))),
         "weights_rounded": float(run.plan.quantise is not None),
         "activations_rounded": float(bool(state.ranges)),
     }
@@ -147,7 +135,7 @@ def finish(run: Run) -> Trained:
 
 @torch.no_grad()
 def _trained(run: Run) -> Trained:
-    quantised = _integers(run) if run.state.ranges else None
+    quantised = integers(run) if run.state.ranges else None
     module = materialise(run.module, {**used_weights(run), **run.state.buffers})
     masks, history = run.state.masks, list(run.history)
     diagnostics = {
@@ -157,16 +145,3 @@ def _trained(run: Run) -> Trained:
         "sparsity": 1 - float(np.mean([m.mean().item() for m in masks.values()])) if masks else 0.0,
     }
     return Trained(module.eval(), quantised, bool(masks), history, diagnostics)
-
-
-def _integers(run: Run) -> Quantised:
-    bits = int(run.recipe.quant.options["bits"])  # pyright: ignore[reportArgumentType]
-    integers, scales, params = {}, {}, run.plan.layout.split(run.state.params)
-    for layer in run.plan.layers:
-        weight = params[f"{layer}.weight"]
-        weight = weight * run.state.masks[layer] if run.state.masks else weight
-        q, scale = quantize.integers(weight, run.hparams.quant["bits"])
-        integers[layer] = q.to(torch.int8).cpu().numpy()
-        scales[layer] = scale.flatten().float().cpu().numpy()
-    activations = {point: (scale.item(), int(zero.item())) for point, (scale, zero) in run.state.ranges.items()}
-    return Quantised(integers, scales, dict.fromkeys(run.plan.layers, bits), activations)

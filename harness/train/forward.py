@@ -1,6 +1,8 @@
 """Forms of one network's forward pass: for one student, and for K students side by side.
 
-    forward(params, buffers, ranges, x, training) -> (logits, new buffers)
+    forward(params, buffers, ranges, x, training, watch) -> (seen, new buffers)
+
+``seen`` holds the logits and, for every name of ``watch``, the input of the module at its path.
 
 ``plain`` calls the module itself. ``stacked`` reads the module's graph once and computes K students in
 one operator each: convolutions as one grouped convolution over (N, K*C, H, W), linear layers as one
@@ -14,7 +16,7 @@ from __future__ import annotations
 import operator
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +26,13 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from harness.models.add import Add
-from harness.techniques import quantize
-from harness.train.points import READS_BYTES, Ranges, quantised_activations
+from harness.techniques import activations
+from harness.train.points import READS_BYTES, Ranges, quantised_activations, watched
 
 Tensors = dict[str, Tensor]
-Forward = Callable[[Tensors, Tensors, Ranges, Tensor, bool], tuple[Tensor, Tensors]]
+Watch = Mapping[str, str]  # name in what is seen -> path of a module, whose first input it is
+NOTHING: Watch = {}
+Forward = Callable[..., tuple[Tensors, Tensors]]
 
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Identity)
 PER_CHANNEL = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -39,11 +43,14 @@ ACTIVATIONS = (F.relu, torch.relu)
 def plain(module: nn.Module) -> Forward:
     """One student, by the module's own forward."""
 
-    def forward(params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool) -> tuple[Tensor, Tensors]:
+    def forward(
+        params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool, watch: Watch = NOTHING
+    ) -> tuple[Tensors, Tensors]:
         buffers = {name: b.clone() for name, b in buffers.items()}
         module.train(training)
-        with quantised_activations(module, ranges):
-            return functional_call(module, (params, buffers), (x,)), buffers
+        with watched(module, watch) as seen, quantised_activations(module, ranges):
+            logits = functional_call(module, (params, buffers), (x,))
+        return {"logits": logits, **seen}, buffers
 
     return forward
 
@@ -57,9 +64,11 @@ def mapped(module: nn.Module) -> Forward:
     """K students of any network; everything has a leading K."""
     one = plain(module)
 
-    def forward(params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool) -> tuple[Tensor, Tensors]:
-        def lane(p: Tensors, b: Tensors, r: Ranges, samples: Tensor) -> tuple[Tensor, Tensors]:
-            return one(p, b, r, samples, training)
+    def forward(
+        params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool, watch: Watch = NOTHING
+    ) -> tuple[Tensors, Tensors]:
+        def lane(p: Tensors, b: Tensors, r: Ranges, samples: Tensor) -> tuple[Tensors, Tensors]:
+            return one(p, b, r, samples, training, watch)
 
         return torch.vmap(lane, randomness="different")(params, buffers, ranges, x)
 
@@ -86,16 +95,27 @@ def stacked(module: nn.Module, lanes: int = 0) -> Forward | None:
         return None
     *body, last = calls
 
-    def forward(params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool) -> tuple[Tensor, Tensors]:
-        values, new = {"input": x}, dict(buffers)
+    def forward(
+        params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool, watch: Watch = NOTHING
+    ) -> tuple[Tensors, Tensors]:
+        values, new, seen = {"input": x}, dict(buffers), {}
         for call in body:
             inputs = [values[name] for name in call.inputs]
+            seen |= {name: _lanes_first(inputs[0], lanes) for name, path in watch.items() if path == call.path}
             if ranges:
-                inputs = [_rounded(v, lanes, ranges[p]) for v, p in zip(inputs, call.points, strict=False)] or inputs
+                points = (*call.points, *[""] * len(inputs))
+                inputs = [
+                    _rounded(v, lanes, ranges[p]) if p in ranges else v for v, p in zip(inputs, points, strict=False)
+                ]
             values[call.name] = _OPERATORS[call.kind](call, inputs, lanes, params, new, training)
-        return values[last.inputs[0]], new
+        return {"logits": values[last.inputs[0]], **seen}, new
 
     return forward
+
+
+def _lanes_first(x: Tensor, lanes: int) -> Tensor:
+    """(N, K*C, H, W) as (K, N, C, H, W)."""
+    return x.unflatten(1, (lanes, -1)).transpose(0, 1) if lanes and x.dim() == 4 else x
 
 
 _TRACING = threading.Lock()  # torch.fx patches modules while it traces, for all threads of a process
@@ -178,14 +198,14 @@ def _kind(leaf: nn.Module) -> str:
     return known.get(type(leaf), "")
 
 
-def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, Tensor]) -> Tensor:
-    """Fake-quantised activation, each lane by its own scale and zero point (K,)."""
+def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, ...]) -> Tensor:
+    """Fake-quantised activation, each lane by its own scale, zero point and largest integer (K,)."""
     if not lanes:
-        return quantize.activation(x, *given)
+        return activations.rounded(x, *given)
     if x.dim() == 4:
         each = x.shape[1] // lanes
-        return quantize.activation(x, *(t.repeat_interleave(each).reshape(1, -1, 1, 1) for t in given))
-    return quantize.activation(x, *(t.reshape(-1, *[1] * (x.dim() - 1)) for t in given))
+        return activations.rounded(x, *(t.repeat_interleave(each).reshape(1, -1, 1, 1) for t in given))
+    return activations.rounded(x, *(t.reshape(-1, *[1] * (x.dim() - 1)) for t in given))
 
 
 def _image(x: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.train.forward import Forward, mapped, stacked
-from harness.train.step import Hparams, Plan, State, Tensors, step
+from harness.train.step import LEARNED, Hparams, Plan, State, Tensors, step
 
 TIMED_STEPS = 3
 TOLERANCE = 1e-3  # of the largest logit: a form must compute what the module computes
@@ -26,15 +26,15 @@ TOLERANCE = 1e-3  # of the largest logit: a form must compute what the module co
 @dataclass(frozen=True)
 class Examples:
     """The training part on the device: x (N, ...) normalised float32, y (N,) int64, the teacher's
-    logits (N, C) or None."""
+    quantities by name (N, ...)."""
 
     x: Tensor
     y: Tensor
-    teacher: Tensor | None = None
+    teacher: Tensors = field(default_factory=dict)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensors]:
         """The samples at ``index`` (B,) or (K, B)."""
-        return self.x[index], self.y[index], None if self.teacher is None else self.teacher[index]
+        return self.x[index], self.y[index], {name: t[index] for name, t in self.teacher.items()}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Student:
 
 def structure(plan: Plan, state: State) -> Hashable:
     """Equal for students that can be stacked: shapes, methods, and what is switched on."""
-    methods = (plan.clip, plan.distill, plan.optimize, plan.quantise)
+    methods = (plan.clip, plan.distill, plan.optimize, plan.quantise, plan.rounded)
     shapes = tuple(plan.layout.shapes.items())
     return (shapes, methods, tuple(state.buffers), tuple(state.masks), tuple(state.ranges), state.params.device.type)
 
@@ -142,7 +142,8 @@ def _checked_seconds(form: str, students: Sequence[Student], examples: Examples,
 @torch.no_grad()
 def _logits(plan: Plan, state: State, examples: Examples, index: Tensor) -> Tensor:
     """Logits in training mode with the weights as they are, unrounded."""
-    return plan.forward(plan.layout.split(state.params), state.buffers, {}, examples.x[index], True)[0]
+    network = {k: v for k, v in plan.layout.split(state.params).items() if not k.startswith(LEARNED)}
+    return plan.forward(network, state.buffers, {}, examples.x[index], True)[0]["logits"]
 
 
 def _seconds(plan: Plan, state: State, hparams: Hparams, examples: Examples, index: Tensor) -> float:

@@ -7,17 +7,18 @@ dequantise pair at exactly these places, so that file and simulation are the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from harness.models.add import Add
-from harness.techniques import quantize
+from harness.techniques import activations
 
 READS_BYTES = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-Ranges = dict[str, tuple[Tensor, Tensor]]  # point -> (scale, zero point), 0-d each
+# point -> (scale, zero point, largest integer), 0-d each; what is absent is not rounded
+Ranges = dict[str, tuple[Tensor, Tensor, Tensor]]
 
 
 def weighted_layers(module: nn.Module) -> list[str]:
@@ -56,16 +57,38 @@ def quantised_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
     if not ranges:
         yield
         return
-    with at_points(module, lambda point, x: quantize.activation(x, *ranges[point])):
+    with at_points(module, lambda point, x: rounded_at(point, x, ranges)):
         yield
 
 
 @contextmanager
-def observed_ranges(module: nn.Module, ranges: Ranges) -> Iterator[None]:
-    """Fill ``ranges`` from the smallest and largest value that passes each point."""
+def watched(module: nn.Module, watch: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
+    """What arrives at the modules of ``watch`` (name -> path) while open, by name, before rounding."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _, inputs: seen.update({name: inputs[0]})
+
+    handles = [module.get_submodule(path).register_forward_pre_hook(keep(name)) for name, path in watch.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rounded_at(point: str, x: Tensor, ranges: Ranges) -> Tensor:
+    """The activation that arrives at ``point``, as the file rounds it."""
+    return activations.rounded(x, *ranges[point]) if point in ranges else x
+
+
+@contextmanager
+def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor) -> Iterator[None]:
+    """Fill ``ranges`` from the smallest and largest value that passes each point; ``top``: the
+    largest integer (0-d)."""
 
     def observe(point: str, x: Tensor) -> Tensor:
-        ranges[point] = quantize.byte_range(x.min(), x.max())
+        ranges[point] = (*activations.integer_range(x.min(), x.max(), top), top)
         return x
 
     with at_points(module, observe):

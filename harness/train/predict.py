@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.tasks.data import Data
-from harness.train.fit import Quantised
-from harness.train.points import quantised_activations
+from harness.train.points import Ranges, quantised_activations
+from harness.train.rounding import Quantised
 
 
 def normalised(x: Tensor, data: Data) -> Tensor:
@@ -28,9 +28,10 @@ def predict(module: nn.Module, x: Tensor, quantised: Quantised | None = None, ba
     """Logits (N, C) of normalised x, activations rounded as the file rounds them."""
     device = next(module.parameters()).device
     points = {} if quantised is None else quantised.activations
-    ranges = {
-        p: (torch.tensor(s, device=device), torch.tensor(float(z), device=device)) for p, (s, z) in points.items()
-    }
+    ranges: Ranges = {}
+    for point, numbers in points.items():
+        scale, zero, top = (torch.tensor(float(number), device=device) for number in numbers)
+        ranges[point] = (scale, zero, top)
     module.eval()
     with quantised_activations(module, ranges):
         parts = [module(part.to(device)).cpu() for part in x.split(batch)]

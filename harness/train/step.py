@@ -4,15 +4,16 @@
 
 ``plan`` holds what must be equal for students that run together (the network's form, the methods,
 what is switched on); ``state`` and ``hparams`` hold tensors. The parameters lie in one flat vector,
-so that clipping and the optimiser are a few operators, however many layers there are. With K
-students, every tensor has a leading K, ``plan.forward`` is one that computes K networks, and
-``plan.lift`` (``torch.vmap``) maps the techniques, each written for one student, over them.
+so that clipping and the optimiser are a few operators, however many layers there are; what methods
+train beside the network lies there too, under names that begin with ``~``. With K students, every
+tensor has a leading K, ``plan.forward`` is one that computes K networks, and ``plan.lift``
+(``torch.vmap``) maps the techniques, each written for one student, over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from harness.techniques import clip as clipping
-from harness.train.forward import Forward, Tensors
+from harness.train.forward import Forward, Tensors, Watch
 from harness.train.points import Ranges
+
+LEARNED = "~"  # what a method trains: ``~<method>.<layer or point>.<name>``
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,7 +42,7 @@ class Layout:
         """Views of ``flat`` (P,) or (K, P) by name, of shape ``(*shape)`` or ``(K, *shape)``."""
         parts = flat.split([prod(s) for s in self.shapes.values()], dim=-1)
         return {
-            name: part.reshape(*part.shape[:-1], *shape)
+            name: part.reshape((*part.shape[:-1], *shape))
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
@@ -54,93 +57,196 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A method with its words (options that are not numbers) filled in; equal ones are equal."""
+
+    function: Callable[..., Any]
+    words: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, *given: Any, **numbers: Tensor) -> Any:
+        return self.function(*given, **dict(self.words), **numbers)
+
+
+@dataclass(frozen=True)
 class Plan:
     """The static part of a step.
 
     layers     paths of the prunable, quantisable layers
+    clip, clip_on  the clipping method and what it acts on (``Method.on``)
+    distill, optimize  the other chosen methods
     quantise   the weight quantiser, None while it is off
-    clip, distill, optimize  the chosen methods
+    rounded    the layers whose weights it rounds
+    watch      what of the student the distillation sees beside its logits: name -> module path
+    needs      what it asks of the teacher, see :mod:`harness.train.teacher`
     lift       ``alone``, or ``torch.vmap`` for K students
     """
 
     forward: Forward
     layout: Layout
     layers: tuple[str, ...]
-    clip: Callable[..., tuple[Tensors, Tensor]]
+    clip: Callable[..., clipping.Clipped]
     distill: Callable[..., Tensor]
     optimize: Callable[..., tuple[Tensors, dict[str, Tensors]]]
-    quantise: Callable[..., Tensor] | None = None
+    clip_on: str = "gradient"
+    quantise: Callable[..., Any] | None = None
+    rounded: tuple[str, ...] = ()
+    watch: Watch = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()
     lift: Callable[[Callable[..., Any]], Callable[..., Any]] = alone
 
 
 @dataclass(frozen=True)
 class State:
     """One student's tensors: flat parameters (P,), buffers, flat optimiser moments, masks (by layer;
-    empty until weights are pruned), activation ranges (empty until they are frozen)."""
+    empty until weights are pruned), activation ranges (empty until they are frozen), the clipping
+    method's memory."""
 
     params: Tensor
     buffers: Tensors
     moments: Tensors
     masks: Tensors
     ranges: Ranges
+    memory: Tensors
 
 
 @dataclass(frozen=True)
 class Hparams:
-    """The sampled numbers as 0-d tensors: the methods' keywords, and the share of epochs done."""
+    """The sampled numbers as 0-d tensors: the methods' keywords, the quantiser's by layer. ``teacher``:
+    the teacher's tensors by name, shaped as the student's ({} where the method needs none)."""
 
-    progress: Tensor
     clip: Tensors
-    quant: Tensors
+    quant: dict[str, Tensors]
     distill: Tensors
     optim: Tensors
+    teacher: Tensors = field(default_factory=dict)
 
 
-def effective_weights(plan: Plan, params: Tensors, masks: Tensors, progress: Tensor, quant: Tensors) -> Tensors:
-    """The weights that the network computes with: masked, then rounded."""
-    used, quantise = dict(params), plan.quantise
-    for layer in plan.layers:
-        name = f"{layer}.weight"
-        if masks:
-            used[name] = used[name] * masks[layer]
-        if quantise is not None:
-            used[name] = plan.lift(lambda w, p, given: quantise(w, p, **given))(used[name], progress, quant)
+def learned_of(params: Tensors, owner: str) -> Tensors:
+    """What a method trains for ``owner``: name -> tensor."""
+    prefix = f"{LEARNED}{owner}."
+    return {name.removeprefix(prefix): p for name, p in params.items() if name.startswith(prefix)}
+
+
+def effective_weights(plan: Plan, params: Tensors, masks: Tensors, quant: Mapping[str, Tensors]) -> Tensors:
+    """The network's parameters as it computes with them: masked, then rounded."""
+    used = {name: p for name, p in params.items() if not name.startswith(LEARNED)}
+    for layer, mask in masks.items():
+        used[f"{layer}.weight"] = used[f"{layer}.weight"] * mask
+    if plan.quantise is not None:
+        rounding = plan.lift(lambda w, own, given: _rounding(plan, w, own, given))
+        for layer in plan.rounded:
+            name = f"{layer}.weight"
+            used[name] = rounding(used[name], learned_of(params, f"quant.{layer}"), quant[layer])
     return used
 
 
+def _rounding(plan: Plan, weight: Tensor, learned: Tensors, given: Tensors) -> Tensor:
+    assert plan.quantise is not None
+    return plan.quantise(weight, learned, **given).weight
+
+
+def effective_ranges(ranges: Ranges, params: Tensors) -> Ranges:
+    """The activation ranges, those that are trained (PACT's alpha) from their tensors."""
+    if not any(name.startswith(f"{LEARNED}pact.") for name in params):
+        return ranges
+    found = {}
+    for point, (scale, zero, top) in ranges.items():
+        alpha = params.get(f"{LEARNED}pact.{point}.alpha")
+        found[point] = (scale if alpha is None else alpha.abs() / top, zero, top)
+    return found
+
+
+def _clipped(
+    plan: Plan, gradient: Tensor, params: Tensor, memory: Tensors, given: Tensors
+) -> tuple[Tensor, Tensor, Tensors]:
+    """The gradient after clipping, clipped or not, the method's memory."""
+    if plan.clip_on == "gradients":
+        grads, weights = plan.layout.split(gradient), plan.layout.split(params)
+        kept, clipped, memory = plan.clip(grads, weights, memory, **given)
+        return torch.cat([kept[name].flatten() for name in grads]), clipped, memory
+    kept, clipped, memory = plan.clip({"all": gradient}, {"all": params}, memory, **given)
+    return kept["all"], clipped, memory
+
+
+def _projected(plan: Plan, params: Tensor, memory: Tensors, given: Tensors) -> tuple[Tensor, Tensor, Tensors]:
+    """The parameters with their layers' weights clipped, clipped or not, the method's memory."""
+    named = plan.layout.split(params)
+    weights = {f"{layer}.weight": named[f"{layer}.weight"] for layer in plan.layers}
+    kept, clipped, memory = plan.clip(weights, weights, memory, **given)
+    return torch.cat([kept.get(name, p).flatten() for name, p in named.items()]), clipped, memory
+
+
 def update(
-    plan: Plan, params: Tensor, gradient: Tensor, moments: Tensors, clip: Tensors, optim: Tensors
-) -> tuple[Tensor, Tensors, Tensor, Tensor]:
-    """Clip and step one student: new parameters, new moments, gradient norm before clipping,
+    plan: Plan, params: Tensor, gradient: Tensor, moments: Tensors, memory: Tensors, clip: Tensors, optim: Tensors
+) -> tuple[Tensor, Tensors, Tensors, Tensor, Tensor]:
+    """Clip and step one student: new parameters, moments and memory, gradient norm before clipping,
     clipped or not."""
     norm = clipping.global_norm({"all": gradient})
-    grads, clipped = plan.clip({"all": gradient}, **clip)
+    clipped = torch.zeros((), dtype=torch.bool, device=params.device)
+    if plan.clip_on != "weights":
+        gradient, clipped, memory = _clipped(plan, gradient, params, memory, clip)
     before = {name: {"all": m} for name, m in moments.items()}
-    after, moved = plan.optimize({"all": params}, grads, before, **optim)
-    return after["all"], {name: m["all"] for name, m in moved.items()}, norm, clipped
+    after, moved = plan.optimize({"all": params}, {"all": gradient}, before, **optim)
+    params = after["all"]
+    if plan.clip_on == "weights":
+        params, clipped, memory = _projected(plan, params, memory, clip)
+    return params, {name: m["all"] for name, m in moved.items()}, memory, norm, clipped
 
 
-def step(
-    plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensor | None], hparams: Hparams
-) -> tuple[State, Tensors]:
-    """One optimiser step on ``(x, labels, teacher logits)``.
+def step(plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensors], hparams: Hparams) -> tuple[State, Tensors]:
+    """One optimiser step on ``(x, labels, the teacher's quantities)``.
 
     Metrics: ``loss``, ``norm``, ``clipped``, each 0-d (or (K,))."""
-    x, labels, teacher = batch
     flat = state.params.detach().requires_grad_()
-    used = effective_weights(plan, plan.layout.split(flat), state.masks, hparams.progress, hparams.quant)
-    logits, buffers = plan.forward(used, state.buffers, state.ranges, x, True)
-    loss = _loss(plan, logits, labels, teacher, hparams.distill)
+    loss, buffers = _loss(plan, state, plan.layout.split(flat), batch, hparams)
     (gradient,) = torch.autograd.grad(loss.sum(), flat)
+    if "gradient" in plan.needs:
+        gradient = _blended(plan, state, gradient, batch, hparams)
     with torch.no_grad():
-        params, moments, norm, clipped = plan.lift(lambda *given: update(plan, *given))(
-            state.params, gradient, state.moments, hparams.clip, hparams.optim
+        moved, moments, memory, norm, clipped = plan.lift(lambda *given: update(plan, *given))(
+            state.params, gradient, state.moments, state.memory, hparams.clip, hparams.optim
         )
-    new = State(params, buffers, moments, state.masks, state.ranges)
+    new = State(moved, buffers, moments, state.masks, state.ranges, memory)
     return new, {"loss": loss.detach(), "norm": norm, "clipped": clipped}
 
 
-def _loss(plan: Plan, logits: Tensor, labels: Tensor, teacher: Tensor | None, distill: Tensors) -> Tensor:
-    if teacher is None:
-        return plan.lift(lambda z, y, given: plan.distill(z, y, None, **given))(logits, labels, distill)
-    return plan.lift(lambda z, y, t, given: plan.distill(z, y, t, **given))(logits, labels, teacher, distill)
+def _loss(
+    plan: Plan, state: State, params: Tensors, batch: tuple[Tensor, Tensor, Tensors], hparams: Hparams
+) -> tuple[Tensor, Tensors]:
+    """The loss and the new buffers."""
+    x, labels, teacher = batch
+    if "input_gradient" in plan.needs:
+        x = x.detach().requires_grad_()
+    used = effective_weights(plan, params, state.masks, hparams.quant)
+    seen, buffers = plan.forward(used, state.buffers, effective_ranges(state.ranges, params), x, True, plan.watch)
+    if "input_gradient" in plan.needs:
+        seen["input_gradient"] = input_gradient(seen["logits"], labels, x, create_graph=True)
+    if "parameters" in plan.needs:
+        seen |= {name: params[name] for name in hparams.teacher}
+    measure = plan.lift(lambda s, y, t, own, fixed, given: plan.distill(s, y, {**t, **fixed}, own, **given))
+    loss = measure(seen, labels, teacher, learned_of(params, "distill"), hparams.teacher, hparams.distill)
+    return loss, buffers
+
+
+def input_gradient(logits: Tensor, labels: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
+    """Gradient of each sample's cross-entropy to its input, of x's shape."""
+    picked = torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1))
+    return torch.autograd.grad(-picked.sum(), x, create_graph=create_graph)[0]
+
+
+def _blended(
+    plan: Plan, state: State, gradient: Tensor, batch: tuple[Tensor, Tensor, Tensors], hparams: Hparams
+) -> Tensor:
+    """(1 - weight) * the student's gradient + weight * the teacher's, at the teacher's parameters, on
+    the same batch; what only the student trains keeps its own."""
+    x, labels, _ = batch
+    theirs = {name: t.detach().requires_grad_() for name, t in hparams.teacher.items()}
+    seen, _ = plan.forward(theirs, state.buffers, {}, x, True)
+    picked = torch.log_softmax(seen["logits"], -1).gather(-1, labels.unsqueeze(-1))
+    found = torch.autograd.grad(-picked.sum() / labels.shape[-1], list(theirs.values()))
+    weight = hparams.distill["weight"]
+    ours = plan.layout.split(gradient)
+    for name, g in zip(theirs, found, strict=True):
+        share = weight.reshape(*weight.shape, *[1] * (g.dim() - weight.dim()))
+        ours[name] = (1 - share) * ours[name] + share * g
+    return torch.cat([g.reshape(*weight.shape, -1) for g in ours.values()], -1)

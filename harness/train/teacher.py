@@ -6,19 +6,23 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from harness.methods import Method
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, Teacher
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data
 from harness.tasks.folders import cache_folder
+from harness.train.features import PER_SAMPLE, quantity
 from harness.train.fit import Examples, fit
-from harness.train.predict import normalised, predict
+from harness.train.forward import Tensors
+from harness.train.predict import normalised
 
 
 def teacher_key(teacher: Teacher, fingerprint: str) -> str:
@@ -47,7 +51,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         train=teacher.train,
         clip=Selected(name="none"),
         prune=Selected(name="none"),
-        quant=Selected(name="uniform", options={"bits": 32, "start": 0.5}),
+        quant=Selected(name="uniform", options=_defaults(REGISTRIES.quantisers["uniform"]) | {"bits": 32}),
         distill=Selected(name="none"),
         deploy=recipe.deploy,
         seed=teacher.seed,
@@ -60,20 +64,38 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     return trained
 
 
-_LOGITS: dict[tuple[str, str], torch.Tensor] = {}
+def _defaults(method: Method) -> dict[str, Any]:
+    return {name: param.default for name, param in method.options.items()}
 
 
-def logits_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> torch.Tensor | None:
-    """The teacher's logits (N, C) over the training part, one tensor per process and teacher: those
-    ``given`` (by content key), else computed here. None where the recipe asks for none."""
-    if recipe.teacher is None or not REGISTRIES.distills[recipe.distill.name].needs:
-        return None
+_QUANTITIES: dict[tuple[str, str, str], Tensor] = {}
+
+
+def quantities_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> Tensors:
+    """What the recipe's distillation asks of its teacher for each sample of the training part, by name
+    (see :mod:`harness.train.features`); one tensor per process and teacher. Logits are those ``given``
+    (by content key), everything else is computed here."""
+    wanted = [name for name in PER_SAMPLE if name in REGISTRIES.distills[recipe.distill.name].needs]
+    if recipe.teacher is None or not wanted:
+        return {}
     key = teacher_key(recipe.teacher, data.fingerprint())
-    if (key, device) not in _LOGITS:
-        if key in given:
-            logits = np.array(given[key])
+    for other in [k for k in _QUANTITIES if k[0] != key]:
+        del _QUANTITIES[other]  # one teacher at a time: data sets can be large
+    for name in wanted:
+        if (key, device, name) in _QUANTITIES:
+            continue
+        if name == "logits" and key in given:
+            found = torch.from_numpy(np.array(given[key])).to(device)
         else:
-            logits = predict(teacher_module(recipe, data, device).to(device), normalised(data.train[0], data))
-        _LOGITS.clear()  # one teacher at a time: data sets can be large
-        _LOGITS[key, device] = torch.from_numpy(logits).to(device)
-    return _LOGITS[key, device]
+            x, y = normalised(data.train[0], data), data.train[1]
+            found = quantity(name, teacher_module(recipe, data, device).to(device), x.to(device), y.to(device))
+        _QUANTITIES[key, device, name] = found
+    return {name: _QUANTITIES[key, device, name] for name in wanted}
+
+
+def parameters_of(recipe: Recipe, data: Data, device: str) -> Tensors:
+    """The teacher's parameters by name, where the recipe's distillation asks for them."""
+    if recipe.teacher is None or "parameters" not in REGISTRIES.distills[recipe.distill.name].needs:
+        return {}
+    module = teacher_module(recipe, data, device).to(device)
+    return {name: p.detach() for name, p in module.named_parameters()}

@@ -1,0 +1,35 @@
+"""Quantisation of activations: unsigned integers of 2 to 8 bits with a zero point.
+
+top  0-d tensor, 2**bits - 1: the largest integer; the file stores bytes whatever the bits
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.techniques.quantize import or_one
+
+
+def integer_range(low: Tensor, high: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (0-d each) that map [min(low, 0), max(high, 0)] onto 0..top.
+
+    Zero is always a level, so padding and ReLU are exact (Jacob et al. 2018, arXiv:1712.05877,
+    section 2.1). A range without width gets scale 1.
+    """
+    low, high = torch.clamp(low, max=0.0), torch.clamp(high, min=0.0)
+    scale = or_one((high - low) / top)
+    return scale, torch.minimum(torch.clamp(torch.round(-low / scale), min=0.0), top)
+
+
+def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, top: Tensor) -> Tensor:
+    """Fake-quantised activation, x of any shape.
+
+    Gradient to x: 1 inside the range, 0 outside. Gradient to the scale: what is clipped above
+    passes top - zero_point, the rest nothing: that of PACT's alpha = scale * top where the zero
+    point is 0 (Choi et al. 2018, arXiv:1805.06085, section 3, equation 3).
+    """
+    low, high = -zero_point * scale, (top - zero_point) * scale
+    inside = torch.minimum(torch.maximum(x, low), high)
+    levels = torch.minimum(torch.clamp(torch.round(x / scale) + zero_point, min=0.0), top)
+    return inside + ((levels - zero_point) * scale - inside).detach()

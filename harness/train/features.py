@@ -1,0 +1,69 @@
+"""What distillation looks at inside a network, the student's and the teacher's alike.
+
+logits          (N, C)
+embedding       (N, F), what the last layer reads
+map             the last feature map: of the student (N, C, H, W), of the teacher its attention
+                (N, H, W), the sum of squares over channels
+input_gradient  of x's shape, of each sample's cross-entropy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import SpaceError
+from harness.train.forward import Tensors, Watch
+from harness.train.points import at_points, watched, weighted_layers
+from harness.train.step import input_gradient
+
+AT_ONCE = 512
+PER_SAMPLE = ("logits", "embedding", "map", "input_gradient")
+
+
+def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: str) -> Watch:
+    """Where the quantities in ``needs`` are read, for one ``sample`` (1, ...).
+
+    Raises:
+        SpaceError: the network at ``where`` (student, teacher) has no such place.
+    """
+    found = {}
+    if "embedding" in needs:
+        found["embedding"] = weighted_layers(module)[-1]
+        if not isinstance(module.get_submodule(found["embedding"]), nn.Linear):
+            raise SpaceError("distill.kind", f"'hint' needs a {where} whose last layer is linear")
+    if "map" in needs:
+        maps: list[str] = []
+
+        def note(point: str, x: Tensor) -> Tensor:
+            if x.dim() == 4 and x.shape[2] * x.shape[3] > 1:
+                maps.append(point)
+            return x
+
+        with torch.no_grad(), at_points(module.eval(), note):
+            module(sample)
+        if not maps:
+            raise SpaceError("distill.kind", f"'attention' needs feature maps, but the {where} has none")
+        path = maps[-1]
+        found["map"] = path if path in dict(module.named_modules()) else path.rpartition(".")[0]
+    return found
+
+
+def quantity(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """One of a teacher's quantities (module docstring) for normalised x (N, ...), in eval mode."""
+    module.eval()
+    watch = watch_of(module, (name,), x[:1], "teacher")
+    parts = [_part(name, module, watch, *part) for part in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]
+    return torch.cat(parts)
+
+
+def _part(name: str, module: nn.Module, watch: Watch, x: Tensor, y: Tensor) -> Tensor:
+    if name == "input_gradient":
+        x = x.detach().requires_grad_()
+        return input_gradient(module(x), y, x)
+    with torch.no_grad(), watched(module, watch) as seen:
+        logits = module(x)
+    found: Tensors = {"logits": logits, **seen}
+    return found[name].square().sum(1) if name == "map" else found[name]

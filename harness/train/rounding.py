@@ -1,0 +1,145 @@
+"""When weights and activations begin to be rounded, and the integers that come out.
+
+Weights are rounded from the share ``quant.start`` of the epochs on (0: all the way; 1: only after
+training). Activation ranges are observed and frozen in the last third, or, with ``activations: pact``,
+observed where the weights begin to be rounded and trained from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from harness.methods import load_target
+from harness.recipe import Selected
+from harness.techniques import QUANTISERS
+from harness.train import methods
+from harness.train.forward import Tensors, plain
+from harness.train.points import Ranges, observed_ranges, weighted_layers
+from harness.train.run import Run
+from harness.train.step import LEARNED, Layout, effective_ranges, effective_weights, learned_of
+
+FREEZE_AT = 2 / 3  # share of the epochs after which activation ranges are frozen
+CALIBRATION = 512  # training samples that set the activation ranges
+FLOAT = 32  # bits of a layer that is not rounded
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The integers that the file stores, and the scales that give them meaning.
+
+    integers     layer path -> int8 array of the weight's shape, at most 2**bits different values
+    scales       layer path -> float32 (C_out,): weight = integers * scales, before BatchNorm folding
+    bits         layer path -> 1..8; layers that are not rounded are absent from all three
+    activations  quantisation point -> (scale, zero point, largest integer)
+    """
+
+    integers: dict[str, np.ndarray]
+    scales: dict[str, np.ndarray]
+    bits: dict[str, int]
+    activations: dict[str, tuple[float, int, int]]
+
+
+def numbers(selected: Selected, layers: Sequence[str], device: torch.device) -> dict[str, Tensors]:
+    """The quantiser's numbers for every layer, 0-d each."""
+    common = methods.numbers(selected, QUANTISERS, device)
+    bits = methods.by_layer("quant.bits", selected.options["bits"], layers)
+    return {layer: {**common, "bits": torch.tensor(float(bits[layer]), device=device)} for layer in layers}
+
+
+def bits_of(run: Run) -> dict[str, int]:
+    """The bits of every layer."""
+    return methods.by_layer("quant.bits", run.recipe.quant.options["bits"], run.plan.layers)
+
+
+def enter(run: Run, progress: float) -> Run:
+    """Round what the recipe rounds at ``progress``."""
+    options = run.recipe.quant.options
+    rounded = tuple(layer for layer, bits in bits_of(run).items() if bits < FLOAT)
+    if not rounded or progress < options["start"]:
+        return run
+    if run.plan.quantise is None:
+        run = _with_weights(run, rounded)
+    trained = options["activations"] == "pact"
+    if not run.state.ranges and progress >= (options["start"] if trained else max(options["start"], FREEZE_AT)):
+        run = replace(run, state=replace(run.state, ranges=_calibrate(run)))
+        run = _with_alphas(run) if trained else run
+    return run
+
+
+def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
+    """Switch the weight quantiser on, with what it trains."""
+    method, plan = QUANTISERS[run.recipe.quant.name], run.plan
+    if method.learns:
+        first, weights = load_target(method.learns), used_weights(run)
+        begun = {
+            f"{LEARNED}quant.{layer}.{name}": tensor
+            for layer in rounded
+            for name, tensor in first(weights[f"{layer}.weight"], **run.hparams.quant[layer]).items()
+        }
+        run = _grown(run, begun)
+    plan = replace(run.plan, quantise=methods.bound(run.recipe.quant, QUANTISERS), rounded=rounded)
+    return replace(run, plan=plan)
+
+
+def _with_alphas(run: Run) -> Run:
+    """PACT: a trained upper end for every point that holds nothing negative."""
+    alphas = {
+        f"{LEARNED}pact.{point}.alpha": scale * top
+        for point, (scale, zero, top) in run.state.ranges.items()
+        if zero.item() == 0
+    }
+    return _grown(run, alphas)
+
+
+def _grown(run: Run, tensors: Tensors) -> Run:
+    """The run with more trained tensors, their moments at zero."""
+    before, zeros = run.plan.layout, {name: torch.zeros_like(t) for name, t in tensors.items()}
+    params = {**before.split(run.state.params), **tensors}
+    moments = {name: Layout.join({**before.split(m), **zeros}) for name, m in run.state.moments.items()}
+    state = replace(run.state, params=Layout.join(params), moments=moments)
+    return replace(run, state=state, plan=replace(run.plan, layout=Layout.of(params)))
+
+
+def used_weights(run: Run) -> Tensors:
+    """The network's parameters as it computes with them."""
+    params = run.plan.layout.split(run.state.params)
+    return effective_weights(run.plan, params, run.state.masks, run.hparams.quant)
+
+
+def used_ranges(run: Run) -> Ranges:
+    """The activation ranges as they are now."""
+    return effective_ranges(run.state.ranges, run.plan.layout.split(run.state.params))
+
+
+@torch.no_grad()
+def _calibrate(run: Run) -> Ranges:
+    """Activation ranges of the first training samples, with the weights as they are rounded now."""
+    ranges: Ranges = {}
+    top = torch.tensor(2.0 ** run.recipe.quant.options["activation_bits"] - 1, device=run.device)
+    with observed_ranges(run.module, ranges, top):  # reads at the module's own inputs
+        plain(run.module)(used_weights(run), run.state.buffers, {}, run.examples.x[:CALIBRATION], False)
+    unrounded = set(weighted_layers(run.module)) - set(run.plan.rounded)
+    return {point: found for point, found in ranges.items() if point not in unrounded}
+
+
+@torch.no_grad()
+def integers(run: Run) -> Quantised:
+    """What the file of a finished run stores."""
+    values, scales, params = {}, {}, run.plan.layout.split(run.state.params)
+    assert run.plan.quantise is not None
+    for layer in run.plan.rounded:
+        weight = params[f"{layer}.weight"]
+        weight = weight * run.state.masks[layer] if run.state.masks else weight
+        found = run.plan.quantise(weight, learned_of(params, f"quant.{layer}"), **run.hparams.quant[layer])
+        values[layer] = found.integers.to(torch.int8).cpu().numpy()
+        scales[layer] = found.scale.flatten().float().cpu().numpy()
+    activations = {
+        point: (scale.item(), int(zero.item()), int(top.item()))
+        for point, (scale, zero, top) in used_ranges(run).items()
+    }
+    bits = bits_of(run)
+    return Quantised(values, scales, {layer: bits[layer] for layer in run.plan.rounded}, activations)
