@@ -27,7 +27,8 @@ from harness.records import TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part, score_test
 from harness.tasks.data import Data
-from harness.train.fit import Trained, accuracy, advance, finish
+from harness.train.evaluate import accuracy
+from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
 from harness.train.memory import keep_memory

@@ -59,11 +59,11 @@ def test_declared_parameters_are_the_functions(kind: str, name: str, method: Met
 
 @pytest.mark.parametrize(("kind", "name", "method"), CONFIGURED, ids=IDS[: len(CONFIGURED)])
 def test_defaults_and_off_values_obey_their_own_ranges(kind: str, name: str, method: Method) -> None:
-    for option, param in method.params.items():
+    for option, param in method.options.items():
         if param.default is not REQUIRED:
             assert param.check(option, param.default) == param.default
     for option, value in (method.off or {}).items():
-        assert method.params[option].check(option, value) == value
+        assert method.options[option].check(option, value) == value
 
 
 @pytest.mark.parametrize("kind", TECHNIQUES)

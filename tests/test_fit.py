@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness.errors import TrialError
+from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.train.fit import Examples, fit
 from harness.train.points import points_of, weighted_layers
 from harness.train.predict import predict
+from harness.train.schedule import begin, enter
 
 
 def recipe(**sections):
@@ -130,3 +131,55 @@ def test_a_diverging_run_is_a_trial_error_that_names_the_step():
     data.x[40] = float("nan")
     with pytest.raises(TrialError, match=r"nonfinite.*epoch 1, step \d+"):
         fit(recipe(), network(), data)
+
+
+def test_channels_go_step_by_step_and_training_goes_on():
+    trained = fit(
+        recipe(prune={"kind": "channel", "ratio": 0.75, "at": 0.0, "end": 0.7, "score": "l1"}), network(), examples()
+    )
+    sizes = [row["parameters"] for row in trained.history]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) >= 3
+    assert trained.diagnostics["channels_kept"]["0"] == [2, 8]
+
+
+def test_a_rollback_takes_back_what_costs_too_much():
+    data = examples()
+    free = fit(recipe(prune={"kind": "rollback", "ratio": 0.5, "tolerance": 1.0, "at": 0.3}), network(), data)
+    assert free.diagnostics["channels_kept"]["0"] == [4, 8]
+    section = {"kind": "rollback", "ratio": 0.9, "tolerance": 0.0, "at": 0.3, "step": 0.45}
+    held = fit(recipe(prune=section), network(), data)
+    kept, before = held.diagnostics["channels_kept"].get("0", [8, 8])
+    assert before == 8 and kept > 1, "the target would cost accuracy"
+    assert accuracy(held, data) > 0.9
+
+
+def test_bn_scale_follows_the_batch_norms():
+    net = network()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([1.0, 0.1, 2, 0.2, 3, 0.3, 4, 0.4]))
+    section = {"kind": "channel", "ratio": 0.5, "at": 0.0, "score": "bn_scale"}
+    run = enter(begin(recipe(prune=section), net, examples()), 0.0)
+    assert run.module[1].weight.tolist() == [1.0, 2.0, 3.0, 4.0]
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(SpaceError, match="'bn_scale' needs a batch norm behind 1"):
+        enter(begin(recipe(prune=section), bare, examples()), 0.0)
+
+
+@pytest.mark.parametrize("on", ["weights", "scales"])
+def test_a_penalty_shrinks_what_it_is_taken_of(on):
+    def size(strength):
+        section = {"kind": "none", "regularise": "l1", "on": on, "strength": strength}
+        net = fit(recipe(prune=section), network(), examples()).module
+        layers = [net[1], net[4]] if on == "scales" else [net[0], net[3], net[8]]
+        return sum(float(layer.weight.abs().sum()) for layer in layers)
+
+    assert size(0.03) < 0.8 * size(0.0)
+
+
+def test_weights_may_be_ranked_over_all_layers():
+    section = {"kind": "weight", "ratio": 0.6, "scope": "global"}
+    trained = fit(recipe(prune=section), network(), examples())
+    weights = [trained.module.get_submodule(name).weight for name in weighted_layers(trained.module)]
+    zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    assert zeros == round(0.6 * total)
+    assert len({round(float((w == 0).float().mean()), 2) for w in weights}) > 1

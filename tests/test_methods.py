@@ -16,7 +16,7 @@ from harness.deploy.export import export
 from harness.deploy.graph import Templates
 from harness.errors import SpaceError
 from harness.models.build import build_model
-from harness.recipe import Recipe, Selected, parse_recipe
+from harness.recipe import Recipe, parse_recipe
 from harness.registries import REGISTRIES
 from harness.train import lanes
 from harness.train.features import PER_SAMPLE, quantity
@@ -49,6 +49,7 @@ MANY: dict[tuple[str, str], dict[str, Any]] = {
     ("prune", "none"): {},
     ("prune", "channel"): {"ratio": 0.5},
     ("prune", "weight"): {"ratio": 0.7},
+    ("prune", "rollback"): {"ratio": 0.5, "tolerance": 0.2, "step": 0.25},
     ("quant", "uniform"): {"bits": 4, "range": "mse"},
     ("quant", "lsq"): {"bits": 3, "activations": "pact"},
     ("quant", "dorefa"): {"bits": 2},
@@ -63,6 +64,15 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [
     ("quant", "lsq", {"bits": 4, "activation_bits": 3}),
     ("quant", "dorefa", {"bits": 8, "scaled": False}),
     ("quant", "standardised", {"bits": 8, "range": 2.0}),
+    ("prune", "none", {"regularise": "l1", "strength": 0.01}),
+    (
+        "prune",
+        "channel",
+        {"ratio": 0.6, "score": "taylor", "at": 0.0, "end": 1.0, "regularise": "l2", "strength": 0.01},
+    ),
+    ("prune", "channel", {"ratio": {"default": 0.5, "first": 0.0}, "score": "l1"}),
+    ("prune", "channel", {"ratio": 0.5, "score": "random"}),
+    ("prune", "weight", {"ratio": 0.7, "scope": "global", "start": 0.0, "end": 0.0}),
 ]
 CASES = [*((section, kind, options) for (section, kind), options in MANY.items()), *MORE]
 
@@ -182,8 +192,7 @@ def test_gradient_blends_those_of_the_two_networks() -> None:
     """One step without momentum: w - lr * ((1 - weight) * g_student + weight * g_teacher)."""
     weight, lr = 0.3, 0.05
     recipe = recipe_of("mlp", "distill", "gradient", {"weight": weight})
-    plain = {"train": recipe.train.model_copy(update={"momentum": 0.0}), "prune": Selected(name="none")}
-    run = begun(recipe.model_copy(update=plain))
+    run = begun(recipe.model_copy(update={"train": recipe.train.model_copy(update={"momentum": 0.0})}))
     x, y, _ = run.examples.batch(torch.arange(16))
 
     def gradients(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ def t(value: float) -> torch.Tensor:
 
 
 def weight_mask(values, ratio, progress=1.0, start=0.0, end=1.0):
-    return prune.weight(values, t(progress), ratio=t(ratio), start=t(start), end=t(end))
+    return prune.weight(values, t(progress), t(0), ratio=t(ratio), start=t(start), end=t(end))
 
 
 @SETTINGS
@@ -56,14 +56,14 @@ def test_schedule_is_zhu_and_gupta_equation_1(progress, share):
 def test_equal_start_and_end_is_one_shot():
     values = torch.arange(1, 11, dtype=torch.float64)
     assert int(weight_mask(values, 0.5, 0.29, start=0.3, end=0.3).sum()) == 10
-    assert int(weight_mask(values, 0.5, 0.31, start=0.3, end=0.3).sum()) == 5
+    assert int(weight_mask(values, 0.5, 0.3, start=0.3, end=0.3).sum()) == 5
 
 
 @SETTINGS
 @given(st.integers(1, 64), st.floats(0, 0.999), st.sampled_from([1, 4, 8]), st.integers(0, 50))
 def test_channel_keeps_rounded_counts_and_the_largest(channels, ratio, block, seed):
     scores = torch.rand(channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    mask = prune.channel(scores, t(1), ratio=t(ratio), at=t(0.3), round_to=t(block))
+    mask = prune.channel(scores, t(1), t(channels), ratio=t(ratio), at=t(0.3), end=t(0), round_to=t(block))
     kept = int(mask.sum())
     assert 1 <= kept <= channels
     assert kept == channels or kept % block == 0
@@ -74,14 +74,66 @@ def test_channel_keeps_rounded_counts_and_the_largest(channels, ratio, block, se
 
 def test_channel_waits_for_its_time_and_zero_is_off():
     scores = torch.arange(8, dtype=torch.float64)
-    early = prune.channel(scores, t(0.2), ratio=t(0.5), at=t(0.25), round_to=t(1))
-    off = prune.channel(scores, t(1.0), ratio=t(0.0), at=t(0.25), round_to=t(1))
+    early = prune.channel(scores, t(0.2), t(8), ratio=t(0.5), at=t(0.25), end=t(0), round_to=t(1))
+    off = prune.channel(scores, t(1.0), t(8), ratio=t(0.0), at=t(0.25), end=t(0), round_to=t(1))
     assert bool(early.all()) and bool(off.all())
 
 
 def test_vmap_equals_loop():
     values = torch.randn(3, 40, dtype=torch.float64)
     ratios = torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
-    together = torch.vmap(lambda v, r: prune.weight(v, t(1), ratio=r, start=t(0), end=t(0.5)))(values, ratios)
+    together = torch.vmap(lambda v, r: prune.weight(v, t(1), t(0), ratio=r, start=t(0), end=t(0.5)))(values, ratios)
     for i in range(3):
-        assert torch.equal(together[i], prune.weight(values[i], t(1), ratio=ratios[i], start=t(0), end=t(0.5)))
+        assert torch.equal(together[i], prune.weight(values[i], t(1), t(0), ratio=ratios[i], start=t(0), end=t(0.5)))
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.1, 0.0), (0.25, 0.0), (0.5, 1 - (2 / 3) ** 3), (1.0, 1.0)])
+def test_channels_may_go_step_by_step(progress, share):
+    scores = torch.arange(100, dtype=torch.float64)
+    mask = prune.channel(scores, t(progress), t(100), ratio=t(0.6), at=t(0.25), end=t(1.0), round_to=t(1))
+    assert int((~mask).sum()) == round(0.6 * share * 100)
+
+
+def test_what_was_removed_before_counts():
+    """60 of 100 channels are left; half of the 100 shall go: ten more."""
+    scores = torch.arange(60, dtype=torch.float64)
+    mask = prune.channel(scores, t(1), t(100), ratio=t(0.5), at=t(0), end=t(0), round_to=t(1))
+    assert int(mask.sum()) == 50
+    assert int(prune.rollback(scores, t(0), t(100), ratio=t(0.45), round_to=t(1)).sum()) == 55
+
+
+def test_scores_are_the_papers():
+    weights = torch.tensor([[3.0, -4.0], [1.0, 1.0], [0.0, 0.0]])
+    slopes, scales = torch.tensor([[1.0, 0.5], [2.0, -2.0], [9.0, 9.0]]), torch.tensor([[-0.5], [2.0], [0.1]])
+    lot = torch.Generator().manual_seed(0)
+    found = {name: score(weights, slopes, scales, lot).tolist() for name, score in prune.CHANNEL_SCORES.items()}
+    assert found["l1"] == [7.0, 2.0, 0.0]
+    assert found["l2"] == pytest.approx([5.0, 2**0.5, 0.0])
+    assert found["bn_scale"] == pytest.approx([0.5, 2.0, 0.1])
+    assert found["taylor"] == [1.0, 0.0, 0.0]  # (3 * 1 - 4 * 0.5)**2, (1 * 2 - 1 * 2)**2
+    assert len(set(found["random"])) == 3
+
+
+def test_taylor_is_the_change_of_the_loss_to_first_order():
+    """Molchanov et al. 2019: removing a channel changes the loss by -sum(g w) to first order."""
+    torch.manual_seed(0)
+    layer = 1e-3 * torch.randn(4, 6, dtype=torch.float64)
+    x = torch.randn(8, 6, dtype=torch.float64)
+
+    def loss(w):
+        return torch.tanh(x @ w.T).sum(1).exp().mean()
+
+    w = layer.clone().requires_grad_()
+    [slope] = torch.autograd.grad(loss(w), w)
+    scores = prune.taylor(layer, slope, layer[:, :0], torch.Generator())
+    for i in range(4):
+        without = layer.clone()
+        without[i] = 0
+        change = (loss(without) - loss(layer)).item()
+        assert scores[i].item() == pytest.approx(change**2, rel=0.02)
+
+
+def test_penalties():
+    tensors = [torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]
+    assert prune.l1_penalty(tensors, t(0.1)).item() == pytest.approx(0.6)
+    assert prune.l2_penalty(tensors, t(0.1)).item() == pytest.approx(1.4)

@@ -60,7 +60,11 @@ def random_network(name: str) -> nn.Module:
 
 
 def keep_share(share: float):
-    return lambda scores: scores.argsort(descending=True)[: max(1, round(share * len(scores)))].sort().values
+    def keep(channels):
+        scores = channels.weights.norm(dim=1)
+        return scores.argsort(descending=True)[: max(1, round(share * len(scores)))].sort().values
+
+    return keep
 
 
 def masked(net: nn.Module, slices: dict[str, torch.Tensor]) -> None:
@@ -96,7 +100,7 @@ def test_slices_cut_other_tensors_alike():
 def test_keeping_all_changes_nothing_and_the_input_is_left_alone():
     net = random_network("residual")
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    small, _, kept = shrink(net, (1, 8, 8), lambda scores: torch.arange(len(scores)))
+    small, _, kept = shrink(net, (1, 8, 8), lambda channels: torch.arange(len(channels.weights)))
     assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
     assert all(a == b for a, b in kept.values())
     shrink(net, (1, 8, 8), keep_share(0.5))

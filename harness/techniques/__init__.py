@@ -32,18 +32,40 @@ CLIPS = {
     "weight_range": Method(f"{_HERE}.clip:weight_range", {"threshold": _THRESHOLD}, on="weights"),
 }
 
-_RATIO = Param(float, low=0, high=1, high_open=True, doc="share removed")
+_RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, doc="share removed")
+_ROUND_TO = Param(int, 1, low=1, doc="kept channels are a multiple of this")
+_SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"))
+_PENALTY = {
+    "regularise": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
+    "on": Param(str, "weights", choices=("weights", "scales"), doc="what it is taken of: layers or batch norms"),
+    "strength": Param(float, 1e-4, low=0),
+}
 
 PRUNERS = {
-    "none": Method(f"{_HERE}.prune:none", off={}),
+    "none": Method(f"{_HERE}.prune:none", {}, _PENALTY, off={"regularise": "none"}),
     "channel": Method(
         f"{_HERE}.prune:channel",
         {
             "ratio": _RATIO,
             "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before removal"),
-            "round_to": Param(int, 1, low=1, doc="kept channels are a multiple of this"),
+            "end": Param(float, 0.0, low=0, high=1, doc="removed step by step until then; up to `at`: at once"),
+            "round_to": _ROUND_TO,
         },
-        off={"ratio": 0.0},
+        {"score": _SCORE, **_PENALTY},
+        off={"ratio": 0.0, "regularise": "none"},
+    ),
+    "rollback": Method(
+        f"{_HERE}.prune:rollback",
+        {"ratio": Param(float, low=0, high=1, high_open=True, doc="share that is aimed at"), "round_to": _ROUND_TO},
+        {
+            "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before the first attempt"),
+            "step": Param(float, 0.1, low=0, high=1, low_open=True, doc="share that an attempt removes"),
+            "tolerance": Param(float, 0.01, low=0, high=1, doc="training accuracy that an attempt may cost"),
+            "score": _SCORE,
+            **_PENALTY,
+        },
+        off={"ratio": 0.0, "regularise": "none"},
+        structure_known="after",
     ),
     "weight": Method(
         f"{_HERE}.prune:weight",
@@ -52,7 +74,8 @@ PRUNERS = {
             "start": Param(float, 0.1, low=0, high=1, doc="share of the epochs before pruning begins"),
             "end": Param(float, 0.6, low=0, high=1, doc="share of the epochs when the ratio is reached"),
         },
-        off={"ratio": 0.0},
+        {"scope": Param(str, "layer", choices=("layer", "global")), **_PENALTY},
+        off={"ratio": 0.0, "regularise": "none"},
         structure_known="after",
     ),
 }

@@ -1,8 +1,9 @@
-"""Pruning: which weights or channels stay.
+"""Pruning: which weights or channels stay, how channels are ranked, what pulls weights to zero.
 
-Every method is ``(values, progress, **params) -> mask``, a bool tensor of the values' shape,
-True where kept. ``progress`` is the share of the epochs done, 0-d in [0, 1]. Masks go by rank
-(stable sort), so the number kept is exact and equal scores cannot all fall on one side.
+Every method is ``(values, progress, total, **params) -> mask``, a bool tensor of the values' shape, True
+where kept. ``progress`` is the share of the epochs done, 0-d in [0, 1]; ``total`` (0-d) how many there were
+before anything was removed. Masks go by rank (stable sort), so the number kept is exact and equal
+scores cannot all fall on one side.
 """
 
 from __future__ import annotations
@@ -18,40 +19,109 @@ def keep_largest(scores: Tensor, count: Tensor) -> Tensor:
     return (rank < count).reshape(scores.shape)
 
 
-def none(values: Tensor, progress: Tensor) -> Tensor:
+def ramp(progress: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """0 before ``start``, 1 from ``end`` on, between them 1 - (1 - u)**3 with u the share of the way.
+
+    Source: Zhu and Gupta 2017 (arXiv:1710.01878), equation 1 (initial sparsity 0). ``end`` at or before
+    ``start`` is one shot, once ``start`` is reached.
+    """
+    u = torch.clamp((progress - start) / torch.clamp(end - start, min=1e-9), 0, 1)
+    u = torch.where((progress >= start) & (progress >= end), torch.ones_like(u), u)
+    return 1 - (1 - u) ** 3
+
+
+def none(values: Tensor, progress: Tensor, total: Tensor) -> Tensor:
     """Keep everything."""
     return torch.ones_like(values, dtype=torch.bool)
 
 
-def channel(scores: Tensor, progress: Tensor, *, ratio: Tensor, at: Tensor, round_to: Tensor) -> Tensor:
-    """Whole channels (or neurons) by magnitude, all at once at progress ``at``.
+def channel(
+    scores: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, at: Tensor, end: Tensor, round_to: Tensor
+) -> Tensor:
+    """Whole channels (or neurons) of the lowest scores, at progress ``at``, or step by step until ``end``.
 
-        kept = min(C, round_to * ceil(max(1, round((1 - ratio) * C)) / round_to))
+        kept = min(C, round_to * ceil(max(1, round((1 - s) * N)) / round_to)),  s = ratio * ramp(at, end)
 
-    scores (C,): the Euclidean norm of each channel's filter, summed in squares over the layers
-    that share the channel. The loop removes the others physically, so that the rest of the
-    training runs on the small network. ratio in [0, 1), 0 is off.
-    Source: Li, Kadav, Durdanovic, Samet, Graf 2017 (arXiv:1608.08710), section 3.1, with the L2
-    norm instead of L1; ``round_to`` is ours, since runtimes block channels by 4 or 8.
+    scores (C,) of the channels that are left, by one of CHANNEL_SCORES; N = ``total`` there were. The
+    loop removes the others physically, so that the rest of the training runs on the small network.
+    ratio in [0, 1), 0 is off.
+    Source: Li, Kadav, Durdanovic, Samet, Graf 2017 (arXiv:1608.08710), section 3.1; ``round_to`` is ours,
+    since runtimes block channels by 4 or 8.
     """
-    total = scores.new_tensor(float(scores.shape[-1]))
-    wanted = torch.clamp(torch.round((1 - ratio) * total), min=1)
-    blocks = torch.ceil(wanted / round_to) * round_to
-    count = torch.where((progress >= at) & (ratio > 0), torch.minimum(blocks, total), total)
-    return keep_largest(scores, count)
+    return keep_largest(scores, _kept(scores, total, ratio * ramp(progress, at, end), round_to))
 
 
-def weight(values: Tensor, progress: Tensor, *, ratio: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def rollback(scores: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, round_to: Tensor) -> Tensor:
+    """Channels as :func:`channel` removes them, without a schedule: the loop asks for growing ratios and
+    takes a removal back that costs more accuracy than its tolerance (see
+    :mod:`harness.train.pruning`).
+
+    Source: "hard" pruning with restoring; NetAdapt (Yang et al. 2018, arXiv:1804.03230), algorithm 1,
+    is the published relative.
+    """
+    return keep_largest(scores, _kept(scores, total, ratio, round_to))
+
+
+def _kept(scores: Tensor, total: Tensor, ratio: Tensor, round_to: Tensor) -> Tensor:
+    """How many channels stay; all of them while the ratio is 0."""
+    here = scores.new_tensor(float(scores.shape[-1]))
+    blocks = torch.ceil(torch.clamp(torch.round((1 - ratio) * total), min=1) / round_to) * round_to
+    return torch.where(ratio > 0, torch.minimum(blocks, here), here)
+
+
+def weight(values: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Single weights by magnitude, the share removed growing along a cubic schedule.
 
-        s(p) = ratio * (1 - (1 - u)**3),  u = clamp((p - start) / (end - start), 0, 1)
+        s(p) = ratio * ramp(p, start, end)
 
-    Removes round(s * n) of n weights. ratio in [0, 1), 0 is off. Masks are nested as s grows only
-    while the kept weights stay the largest ones: a removed weight does not come back by itself,
-    since its value is held at 0.
-    Source: Zhu and Gupta 2017 (arXiv:1710.01878), equation 1 (initial sparsity 0).
+    Removes round(s * n) of n weights (of a layer, or of all layers together where the scope is
+    global). ratio in [0, 1), 0 is off. Masks are nested as s grows only while the kept weights stay
+    the largest ones: a removed weight does not come back by itself, since its value is held at 0.
+    Source: Zhu and Gupta 2017 (arXiv:1710.01878), section 3.
     """
-    span = torch.clamp(end - start, min=1e-9)
-    u = torch.clamp((progress - start) / span, 0, 1)
-    removed = torch.round(ratio * (1 - (1 - u) ** 3) * values.numel())
+    removed = torch.round(ratio * ramp(progress, start, end) * values.numel())
     return keep_largest(values.abs(), values.numel() - removed)
+
+
+def l1(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """Sum of |w| over a channel's filters (Li et al. 2017, arXiv:1608.08710, section 3.1)."""
+    return weights.abs().sum(1)
+
+
+def l2(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """Euclidean norm of a channel's filters (He et al. 2018, arXiv:1808.06866, section 3.2)."""
+    return weights.square().sum(1).sqrt()
+
+
+def bn_scale(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """Sum of |gamma| over the normalisations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3)."""
+    return scales.abs().sum(1)
+
+
+def taylor(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """(sum of w * dL/dw)**2: what the loss would change, to first order, without the channel
+    (Molchanov et al. 2019, arXiv:1906.10771, section 3.1)."""
+    return (weights * gradients).sum(1).square()
+
+
+def random(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """By lot: what every other score must beat."""
+    return torch.rand(weights.shape[0], generator=lot, dtype=weights.dtype)
+
+
+# (C, n) weights of the filters that produce each channel, their gradients (C, n), batch norm's gammas
+# (C, k), k = 0 where there is none, a seeded generator -> scores (C,), large is important
+CHANNEL_SCORES = {"l1": l1, "l2": l2, "bn_scale": bn_scale, "taylor": taylor, "random": random}
+
+
+def l1_penalty(tensors: list[Tensor], strength: Tensor) -> Tensor:
+    """strength * sum|w|, 0-d: pulls every value to zero alike (Liu et al. 2017, equation 1)."""
+    return strength * torch.stack([t.abs().sum() for t in tensors]).sum()
+
+
+def l2_penalty(tensors: list[Tensor], strength: Tensor) -> Tensor:
+    """strength * sum w**2, 0-d: pulls large values most."""
+    return strength * torch.stack([t.square().sum() for t in tensors]).sum()
+
+
+PENALTIES = {"l1": l1_penalty, "l2": l2_penalty}

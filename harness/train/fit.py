@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.errors import TrialError
 from harness.recipe import Recipe
@@ -18,12 +18,11 @@ from harness.techniques import optim
 from harness.train import lanes
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
-from harness.train.rounding import Quantised, integers, used_ranges, used_weights
+from harness.train.pruning import materialise
+from harness.train.rounding import Quantised, integers, used_weights
 from harness.train.run import Run
-from harness.train.schedule import begin, enter, materialise
+from harness.train.schedule import begin, enter
 from harness.train.step import LEARNED, State
-
-SCORED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -78,17 +77,6 @@ def _groups(runs: dict[int, Run]) -> list[list[int]]:
         key = (lanes.structure(run.plan, run.state), schedule, cached)
         found.setdefault(key, []).append(i)
     return list(found.values())
-
-
-@torch.no_grad()
-def accuracy(run: Run, x: Tensor, y: Tensor) -> float:
-    """Share of normalised samples that the student gets right as it is now (weights masked and
-    rounded where those have begun)."""
-    used, ranges, right = used_weights(run), used_ranges(run), 0
-    for part, labels in zip(x.split(SCORED_AT_ONCE), y.split(SCORED_AT_ONCE), strict=True):
-        seen, _ = run.plan.forward(used, run.state.buffers, ranges, part, False)
-        right += int((seen["logits"].argmax(1) == labels).sum())
-    return right / len(y)
 
 
 def _epoch(runs: list[Run]) -> list[Run | TrialError]:

@@ -25,8 +25,9 @@ class Run:
     order: torch.Generator
     epoch: int = 0
     history: tuple[dict[str, float], ...] = ()
-    removed: bool = False
-    kept: dict[str, tuple[int, int]] = field(default_factory=dict)
+    removed: float = 0.0  # share of the channels that the schedule has taken so far
+    stride: float = 0.0  # what the next attempt of a rollback takes more; 0: not begun
+    kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # layer -> channels left, channels at first
 
     @property
     def device(self) -> torch.device:

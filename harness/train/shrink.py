@@ -8,7 +8,9 @@ goes by our own scores and only let it cut.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -20,20 +22,35 @@ Slices = dict[str, Tensor]  # state_dict key -> flat indices of what stays, shap
 Kept = dict[str, tuple[int, int]]  # layer path -> (channels kept, channels before)
 
 _WEIGHTED = (nn.Conv2d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _OUT = (tp.prune_conv_out_channels, tp.prune_linear_out_channels, tp.prune_depthwise_conv_out_channels)
 _IN = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
 
 
+@dataclass(frozen=True)
+class Channels:
+    """A group of coupled channels: the path of a layer that produces them, the weights (C, n) of all
+    filters that do, their gradients (C, n; zeros where none were given), batch norms' gammas (C, k)."""
+
+    path: str
+    weights: Tensor
+    gradients: Tensor
+    scales: Tensor
+
+
 def shrink(
-    module: nn.Module, input_shape: tuple[int, ...], keep: Callable[[Tensor], Tensor]
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    keep: Callable[[Channels], Tensor],
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> tuple[nn.Module, Slices, Kept]:
     """Copy ``module`` without the channels that ``keep`` leaves out.
 
     Args:
         module: on the CPU; left as it is.
         input_shape: of one sample, for tracing.
-        keep: scores (C,) of a group of coupled channels, the Euclidean norm of the filters that
-            produce them -> indices that stay, ascending and not empty.
+        keep: a group of coupled channels -> indices that stay, ascending and not empty.
+        gradients: of the module's parameters, by name.
     Returns:
         The smaller module; for every tensor of its state_dict the flat indices into the old
         tensor (so that an optimiser's moments can be cut alike); kept and former counts.
@@ -43,13 +60,13 @@ def shrink(
     small = copy.deepcopy(module).eval()
     sample = torch.zeros(1, *input_shape, dtype=next(small.parameters()).dtype)
     graph = tp.DependencyGraph().build_dependency(small, sample)
-    cuts = []
+    names, cuts = {m: name for name, m in small.named_modules()}, []
     for group in list(graph.get_all_groups(root_module_types=list(_WEIGHTED))):
         if not any(item.dep.handler in _IN for item in group):
             continue  # nothing consumes these channels: they are the network's outputs
-        scores = _scores(group)
-        kept = keep(scores)
-        gone = sorted(set(range(len(scores))) - set(kept.tolist()))
+        channels = _channels(group, names, gradients or {})
+        kept = keep(channels)
+        gone = sorted(set(range(len(channels.weights))) - set(kept.tolist()))
         if gone:
             cuts.append((group[0].dep.target.module, group[0].dep.handler, gone))
     slices = _cut(small, graph, cuts)
@@ -60,13 +77,26 @@ def shrink(
     return small.train(module.training), slices, {k: (after[k], n) for k, n in before.items()}
 
 
-def _scores(group: tp.dependency.Group) -> Tensor:
-    scores = torch.zeros(len(group[0].idxs), dtype=torch.float64)
+def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], gradients: Mapping[str, Tensor]) -> Channels:
+    count = len(group[0].idxs)
+    weights, slopes, scales = [torch.zeros(count, 0)], [torch.zeros(count, 0)], [torch.zeros(count, 0)]
     for item in group:
+        layer = item.dep.target.module
         if item.dep.handler in _OUT:
-            norms = item.dep.target.module.weight.detach().flatten(1).square().sum(1).double()
-            scores.index_add_(0, torch.as_tensor(item.root_idxs), norms[torch.as_tensor(item.idxs)])
-    return scores.sqrt()
+            found = layer.weight.detach()
+            weights.append(_by_channel(found, item, count))
+            slopes.append(_by_channel(gradients.get(f"{names[layer]}.weight", torch.zeros_like(found)), item, count))
+        elif isinstance(layer, _NORMS) and layer.weight is not None:
+            scales.append(_by_channel(layer.weight.detach(), item, count))
+    path = names[group[0].dep.target.module]
+    return Channels(path, *(torch.cat([p.double() for p in parts], 1) for parts in (weights, slopes, scales)))
+
+
+def _by_channel(values: Tensor, item: Any, count: int) -> Tensor:
+    """The rows of a tensor that belong to the group's channels, (count, n)."""
+    rows = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
+    found = torch.zeros(count, rows.shape[1], dtype=rows.dtype)
+    return found.index_add(0, torch.as_tensor(item.root_idxs), rows.cpu()[torch.as_tensor(item.idxs)])
 
 
 def _cut(

@@ -76,6 +76,8 @@ class Plan:
     distill, optimize  the other chosen methods
     quantise   the weight quantiser, None while it is off
     rounded    the layers whose weights it rounds
+    penalty    what pulls parameters to zero, None without one
+    penalised  the names of those parameters
     watch      what of the student the distillation sees beside its logits: name -> module path
     needs      what it asks of the teacher, see :mod:`harness.train.teacher`
     lift       ``alone``, or ``torch.vmap`` for K students
@@ -90,6 +92,8 @@ class Plan:
     clip_on: str = "gradient"
     quantise: Callable[..., Any] | None = None
     rounded: tuple[str, ...] = ()
+    penalty: Callable[..., Tensor] | None = None
+    penalised: tuple[str, ...] = ()
     watch: Watch = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
     lift: Callable[[Callable[..., Any]], Callable[..., Any]] = alone
@@ -118,6 +122,7 @@ class Hparams:
     quant: dict[str, Tensors]
     distill: Tensors
     optim: Tensors
+    prune: Tensors = field(default_factory=dict)
     teacher: Tensors = field(default_factory=dict)
 
 
@@ -225,13 +230,28 @@ def _loss(
         seen |= {name: params[name] for name in hparams.teacher}
     measure = plan.lift(lambda s, y, t, own, fixed, given: plan.distill(s, y, {**t, **fixed}, own, **given))
     loss = measure(seen, labels, teacher, learned_of(params, "distill"), hparams.teacher, hparams.distill)
+    penalty = plan.penalty
+    if penalty is not None:
+        pulled = [params[name] for name in plan.penalised]
+        loss = loss + plan.lift(lambda tensors, strength: penalty(tensors, strength))(pulled, hparams.prune["strength"])
     return loss, buffers
 
 
 def input_gradient(logits: Tensor, labels: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
     """Gradient of each sample's cross-entropy to its input, of x's shape."""
-    picked = torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1))
-    return torch.autograd.grad(-picked.sum(), x, create_graph=create_graph)[0]
+    return torch.autograd.grad(_cross_entropies(logits, labels), x, create_graph=create_graph)[0]
+
+
+def network_loss(plan: Plan, params: Tensors, buffers: Tensors, x: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the network at ``params``, unmasked and unrounded: mean over the samples, summed
+    over students, 0-d."""
+    seen, _ = plan.forward(params, buffers, {}, x, True)
+    return _cross_entropies(seen["logits"], labels) / labels.shape[-1]
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed over everything, 0-d."""
+    return -torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).sum()
 
 
 def _blended(
@@ -241,9 +261,7 @@ def _blended(
     the same batch; what only the student trains keeps its own."""
     x, labels, _ = batch
     theirs = {name: t.detach().requires_grad_() for name, t in hparams.teacher.items()}
-    seen, _ = plan.forward(theirs, state.buffers, {}, x, True)
-    picked = torch.log_softmax(seen["logits"], -1).gather(-1, labels.unsqueeze(-1))
-    found = torch.autograd.grad(-picked.sum() / labels.shape[-1], list(theirs.values()))
+    found = torch.autograd.grad(network_loss(plan, theirs, state.buffers, x, labels), list(theirs.values()))
     weight = hparams.distill["weight"]
     ours = plan.layout.split(gradient)
     for name, g in zip(theirs, found, strict=True):

@@ -50,8 +50,8 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         student=teacher.model,
         train=teacher.train,
         clip=Selected(name="none"),
-        prune=Selected(name="none"),
-        quant=Selected(name="uniform", options=_defaults(REGISTRIES.quantisers["uniform"]) | {"bits": 32}),
+        prune=_selected(REGISTRIES.pruners, "none"),
+        quant=_selected(REGISTRIES.quantisers, "uniform", bits=32),
         distill=Selected(name="none"),
         deploy=recipe.deploy,
         seed=teacher.seed,
@@ -64,8 +64,9 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     return trained
 
 
-def _defaults(method: Method) -> dict[str, Any]:
-    return {name: param.default for name, param in method.options.items()}
+def _selected(methods: Mapping[str, Method], name: str, **given: Any) -> Selected:
+    """A method with its defaults where nothing is given."""
+    return Selected(name=name, options={n: p.default for n, p in methods[name].options.items()} | given)
 
 
 _QUANTITIES: dict[tuple[str, str, str], Tensor] = {}
