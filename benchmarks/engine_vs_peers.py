@@ -46,7 +46,7 @@ DIRECTIONS = ("maximize", "minimize", "minimize")
 SHARES = (0.25, 0.5, 1.0)  # of the budget
 SPACES = {
     "digits": ("digits.yaml", [], 5, 60),
-    "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 30),
+    "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 20),
 }  # file, overrides, seeds, trials
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from harness.models.add import Add
@@ -112,3 +113,24 @@ def test_extreme_ratio_still_removes():
     net = random_network("residual")
     _, _, kept = shrink(net, (1, 8, 8), keep_share(0.01))
     assert [kept["stem.0"], kept["one"]] == [(1, 8), (1, 12)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121"])
+def test_networks_of_torchvision_shrink(name):
+    """Residual sums, depthwise convolutions with squeeze-and-excitation, concatenation."""
+    torch.manual_seed(2)
+    net = getattr(torchvision.models, name)(weights=None, num_classes=7).eval()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            for tensor in (m.weight.data, m.running_var):
+                tensor.uniform_(0.5, 1.5)
+            for tensor in (m.bias.data, m.running_mean):
+                tensor.normal_(0, 0.1)
+    small, slices, kept = shrink(net, (3, 32, 32), keep_share(0.5))
+    masked(net, slices)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        ours, theirs = small(x), net(x)
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    assert sum(p.numel() for p in small.parameters()) < 0.3 * sum(p.numel() for p in net.parameters())
+    assert list(kept.values())[-1] == (7, 7)
