@@ -29,7 +29,7 @@ KEPT = ("space.yaml", "study.json", "teacher.json", "report/pareto.csv", "report
 def table(data: StudyData) -> list[str]:
     """The front and the plain fp32 width sweep, as Markdown rows."""
     rows = ["| trial | accuracy | test | size | latency | recipe |", "|---:|---:|---:|---:|---:|---|"]
-    for _, row in [*data.front.iterrows(), *data.sweep.iterrows()]:
+    for _, row in [*data.front.iterrows(), *data.sweep.iterrows(), *data.named.iterrows()]:
         cells = [
             share(row["accuracy"]),
             share(row["test_accuracy"]),
@@ -59,7 +59,8 @@ def readme(data: StudyData, command: str) -> str:
             "",
             *summary(data),
             "",
-            "The front, the smallest file first; below it the plain fp32 students (baselines).",
+            "The front, the smallest file first; below it the plain fp32 students (baselines), then recipes that",
+            "the space names.",
             "",
             *table(data),
             "",

@@ -15,6 +15,7 @@ from harness.holes import Hole, combinations, resolve, same
 from harness.methods import REQUIRED, Method, Registries
 from harness.recipe import Recipe
 
+NAMES = ("widest-fp32", "widest-int8", "width-sweep")
 MAX_SWEEP = 8
 _SWEEP_POINTS = 4
 _MAX_COMBINATIONS = 4096

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from harness.baselines import NAMES
 from harness.errors import SpaceError
 from harness.holes import SELECTORS, Hole, same
 from harness.recipe import flatten
@@ -33,8 +35,17 @@ def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
     return None
 
 
-def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """The ``first:`` list: recipes in part, each value one that the space can take there.
+@dataclass(frozen=True)
+class First:
+    """A trial to run before the sampler's own. ``name``: the report marks it, and no rule stops it."""
+
+    params: dict[str, Any]
+    name: str = ""
+
+
+def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[First, ...]:
+    """The ``first:`` list: recipes in part, each value one that the space can take there, each with a
+    ``name`` of its own if it likes.
 
     Raises:
         SpaceError: an entry names something that the space does not search, or a value outside.
@@ -44,12 +55,15 @@ def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) 
     return tuple(_entry(f"first.{i}", entry, holes, constants) for i, entry in enumerate(value))
 
 
-def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants: Mapping[str, Any]) -> dict[str, Any]:
-    leaves = dict(flatten(entry))
+def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants: Mapping[str, Any]) -> First:
+    name = entry.get("name", "")
+    if not isinstance(name, str) or name in NAMES:
+        raise SpaceError(f"{path}.name", "must be a text that no baseline has", name)
+    leaves = dict(flatten({section: given for section, given in entry.items() if section != "name"}))
     params = express(holes, leaves)
     taken = {hole.name for hole in holes if hole.internal in params}
-    taken |= {f"{name}.{selector}" for name in taken for selector in SELECTORS}
-    for name, got in leaves.items():
-        if name not in taken and not (name in constants and same(constants[name], got)):
-            raise SpaceError(f"{path}.{name}", "must be a value that the space can take there", got)
-    return params
+    taken |= {f"{hole}.{selector}" for hole in taken for selector in SELECTORS}
+    for leaf, got in leaves.items():
+        if leaf not in taken and not (leaf in constants and same(constants[leaf], got)):
+            raise SpaceError(f"{path}.{leaf}", "must be a value that the space can take there", got)
+    return First(params, name)

@@ -56,6 +56,7 @@ class Teacher(Frozen):
 
     model: Model
     train: Train = Train()
+    clip: Selected = Selected(name="none")
     seed: int = 0
 
 
@@ -92,7 +93,12 @@ class Recipe(Frozen):
         teacher = (
             None
             if self.teacher is None
-            else {**model(self.teacher.model), **self.teacher.train.model_dump(), "seed": self.teacher.seed}
+            else {
+                **model(self.teacher.model),
+                **self.teacher.train.model_dump(),
+                "clip": {"kind": self.teacher.clip.name, **self.teacher.clip.options},
+                "seed": self.teacher.seed,
+            }
         )
         return {
             "task": {"name": self.task.name, **self.task.options},
@@ -149,7 +155,7 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
     student = _model("student", tree["student"], r.models)
     return Recipe(
         task=_selected("task", tree["task"], "name", r.tasks, user_code=True),
-        teacher=_teacher(tree.get("teacher"), student, r.models),
+        teacher=_teacher(tree.get("teacher"), student, r),
         student=student,
         train=_fixed("train", tree.get("train", {}), Train),
         clip=_selected("clip", tree.get("clip", {"kind": "none"}), "kind", r.clips),
@@ -216,7 +222,7 @@ def _model(path: str, value: Any, registry: Mapping[str, Method]) -> Model:
     return Model(name=chosen.name, options=chosen.options, checkpoint=checkpoint)
 
 
-def _teacher(value: Any, student: Model, registry: Mapping[str, Method]) -> Teacher | None:
+def _teacher(value: Any, student: Model, registries: Registries) -> Teacher | None:
     if value is None:
         return None
     if value == "self":
@@ -230,7 +236,9 @@ def _teacher(value: Any, student: Model, registry: Mapping[str, Method]) -> Teac
     options = _mapping("teacher", value)
     train = {k: options.pop(k) for k in list(options) if k in Train.model_fields}
     seed = Param(int, 0, low=0).check("teacher.seed", options.pop("seed", 0))
-    return Teacher(model=_model("teacher", options, registry), train=_fixed("teacher", train, Train), seed=seed)
+    clip = _selected("teacher.clip", options.pop("clip", {"kind": "none"}), "kind", registries.clips)
+    model = _model("teacher", options, registries.models)
+    return Teacher(model=model, train=_fixed("teacher", train, Train), clip=clip, seed=seed)
 
 
 def _distill(tree: Mapping[str, Any], registry: Mapping[str, Method]) -> Selected:

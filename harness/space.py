@@ -19,7 +19,7 @@ from typing import Any
 from harness import settings as budget
 from harness.baselines import Baseline, make_baselines, resolve_params
 from harness.errors import SpaceError
-from harness.first import read_first
+from harness.first import First, read_first
 from harness.hole_reader import FORMS, HoleReader
 from harness.holes import SELECTORS, Hole, origin, resolve
 from harness.methods import Registries, nearest
@@ -42,7 +42,7 @@ class Space:
     text   the YAML, overrides written into it: reading it gives this space again
     tree   the recipe's sections with :class:`Hole` objects in them
     holes  all of them, also those that exist only in some branch of a choice
-    first  parameters of trials to run before the sampler's own
+    first  trials to run before the sampler's own
     """
 
     file: str
@@ -54,7 +54,7 @@ class Space:
     settings: Settings
     source: Source = field(repr=False)
     registries: Registries = field(repr=False)
-    first: tuple[Mapping[str, Any], ...] = ()
+    first: tuple[First, ...] = ()
 
     def sample(self, pick: Callable[[Hole], Any]) -> dict[str, Any]:
         """Ask ``pick`` for the code of every hole that is reached; internal name -> code."""

@@ -5,6 +5,7 @@ import pytest
 from harness.errors import SpaceError
 from harness.first import express
 from harness.records import read_record
+from harness.report.data import load_study
 from harness.search.driver import search
 from tests.test_search import SPACE, FakeLab, Here, box, run, space_of  # noqa: F401
 
@@ -71,3 +72,20 @@ def test_what_cannot_be_expressed_is_left_to_the_sampler(box):  # noqa: F811
     found = express(space.holes, leaves)
     assert found["train.lr"] == 0.05 and found["quant.bits"] == 2 and found["clip"] == 1
     assert "student.width" not in found and not any("threshold" in name for name in found)
+
+
+NAMED = "first: [{{name: {name}, train: {{lr: 0.02}}}}]"
+
+
+def test_a_named_first_trial_keeps_its_name(box):  # noqa: F811
+    outcome = go(space_of(box, text=SPACE + NAMED.format(name="the old recipe")), box / "study")
+    records = [read_record(p) for p in sorted((box / "study" / "trials").iterdir())]
+    [named] = [r for r in records if r is not None and r.baseline == "the old recipe"]
+    assert named.recipe["train"]["lr"] == 0.02 and outcome.finished == len(records)
+    assert load_study(box / "study").named["number"].tolist() == [named.number]
+
+
+@pytest.mark.parametrize("name", ["widest-fp32", "3", "[a]"])
+def test_a_name_must_be_a_text_of_its_own(box, name):  # noqa: F811
+    with pytest.raises(SpaceError, match=r"first.0.name: must be a text that no baseline has"):
+        space_of(box, text=SPACE + NAMED.format(name=name))

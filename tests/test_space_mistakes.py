@@ -11,7 +11,7 @@ from harness.errors import SpaceError
 from harness.space import load_recipe, load_space
 from tests.spaces import BASE, mistake, space_of, write
 
-SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.baselines import NAMES
 from harness.errors import SpaceError
 from harness.recipe import flatten
 from harness.records import DIRECTIONS, TrialRecord, read_json, read_record
@@ -65,6 +66,11 @@ class StudyData:
     def sweep(self) -> pd.DataFrame:
         """The plain fp32 width sweep, the widest student among it."""
         return self.finished[self.finished["baseline"].isin(SWEEP)].sort_values(["size_bytes", "number"])
+
+    @property
+    def named(self) -> pd.DataFrame:
+        """First trials that the space gave a name."""
+        return self.finished[~self.finished["baseline"].isin(["", *NAMES])]
 
     @property
     def widest(self) -> pd.Series | None:

@@ -12,7 +12,7 @@ from harness.report import units
 from harness.report.data import StudyData
 from harness.report.fronts import hypervolume, projected, running_hypervolume
 
-MUTED, FRONT, SWEEP, TEACHER = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d"
+MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce"
 STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantised, stored wide"), ("file", "the file"))
 
 
@@ -66,7 +66,7 @@ def _points(data: StudyData, rows: pd.DataFrame, cost: str, name: str, **style: 
 def tradeoff(data: StudyData, cost: str) -> go.Figure:
     """Accuracy against a cost: all trials, the front, the fp32 width sweep and the teacher."""
     done = data.finished
-    rest = done[~done["front"] & ~done.index.isin(data.sweep.index)]
+    rest = done[~done["front"] & ~done.index.isin([*data.sweep.index, *data.named.index])]
     figure = go.Figure(
         _points(data, rest, cost, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": 0.55})
     )
@@ -101,6 +101,9 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
             marker={"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}},
         )
     )
+    for name, rows in data.named.groupby("baseline", sort=False):
+        marker = {"symbol": "diamond", "size": 12, "color": NAMED, "line": {"color": "white", "width": 1}}
+        figure.add_trace(_points(data, rows, cost, str(name), mode="markers", marker=marker))
     if cost in data.teacher and "accuracy" in data.teacher:
         figure.add_scatter(
             x=[data.teacher[cost]],
@@ -118,7 +121,7 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
 
 def _accuracy_range(data: StudyData) -> list[float]:
     """All of the front and of the sweep; far below them only what fits (double-click shows all)."""
-    seen = [*data.front["accuracy"], *data.sweep["accuracy"]]
+    seen = [*data.front["accuracy"], *data.sweep["accuracy"], *data.named["accuracy"]]
     low, high = min(seen), max([*seen, data.teacher.get("accuracy", 0.0)])
     margin = max(0.25 * (high - low), 0.005)
     return [low - margin, min(high + margin, 1.005)]

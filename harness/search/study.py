@@ -50,6 +50,9 @@ def distribution(hole: Hole) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=hole.log, step=hole.step)
 
 
+NAMED = "named"  # user attribute of a first trial that the report marks: its name
+
+
 def to_optuna(hole: Hole, code: Any) -> Any:
     """The value that Optuna stores for a hole's code."""
     return hole.labels[code] if hole.kind == "choice" and not hole.ordered else code
@@ -139,7 +142,7 @@ class Study:
         recipe = self.space.fill(params, self.seed_of(trial.number))
         known = self.keys.get(recipe.key())
         if known is None:
-            return self._opened(trial, params, recipe, "")
+            return self._opened(trial, params, recipe, trial.user_attrs.get(NAMED, ""))
         trial.set_user_attr("reason", f"duplicate of trial {known}")
         self.optuna.tell(trial, state=TrialState.FAIL)
         return None
@@ -178,7 +181,9 @@ class Study:
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         del self._open[trial.number]
         if again:
-            self.optuna.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number, "attempt": attempt + 1})
+            named = {NAMED: trial.user_attrs[NAMED]} if NAMED in trial.user_attrs else {}
+            attrs = {"retry_of": trial.number, "attempt": attempt + 1, **named}
+            self.optuna.enqueue_trial(trial.params, user_attrs=attrs)
 
     def _attr(self, number: int, name: str, value: Any) -> None:
         self._open[number].set_user_attr(name, value)

@@ -10,12 +10,10 @@ from harness.errors import SpaceError
 from harness.first import express
 from harness.recipe import flatten
 from harness.records import read_record
-from harness.search.study import Study
+from harness.search.study import NAMED, Study
 from harness.space import Space
 
 MOST = 10  # points of an earlier front
-
-
 FROM = "from"
 
 
@@ -30,9 +28,12 @@ def queue_first(study: Study, space: Space, earlier: Path | None) -> None:
         SpaceError: ``earlier`` is no finished study, or nothing of it can be expressed.
     """
     points = [] if earlier is None else _front(earlier, space)
-    queue = [(params, "first") for params in space.first] + [(params, str(earlier)) for params in points]
+    queue: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (first.params, {FROM: "first", **({NAMED: first.name} if first.name else {})}) for first in space.first
+    ]
+    queue += [(params, {FROM: str(earlier)}) for params in points]
     tried = sum(FROM in t.user_attrs for t in study.trials())
-    study.queue = [(params, {FROM: origin}) for params, origin in queue[tried:]]
+    study.queue = [*queue[tried:]]
 
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:

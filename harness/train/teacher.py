@@ -49,7 +49,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         teacher=None,
         student=teacher.model,
         train=teacher.train,
-        clip=Selected(name="none"),
+        clip=teacher.clip,
         prune=_selected(REGISTRIES.pruners, "none"),
         quant=_selected(REGISTRIES.quantisers, "uniform", bits=32),
         distill=Selected(name="none"),
