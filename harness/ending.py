@@ -33,7 +33,7 @@ UNTRAINED = "untrained.onnx"
 
 @dataclass(frozen=True)
 class Opened:
-    """A trial in this process: its student, or None once it ended."""
+    """A trial in this process with its student; ``rungs``: accuracy by the epochs done."""
 
     base: TrialRecord
     folder: Path
@@ -44,16 +44,24 @@ class Opened:
 
 @lru_cache(maxsize=1)
 def templates() -> Templates:
+    """This process's exported graphs, shared with others through the cache folder."""
     return Templates(cache_folder() / "graphs")
 
 
 def ship(trained: Trained, recipe: Recipe, path: Path) -> Export:
+    """Write the file that the recipe's ``deploy`` asks for to ``path``, durably.
+
+    Raises:
+        TrialError: the exported graph does not compute what the student does.
+    """
     data = data_of(recipe)
     unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     return export(trained, templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy)
 
 
 def failure(base: TrialRecord, error: Exception) -> TrialRecord:
+    """The record of a trial that ended in ``error``: the reason in one line, for unexpected errors
+    the end of the traceback among the diagnostics."""
     if isinstance(error, HarnessError):
         return base.model_copy(update={"reason": str(error)})
     if isinstance(error, torch.OutOfMemoryError):
@@ -72,6 +80,7 @@ def ended(record: TrialRecord, folder: Path, seconds: float, device: str) -> dic
 
 
 def stopped(opened: Opened, reason: str, device: str) -> dict[str, Any]:
+    """The record of a trial that a rule ended at a rung: its curve, no file."""
     student = opened.student
     _write_beside(opened.folder, student.recipe, student.history)
     record = opened.base.model_copy(
@@ -90,6 +99,7 @@ def _rungs(opened: Opened) -> dict[str, float]:
 
 
 def finished(opened: Opened, device: str) -> dict[str, Any]:
+    """The record of a trial that trained to its end: exported, scored on its runtime, audited."""
     started = time.monotonic()
     record = caught(opened.base, _record, opened)
     return ended(record, opened.folder, opened.seconds + time.monotonic() - started, device)

@@ -67,6 +67,8 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [
     ("quant", "lsq", {"bits": 4, "activation_bits": 3}),
     ("quant", "dorefa", {"bits": 8, "scaled": False}),
     ("quant", "standardised", {"bits": 8, "range": 2.0}),
+    ("quant", "standardised", {"bits": 1}),
+    ("quant", "lsq", {"bits": 1}),
     ("prune", "none", {"regularise": "l1", "strength": 0.01}),
     (
         "prune",

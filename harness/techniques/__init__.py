@@ -104,7 +104,7 @@ QUANTISERS = {
     ),
     "lsq": Method(
         f"{_HERE}.quantize:lsq",
-        {"bits": _bits(2, 3, 4, 5, 6, 7, 8)},
+        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8)},
         _ROUNDING,
         off={"bits": 32},
         learns=f"{_HERE}.quantize:lsq_begin",
@@ -118,7 +118,7 @@ QUANTISERS = {
     "standardised": Method(
         f"{_HERE}.quantize:standardised",
         {
-            "bits": _bits(2, 3, 4, 5, 6, 7, 8),
+            "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
             "range": Param(float, 3.0, low=0, low_open=True, doc="in deviations; what lies further out is clipped"),
         },
         _ROUNDING,

@@ -51,6 +51,11 @@ def _straight(weight: Tensor, integers: Tensor, scale: Tensor) -> Rounded:
     return Rounded(weight + (integers * scale - weight).detach(), integers, scale)
 
 
+def _sign(w: Tensor) -> Tensor:
+    """1 or -1, 1 for 0."""
+    return torch.where(w >= 0, 1.0, -1.0).to(w.dtype)
+
+
 def _top(bits: Tensor) -> Tensor:
     return torch.clamp(torch.exp2(bits - 1) - 1, min=1.0)
 
@@ -78,8 +83,8 @@ def uniform(weight: Tensor, learned: Tensors, *, bits: Tensor, range: str = "max
     several = _across(or_one(peak / top), w)
     one = _across(or_one(sizes.mean(1)), w)
     q = torch.clamp(torch.round(w / several), -top, top)
-    q, scale = (torch.where(bits == 1, *pair) for pair in ((torch.where(w >= 0, 1.0, -1.0).to(q), q), (one, several)))
-    return _straight(weight, q, scale)
+    sign = bits == 1
+    return _straight(weight, torch.where(sign, _sign(w), q), torch.where(sign, one, several))
 
 
 def _least_squares(rows: Tensor, peak: Tensor, top: Tensor) -> Tensor:
@@ -98,7 +103,7 @@ def lsq(weight: Tensor, learned: Tensors, *, bits: Tensor) -> Rounded:
         q = round(clamp(w / s, -Q, Q));  dw'/ds = q - w/s inside the clamp, +-Q outside, times g
 
     learned  ``step`` s, 0-d, begun by :func:`lsq_begin`;  g = 1 / sqrt(n * Q) with n weights
-    The gradient to w is 1 inside the clamp, 0 outside.
+    The gradient to w is 1 inside the clamp, 0 outside. At one bit q = sign(w), clamped at +-s.
     Source: Esser et al. 2020 (arXiv:1902.08153), equations 1 to 3 and section 2.2, with -Q instead
     of -Q-1 as the lowest integer.
     """
@@ -107,13 +112,13 @@ def lsq(weight: Tensor, learned: Tensors, *, bits: Tensor) -> Rounded:
     step = or_one(learned["step"].abs())
     step = step * g + (step - step * g).detach()
     inside = torch.minimum(torch.maximum(weight / step, -top), top)
-    q = torch.round(inside.detach())
+    q = torch.where(bits == 1, _sign(weight.detach()), torch.round(inside.detach()))
     return Rounded((inside + (q - inside).detach()) * step, q, _across(step.detach(), weight))
 
 
 def lsq_begin(weight: Tensor, *, bits: Tensor) -> Tensors:
-    """s = 2 * mean|w| / sqrt(Q) (Esser et al. 2020, section 2.1)."""
-    return {"step": 2 * weight.abs().mean() / _top(bits).sqrt()}
+    """s = 2 * mean|w| / sqrt(Q) (Esser et al. 2020, section 2.1); mean|w| at one bit."""
+    return {"step": torch.where(bits == 1, 1.0, 2.0) * weight.abs().mean() / _top(bits).sqrt()}
 
 
 def dorefa(weight: Tensor, learned: Tensors, *, bits: Tensor, scaled: bool = True) -> Rounded:
@@ -136,7 +141,7 @@ def dorefa(weight: Tensor, learned: Tensors, *, bits: Tensor, scaled: bool = Tru
     q = torch.where(odd, 2 * level - span, level - span / 2)
     scale = torch.where(odd, size / span, 2 * size / span)
     one = bits == 1
-    q = torch.where(one, torch.where(weight.detach() >= 0, 1.0, -1.0).to(q), q)
+    q = torch.where(one, _sign(weight.detach()), q)
     scale = _across(torch.where(one, or_one(weight.detach().abs().mean()), scale), weight)
     passed = torch.where(one, weight, unit * size)
     return Rounded(passed + (q * scale - passed).detach(), q, scale)
@@ -151,12 +156,14 @@ def standardised(weight: Tensor, learned: Tensors, *, bits: Tensor, range: Tenso
     mu, sigma  mean and deviation (population) of the layer's weights
     range      > 0, in deviations: what lies further out is clipped
     The offset o is whole, so that the file stores the integers k + o (clamped to a byte).
-    Bound: |w' - w| <= s where |z| <= range (half a step from k, half from o), bits <= 7.
+    Bound: |w' - w| <= s where |z| <= range (half a step from k, half from o), bits <= 7. At one bit
+    k = sign(z) and s = sigma * mean|z|, the scale of least squared error.
     """
     w, top = weight.detach(), _top(bits)
-    mean = w.mean()
-    scale = or_one((w - mean).square().mean().sqrt() * range / top)
-    k = torch.clamp(torch.round((w - mean) / scale), -top, top)
+    mean, one = w.mean(), bits == 1
+    apart = w - mean
+    scale = or_one(torch.where(one, apart.abs().mean(), apart.square().mean().sqrt() * range / top))
+    k = torch.where(one, _sign(apart), torch.clamp(torch.round(apart / scale), -top, top))
     q = torch.clamp(k + torch.round(mean / scale), -BYTE, BYTE)
     return _straight(weight, q, _across(scale, w))
 
