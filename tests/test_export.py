@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from harness.deploy.export import build_graph, export, structure_key, to_bytes
+from harness.deploy.build import build_graph
+from harness.deploy.export import export, structure_key, to_bytes
 from harness.deploy.graph import Templates
 from harness.deploy.pack import Store, from_bits, to_bits, to_gaps
 from harness.models.build import build_model

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import harness
 from harness.deploy import packed
-from harness.deploy.export import build_graph, to_bytes
+from harness.deploy.build import build_graph
+from harness.deploy.export import to_bytes
 from harness.deploy.graph import Templates
 from harness.deploy.pack import to_gaps
 from harness.deploy.packed import pack, unpack

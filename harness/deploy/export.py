@@ -9,28 +9,25 @@ what the training's simulation computes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from torch import nn
 
 from harness.deploy import UNFOLD
-from harness.deploy.graph import IR_VERSION, OPSET, Template, Templates, per_channel
-from harness.deploy.pack import Parts, Store
+from harness.deploy.build import build_graph
+from harness.deploy.graph import Template, Templates, per_channel
 from harness.deploy.packed import pack
 from harness.errors import TrialError
 from harness.recipe import Deploy
 from harness.records import Artifact, describe_file, write_bytes_durably
 from harness.train.fit import Trained
-from harness.train.rounding import Quantised
 
-BYTE = 255  # the largest integer of an activation
 REUSE_TOLERANCE = 1e-3  # of the largest logit: a template of other widths must reproduce the module
 
 
@@ -41,230 +38,6 @@ class Export:
     artifact: Artifact
     structure: str
     waterfall: dict[str, int]
-
-
-@dataclass
-class _Layer:
-    """One weighted layer on its way into the file. ``weight`` is int8 with ``scale`` (C_out,), or
-    float32 without; ``bias`` float32 or None."""
-
-    weight: np.ndarray
-    bias: np.ndarray | None
-    scale: np.ndarray | None = None
-    bits: int = 32
-
-    def fold(self, factor: np.ndarray, shift: np.ndarray) -> None:
-        """Put ``y * factor + shift`` (per output channel) into the layer."""
-        shape = (-1, *[1] * (self.weight.ndim - 1))
-        if self.scale is None:
-            self.weight = (self.weight * factor.reshape(shape)).astype(np.float32)
-        else:
-            sign = np.where(factor < 0, -1, np.where(factor == 0, 0, 1)).astype(np.int8)
-            self.weight = self.weight * sign.reshape(shape)
-            self.scale = np.where(factor == 0, 1.0, self.scale * np.abs(factor)).astype(np.float32)
-        self.bias = (shift if self.bias is None else self.bias * factor + shift).astype(np.float32)
-
-
-@dataclass
-class _Build:
-    template: Template
-    state: dict[str, np.ndarray]
-    quantised: Quantised | None
-    groups: dict[str, int]
-    paths: dict[str, str]  # node output -> layer path; folding renames outputs
-    layers: dict[str, _Layer] = field(default_factory=dict)
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    parts: Parts = field(default_factory=Parts)
-    bytes_of: dict[str, str] = field(default_factory=dict)  # tensor -> its dequantised twin
-    scale_of: dict[str, float] = field(default_factory=dict)
-
-    def shared(self, name: str, values: np.ndarray) -> str:
-        """An initialiser that several layers read; onnxruntime builds its int8 operators only where
-        the weight's zero point is written out, so equal ones are written once."""
-        if name not in {t.name for t in self.parts.tensors}:
-            self.parts.tensor(name, values)
-        return name
-
-
-def build_graph(
-    template: Template,
-    module: nn.Module,
-    quantised: Quantised | None,
-    sparse: bool,
-    narrow: bool = True,
-    unfolds: bool = True,
-) -> onnx.ModelProto:
-    """The ONNX model of ``module`` (CPU, eval).
-
-    Args:
-        quantised: the integers and ranges, None for a float32 file.
-        sparse: zeros may be left out of the storage.
-        narrow: store at the true width; False stores int8 and float32 tensors as they are (equal
-            outputs bit for bit).
-        unfolds: see :class:`harness.deploy.pack.Store`.
-    """
-    state = {k: v.detach().numpy() for k, v in module.state_dict().items()}
-    groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
-    build = _Build(template, state, quantised, groups, dict(template.paths))
-    for path in template.paths.values():
-        if f"{path}.weight" in state:
-            build.layers[path] = _layer(path, state, quantised)
-    nodes = _fold_norms(build, [_copy(n) for n in template.nodes])
-    store = Store(narrow, unfolds)
-    for node in nodes:
-        _place(build, node, store, sparse)
-    return _model(build, store.finish(), _output_classes(nodes, build))
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
-    return new
-
-
-def _layer(path: str, state: dict[str, np.ndarray], quantised: Quantised | None) -> _Layer:
-    bias = state.get(f"{path}.bias")
-    if quantised is None or path not in quantised.integers:
-        return _Layer(state[f"{path}.weight"], bias)
-    return _Layer(quantised.integers[path], bias, quantised.scales[path], quantised.bits[path])
-
-
-def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Fold every BatchNormalization that is the only reader of a layer's output."""
-    readers: dict[str, int] = {}
-    for node in nodes:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    producers = {node.output[0]: node for node in nodes}
-    kept = []
-    for node in nodes:
-        source = producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        path = build.paths.get(source.output[0], "") if source is not None else ""
-        if source is None or path not in build.layers or readers[node.input[0]] > 1:
-            kept.append(node)
-            continue
-        gamma, beta, mean, variance = (build.state[name].astype(np.float64) for name in node.input[1:5])
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(variance + epsilon)
-        build.layers[path].fold(factor, beta - mean * factor)
-        build.paths[node.output[0]] = path
-        producers[node.output[0]] = source
-        source.output[0] = node.output[0]
-    return kept
-
-
-def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> None:
-    """Append one node to the graph, with its weights, and bytes where it has a quantisation point."""
-    path = build.paths.get(node.output[0])
-    if path is None:
-        for name in node.input:
-            if name in build.state:
-                build.parts.tensor(name, build.state[name])
-    elif path in build.layers:
-        _place_layer(build, node, path, store, sparse)
-    elif build.quantised is not None:
-        points = [path] if path in build.quantised.activations else [f"{path}.0", f"{path}.1"]
-        for i, point in enumerate(points):
-            node.input[i] = _as_bytes(build, node.input[i], point)
-    build.nodes.append(node)
-
-
-def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, sparse: bool) -> None:
-    layer = build.layers[path]
-    if node.op_type == "Conv":
-        for attribute in node.attribute:
-            if attribute.name == "group":
-                attribute.i = build.groups[path]
-    weight, bias = f"{path}.w", f"{path}.b"
-    store.add(weight, np.ascontiguousarray(layer.weight), layer.bits, sparse)
-    del node.input[2:]
-    if layer.scale is None:
-        node.input[1] = weight
-        if layer.bias is not None:
-            node.input.append(build.parts.tensor(bias, layer.bias.astype(np.float32)))
-        return
-    node.input[0] = _as_bytes(build, node.input[0], path)
-    scale = build.parts.tensor(f"{path}.s", layer.scale.astype(np.float32))
-    zeros = build.shared(f"zeros{len(layer.scale)}", np.zeros(len(layer.scale), np.int8))
-    node.input[1] = build.parts.node("DequantizeLinear", [weight, scale, zeros], f"{path}.W", axis=0)
-    if layer.bias is not None:
-        step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]
-        q = np.clip(np.rint(layer.bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        names = [build.parts.tensor(bias, q), build.parts.tensor(f"{path}.t", step.astype(np.float32))]
-        node.input.append(build.parts.node("DequantizeLinear", names, f"{path}.B", axis=0))
-
-
-def _as_bytes(build: _Build, tensor: str, point: str) -> str:
-    """The tensor after quantise and dequantise; shared by all its readers (their ranges are equal)."""
-    if tensor not in build.bytes_of:
-        if build.quantised is None:
-            raise ValueError("a float32 graph has no quantisation points")
-        scale, zero, top = build.quantised.activations[point]
-        given = [
-            build.parts.tensor(f"{point}.x", np.asarray(scale, np.float32)),
-            build.parts.tensor(f"{point}.z", np.asarray(zero, np.uint8)),
-        ]
-        most = "" if top == BYTE else build.parts.tensor(f"{point}.m", np.asarray(top, np.uint8))
-        flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
-        if flatten is not None:  # bytes before it too (the same bytes): the layer in front writes them
-            build.nodes.remove(flatten)
-            flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
-            build.nodes.append(flatten)
-        build.bytes_of[tensor] = _round_trip(build, tensor, given, point, most)
-        build.scale_of[build.bytes_of[tensor]] = scale
-    return build.bytes_of[tensor]
-
-
-def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:
-    """Quantise and dequantise ``tensor`` with the scale and zero point ``given``; ``most``: the tensor
-    of the largest integer, empty where that is a byte's. Clipped as integers, the operator in front
-    stays an integer one."""
-    integers = f"{name}.q"
-    build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *given], [integers]))
-    if most:
-        build.nodes.append(helper.make_node("Clip", [integers, "", most], [f"{name}.l"]))
-        integers = f"{name}.l"
-    build.nodes.append(helper.make_node("DequantizeLinear", [integers, *given], [f"{name}.d"]))
-    return f"{name}.d"
-
-
-def _output_classes(nodes: list[onnx.NodeProto], build: _Build) -> int | None:
-    path = build.paths.get(nodes[-1].output[0])
-    return len(build.layers[path].weight) if path in build.layers else None
-
-
-def _model(build: _Build, stored: Parts, classes: int | None) -> onnx.ModelProto:
-    used = {name for node in build.nodes for name in node.input}
-    constants = [numpy_helper.from_array(v, k) for k, v in build.template.constants.items() if k in used]
-    shape = ["b", *build.template.input_shape]
-    graph = helper.make_graph(
-        stored.nodes + build.parts.nodes + build.nodes,
-        "g",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", classes or "c"])],
-        initializer=constants + stored.tensors + build.parts.tensors,
-    )
-    return helper.make_model(_short_names(graph), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-
-
-def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Rename every tensor to one or two letters: in a small model the names outweigh the weights."""
-    short: dict[str, str] = {"input": "input", "logits": "logits", "": ""}
-    alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-    def rename(name: str) -> str:
-        if name not in short:
-            high, low = divmod(len(short), len(alphabet))
-            short[name] = (f"{high}" if high else "") + alphabet[low]
-        return short[name]
-
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                names[i] = rename(name)
-    for tensor in graph.initializer:
-        tensor.name = rename(tensor.name)
-    return graph
 
 
 def structure_key(model: onnx.ModelProto) -> str:

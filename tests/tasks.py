@@ -1,0 +1,25 @@
+"""What the tests of tasks share: loading by name, small arrays."""
+
+import numpy as np
+import pytest
+
+from harness.errors import SpaceError
+from harness.recipe import Selected
+from harness.tasks.data import Data, load_data
+
+PARTS = ("train", "validation", "test")
+
+
+def load(name: str, **options) -> Data:
+    return load_data(Selected(name=name, options=options))
+
+
+def message(name: str, **options) -> str:
+    with pytest.raises(SpaceError) as caught:
+        load(name, **options)
+    return str(caught.value)
+
+
+def samples(n=60, classes=3, shape=(4, 4), dtype=np.uint8, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (n, *shape)).astype(dtype), np.arange(n) % classes

@@ -1,0 +1,72 @@
+"""The user's own function as a task."""
+
+import numpy as np
+import pytest
+
+from harness.tasks.digits import digits
+from tests.tasks import PARTS, load, message
+
+OWN = """
+import numpy as np
+def metrics(logits, labels): return {"one": 1.0}
+def parts(n=30):
+    x, y = np.arange(n * 4, dtype=float).reshape(n, 4), np.arange(n) % 3
+    return {"x_train": x, "y_train": y, "x_test": x + 1, "y_test": y}
+def good(n=30): return {**parts(n), "metrics": metrics}
+def held(): return {**parts(), "x_validation": parts()["x_test"], "y_validation": parts()["y_test"]}
+def data():
+    from harness.tasks.digits import digits
+    return digits()
+def half(): return {**parts(), "x_validation": parts()["x_test"]}
+def lacks(): return {"x_train": parts()["x_train"]}
+def unknown(): return {**parts(), "metric": metrics}
+def not_callable(): return {**parts(), "metrics": 3}
+def array(): return parts()["x_train"]
+def bad_labels(): return {**parts(), "y_train": parts()["y_train"] * 2}
+def raises(): raise OSError("no disk")
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # restores sys.path afterwards
+    return name
+
+
+def test_own_data_from_the_current_folder(own):
+    data = load(f"{own}:good", n=60)
+    assert [len(getattr(data, part)[1]) for part in PARTS] == [51, 9, 60]
+    assert data.metrics is not None
+    assert data.metrics(np.zeros((1, 3)), np.zeros(1)) == {"one": 1.0}
+    assert load(f"{own}:data").fingerprint() == digits().fingerprint()
+
+
+def test_own_validation_part(own):
+    data = load(f"{own}:held")
+    assert [len(getattr(data, part)[1]) for part in PARTS] == [30, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("half", "x_validation and y_validation together"),
+        ("lacks", "lacks y_train, x_test, y_test. It has: x_train"),
+        ("unknown", "unknown key 'metric'. Known: x_train"),
+        ("not_callable", "must be a function (logits, labels)"),
+        ("array", "or a mapping with x_train, y_train, x_test, y_test, but got 'ndarray'"),
+        ("bad_labels", "class numbers 0..2, but got [0, 2, 4]"),
+        ("raises", "raised OSError: no disk"),
+        ("absent", "cannot import"),
+    ],
+)
+def test_mistakes_in_own_data_name_the_task(own, function, expected):
+    text = message(f"{own}:{function}")
+    assert text.startswith("task.name: ")
+    assert expected in text
+
+
+def test_a_module_that_is_not_there(own):
+    assert message("no_such_package.module:function").startswith("task.name: cannot import 'no_such_package")
