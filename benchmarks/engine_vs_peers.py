@@ -1,13 +1,12 @@
 """Ours against Ray Tune with OptunaSearch, Optuna's own ``optimize`` and random search.
 
-Same task, teacher logits, space and number of trials, on the same cores: digits, or 6,000 images of
+Same task, teacher logits, space and seconds, on the same cores: digits, or 6,000 images of
 Fashion-MNIST. Peers' trials are those of ``plain_trial``. All contenders begin with the same points, our
-baselines, which count as trials. The clock runs from the first proposal (start-up stands apart).
-Afterwards, outside the clock, the files that were ever on a contender's front are scored on test and
-timed by one lab in one session, and the hypervolume of the front (chosen by the contender's own
-validation values and latencies) is taken on those.
+baselines. The clock runs from the first proposal (start-up stands apart). Afterwards, outside the
+clock, one lab times every file in one session, so that all fronts are those of validation accuracy,
+bytes and the same instrument's latency; the hypervolume of a front is taken on its members' test accuracy.
 
-    python benchmarks/engine_vs_peers.py digits|fashion [SEEDS [TRIALS]]
+    python benchmarks/engine_vs_peers.py digits|fashion [SEEDS [SECONDS]]
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ import json
 import math
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from ruamel.yaml import YAML
 
 from benchmarks.report import ROOT, save, spread
 from harness.deploy.latency import Lab
@@ -45,18 +44,19 @@ METRICS = ("accuracy", "size_bytes", "latency_ms")
 DIRECTIONS = ("maximize", "minimize", "minimize")
 SHARES = (0.25, 0.5, 1.0)  # of the budget
 SPACES = {
-    "digits": ("digits.yaml", [], 5, 60),
-    "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 20),
-}  # file, overrides, seeds, trials
+    "digits": ("digits.yaml", [], 5, 100),
+    "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 150),
+}  # file, overrides, seeds, seconds
+LAB_S = 0.1  # timed seconds of a file
 
 
 @dataclass(frozen=True)
 class Row:
-    """A told trial: seconds since the first proposal, the contender's own values (none where it was
-    stopped), its file."""
+    """A told trial: seconds since the first proposal, validation accuracy (none where it was stopped),
+    its file."""
 
     told_s: float
-    values: tuple[float, float, float] | None
+    accuracy: float | None
     path: Path
 
 
@@ -78,18 +78,15 @@ def first_points(space: Space) -> list[dict[str, Any]]:
     return [{name: to_optuna(holes[name], code) for name, code in params.items()} for params in known]
 
 
-def ours(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
+def ours(space: Space, folder: Path, seconds: float, logits: Any) -> tuple[list[Row], float]:
     started = time.time()
-    search(space, folder / "study", trials=trials, progress=False)
+    search(space, folder / "study", progress=False)
     rows = []
     for line in csv.DictReader((folder / "study" / "told.csv").open()):
         place = folder / "study" / "trials" / f"{int(line['number']):05d}"
         record = json.loads((place / "record.json").read_bytes())
-        values = None
-        if record["status"] == "ok":
-            accuracy, size, latency = (statistics.median(record["measurements"][n]["values"]) for n in METRICS)
-            values = (accuracy, size, latency)
-        rows.append(Row(float(line["elapsed_s"]), values, place / "model.onnx"))
+        accuracy = record["measurements"]["accuracy"]["values"][0] if record["status"] == "ok" else None
+        rows.append(Row(float(line["elapsed_s"]), accuracy, place / "model.onnx"))
     return rows, time.time() - started - max(r.told_s for r in rows)
 
 
@@ -97,8 +94,7 @@ def _rows(folder: Path, first: float) -> list[Row]:
     found = []
     for path in folder.glob("*/row.json"):
         row = json.loads(path.read_bytes())
-        values = (row["accuracy"], row["size_bytes"], row["latency_ms"])
-        found.append(Row(row["told"] - first, values, path.parent / "model.onnx"))
+        found.append(Row(row["told"] - first, row["accuracy"], path.parent / "model.onnx"))
     return sorted(found, key=lambda r: r.told_s)
 
 
@@ -117,7 +113,7 @@ class Define:
         return {"tree": json.dumps(self.space.fill(params, trial.number).to_tree()), "n": trial.number}
 
 
-def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
+def ray_tune(space: Space, folder: Path, seconds: float, logits: Any) -> tuple[list[Row], float]:
     """As Ray Tune's documentation sets OptunaSearch up: a define-by-run space, one CPU a trial."""
     import ray
     from ray import tune
@@ -148,7 +144,8 @@ def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list
                 sampler=sampler,
                 points_to_evaluate=first_points(space),
             ),
-            num_samples=trials,
+            num_samples=-1,
+            time_budget_s=seconds + (time.time() - started),
         ),
         run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
     )
@@ -159,7 +156,7 @@ def ray_tune(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list
 
 
 def with_optuna(make: Callable[[int], Any]) -> Callable[..., tuple[list[Row], float]]:
-    def contender(space: Space, folder: Path, trials: int, logits: Any) -> tuple[list[Row], float]:
+    def contender(space: Space, folder: Path, seconds: float, logits: Any) -> tuple[list[Row], float]:
         from benchmarks.plain_trial import plain_trial
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -173,7 +170,7 @@ def with_optuna(make: Callable[[int], Any]) -> Callable[..., tuple[list[Row], fl
             row = plain_trial(recipe.to_tree(), logits, folder / str(trial.number))
             return row["accuracy"], row["size_bytes"], row["latency_ms"]
 
-        study.optimize(objective, trials, n_jobs=len(os.sched_getaffinity(0)))
+        study.optimize(objective, timeout=seconds, n_jobs=len(os.sched_getaffinity(0)))
         return _rows(folder, first), 0.0
 
     return contender
@@ -189,91 +186,100 @@ CONTENDERS = {
 }
 
 
-def fronts(rows: list[Row]) -> list[list[int]]:
+@dataclass(frozen=True)
+class Scored:
+    """A told trial as everybody's are compared: on validation, the front; on test, its hypervolume."""
+
+    told_s: float
+    validation: tuple[float, float, float] | None
+    test: tuple[float, float, float] | None = None
+
+
+def scored(space: Space, rows: dict[str, list[Row]]) -> dict[str, list[Scored]]:
+    """One lab's latencies for every file; test accuracy of those that were ever on a front."""
+    from harness.scoring import data_of, file_metrics
+
+    data = data_of(space.fill(space.sample(lambda hole: hole.default)))
+    paths = sorted({row.path for own in rows.values() for row in own if row.accuracy is not None})
+    with Lab() as lab:
+        timed = dict(zip(paths, lab.measure(paths, None, budget_s=LAB_S), strict=True))
+    found = {}
+    for name, own in rows.items():
+        told = []
+        for row in own:
+            costs = (float(row.path.stat().st_size), timed[row.path].median) if row.accuracy is not None else None
+            told.append(Scored(row.told_s, None if costs is None else (row.accuracy or 0.0, *costs)))
+        ever = {i for members in fronts(told) for i in members}
+        found[name] = [
+            replace(s, test=(file_metrics(own[i].path, data, "test")["accuracy"], *s.validation[1:]))
+            if i in ever and s.validation is not None
+            else s
+            for i, s in enumerate(told)
+        ]
+    return found
+
+
+def fronts(told: list[Scored]) -> list[list[int]]:
     """The members of the front after each told trial."""
     front, found = Front(DIRECTIONS), []
-    for i, row in enumerate(rows):
-        if row.values is not None:
-            front.add(i, row.values)
+    for i, row in enumerate(told):
+        if row.validation is not None:
+            front.add(i, row.validation)
         found.append(list(front.numbers))
     return found
 
 
-def score(space: Space, rows: dict[str, list[Row]]) -> dict[Path, tuple[float, float, float]]:
-    """Test accuracy, bytes and the lab's latency of every file that was ever on a front."""
-    from harness.scoring import data_of, file_metrics
-
-    data = data_of(space.fill(space.sample(lambda hole: hole.default)))
-    paths = sorted({own[i].path for own in rows.values() for front in fronts(own) for i in front})
-    with Lab() as lab:
-        timed = lab.measure(paths, None, budget_s=0.2)
-    return {
-        p: (file_metrics(p, data, "test")["accuracy"], float(p.stat().st_size), m.median)
-        for p, m in zip(paths, timed, strict=True)
-    }
-
-
-def curve(rows: list[Row], scores: dict[Path, Any], reference: tuple[float, float, float]) -> list[tuple[float, float]]:
+def curve(told: list[Scored], reference: tuple[float, float, float]) -> list[tuple[float, float]]:
     """(seconds, hypervolume) after each told trial."""
     found = []
-    for row, members in zip(rows, fronts(rows), strict=True):
-        values = np.array([scores[rows[i].path] for i in members]).reshape(-1, len(METRICS))
+    for row, members in zip(told, fronts(told), strict=True):
+        values = np.array([told[i].test for i in members]).reshape(-1, len(METRICS))
         found.append((row.told_s, log_hypervolume(values, dict(zip(METRICS, reference, strict=True)), DIRECTIONS)))
     return found
 
 
-def one_seed(task: str, seed: int, trials: int) -> dict[str, Any]:
+def one_seed(task: str, seed: int, seconds: float) -> dict[str, Any]:
     from harness import trial as trial_module
 
     file, overrides, _, _ = SPACES[task]
-    mine = [*overrides, f"search.seed={seed}", "search.stop=dominated"]
-    space = load_space(ROOT / "search_spaces" / file, overrides=mine)
     folder = Path(tempfile.mkdtemp())
+    tree = YAML(typ="safe").load(ROOT / "search_spaces" / file)
+    tree["search"] = {"time_s": seconds, "seed": seed, "stop": "dominated", "sampler": "tpe"}
+    (folder / file).write_text(json.dumps(tree))
+    space = load_space(folder / file, overrides=overrides)
     logits = trial_module.prepare(teacher_trees(space), str(folder / "prepared"))["logits"]
     rows, startup = {}, {}
     names = list(CONTENDERS)
     for name in names[seed % len(names) :] + names[: seed % len(names)]:
         (folder / name).mkdir()
-        rows[name], startup[name] = CONTENDERS[name](space, folder / name, trials, logits)
+        found, startup[name] = CONTENDERS[name](space, folder / name, seconds, logits)
+        rows[name] = [row for row in found if row.told_s <= seconds]
         print(seed, name, len(rows[name]), round(rows[name][-1].told_s, 1), flush=True)
-    scores = score(space, rows)
-    widest = rows["ours"][0]  # the first baseline: the widest fp32 student
-    with Lab() as lab:
-        latency = lab.measure([widest.path], None, budget_s=0.2)[0].median
-    reference = (0.1, float(widest.path.stat().st_size), 1.5 * latency)
-    curves = {name: curve(own, scores, reference) for name, own in rows.items()}
+    told = scored(space, rows)
+    widest = told["ours"][0].validation  # the first baseline: the widest fp32 student
+    assert widest is not None
+    reference = (0.1, widest[1], 1.5 * widest[2])
+    curves = {name: curve(own, reference) for name, own in told.items()}
     shutil.rmtree(folder, ignore_errors=True)
-    return {"seed": seed, "startup_s": startup, "curves": curves}
+    return {"seed": seed, "startup_s": startup, "trials": {n: len(r) for n, r in rows.items()}, "curves": curves}
 
 
-def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    target = {s["seed"]: s["curves"]["ray_tune_optunasearch"][-1] for s in seeds}
-    our_time = {s["seed"]: s["curves"]["ours"][-1][0] for s in seeds}
+def summary(seeds: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    fewest = min(len(c) for s in seeds for c in s["curves"].values())
+    goal = {s["seed"]: s["curves"]["ray_tune_optunasearch"][-1][1] for s in seeds}
     found: dict[str, Any] = {}
     for name in CONTENDERS:
-        curves = [(s["seed"], s["curves"][name]) for s in seeds]
-        reached = [next((t for t, v in c if v >= target[n][1]), math.inf) for n, c in curves]
-        ratios = [r / target[n][0] for r, (n, _) in zip(reached, curves, strict=True)]
-        ours_minus = {
-            share: [_after(s["curves"]["ours"], share) - _after(s["curves"][name], share) for s in seeds]
-            for share in SHARES
-        }
+        pairs = [(s["curves"]["ours"], s["curves"][name]) for s in seeds]
+        reached = [next((t for t, v in s["curves"][name] if v >= goal[s["seed"]]), math.inf) for s in seeds]
+        at = {share: [(_at(a, share * seconds), _at(b, share * seconds)) for a, b in pairs] for share in SHARES}
         found[name] = {
-            "hypervolume_at": {str(share): mean_interval([_after(c, share) for _, c in curves]) for share in SHARES},
-            "ours_minus_it_at": {str(share): mean_interval(v) for share, v in ours_minus.items()},  # pairs of seeds
-            "hypervolume_at_our_time": {
-                str(share): mean_interval([_at(c, share * our_time[n]) for n, c in curves]) for share in SHARES
-            },
-            "total_s": spread([c[-1][0] for _, c in curves]),
-            "time_to_ray_tunes_final_hypervolume_over_its_time": statistics.median(ratios),
-            "reached_it": sum(r < math.inf for r in reached),
+            "trials": spread([float(s["trials"][name]) for s in seeds]),
+            "hypervolume_at_share_of_time": {str(s): mean_interval([b for _, b in v]) for s, v in at.items()},
+            "ours_minus_it": {str(s): mean_interval([a - b for a, b in v]) for s, v in at.items()},  # pairs of seeds
+            f"hypervolume_after_{fewest}_trials": mean_interval([b[fewest - 1][1] for _, b in pairs]),
+            "time_to_ray_tunes_final_hypervolume_over_the_budget": [r / seconds for r in reached],
         }
     return found
-
-
-def _after(found: list[tuple[float, float]], share: float) -> float:
-    """The hypervolume after a share of the trials."""
-    return found[max(0, round(share * len(found)) - 1)][1]
 
 
 def _at(found: list[tuple[float, float]], seconds: float) -> float:
@@ -283,11 +289,11 @@ def _at(found: list[tuple[float, float]], seconds: float) -> float:
 
 def main() -> None:
     task, *given = sys.argv[1:]
-    seeds, trials = (int(g) if g else d for g, d in zip_longest(given, SPACES[task][2:]))
+    seeds, seconds = (int(g) if g else d for g, d in zip_longest(given, SPACES[task][2:]))
     done = []
     for seed in range(seeds):  # saved after each, so that an interrupted run leaves what it found
-        done.append(one_seed(task, seed, trials))
-        save(f"engine_vs_peers_{task}", {"trials": trials, "summary": summary(done), "runs": done})
+        done.append(one_seed(task, seed, seconds))
+        save(f"engine_vs_peers_{task}", {"seconds": seconds, "summary": summary(done, seconds), "runs": done})
 
 
 if __name__ == "__main__":
