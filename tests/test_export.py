@@ -233,3 +233,26 @@ def test_narrow_storage_gives_back_every_value_and_is_smaller(bits, sparsity, se
         assert np.array_equal(w, values) and np.array_equal(v, values[:5])
     if bits < 8 or sparsity > 0.6:
         assert len(files[0]) < len(files[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 1000), st.booleans())
+def test_integers_that_do_not_fit_their_width_are_places_in_a_table(bits, seed, sparse):
+    rng = np.random.default_rng(seed)
+    known = rng.choice(np.arange(-127, 128), rng.integers(1, 2**bits + 1), replace=False).astype(np.int8)
+    values = rng.choice(known, (40, 60)).astype(np.int8)
+    if sparse and 0 in known:
+        values[rng.random(values.shape) < 0.95] = 0
+    found = []
+    for unfolds in (True, False):
+        store = Store(narrow=True, unfolds=unfolds)
+        store.add("w", values, bits, may_be_sparse=sparse)
+        parts = store.finish()
+        out = [helper.make_tensor_value_info("out", TensorProto.INT8, None)]
+        nodes = [*parts.nodes, helper.make_node("Identity", ["w"], ["out"])]
+        graph = helper.make_graph(nodes, "g", [], out, initializer=parts.tensors)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        found.append(model.SerializeToString())
+        [w] = session(found[-1]).run(None, {})
+        assert np.array_equal(w, values)
+    assert len(found[0]) <= values.size * bits / 8 + 2**bits + 900

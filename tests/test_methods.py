@@ -58,6 +58,7 @@ MANY: dict[tuple[str, str], dict[str, Any]] = {
     ("quant", "dorefa"): {"bits": 2},
     ("quant", "standardised"): {"bits": 5, "activation_bits": 4},
     ("quant", "power_of_two"): {"bits": 3},
+    ("quant", "pact"): {"bits": 4},
 }
 MORE: list[tuple[str, str, dict[str, Any]]] = [
     ("quant", "uniform", {"bits": 1}),

@@ -115,6 +115,12 @@ QUANTISERS = {
         _ROUNDING,
         off={"bits": 32},
     ),
+    "pact": Method(  # the paper's pair: DoReFa's weights, trained activation ranges
+        f"{_HERE}.quantize:dorefa",
+        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
+        {**_ROUNDING, "activations": Param(str, "pact", choices=("range", "pact"))},
+        off={"bits": 32},
+    ),
     "standardised": Method(
         f"{_HERE}.quantize:standardised",
         {
