@@ -1,0 +1,116 @@
+"""Samplers on a model of the digits space: what they find in 60 and 240 trials, over many seeds.
+
+The model is an ensemble of trees fitted to the 240 recorded trials of ``stopping_curves.json`` (accuracy as
+a logit, bytes and latency as logarithms). Each study begins with the baselines, keeps six trials open
+as a search on two cores does, and sees accuracies with the noise of 360 validation samples; hypervolumes
+are those of the front's true values. Compares samplers with each other; it says nothing of real accuracies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import optuna
+from sklearn.ensemble import ExtraTreesRegressor
+
+from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, suggest
+from benchmarks.report import ROOT, save
+from harness.pareto import Front, log_hypervolume
+from harness.search.samplers import make_sampler
+from harness.space import Space, load_space
+
+OPEN = 6
+SAMPLES = 360
+AT = (30, 60, 120, 240)
+SEEDS = 16
+
+
+def ours(sampler: str, seed: int) -> optuna.samplers.BaseSampler:
+    space = load_space(ROOT / "search_spaces" / "digits.yaml", [f"search.sampler={sampler}", f"search.seed={seed}"])
+    return make_sampler(space, 0, lambda: None)
+
+
+CONTENDERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "ours: tpe": lambda seed: ours("tpe", seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+    "tpe multivariate group": lambda seed: optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, constant_liar=True
+    ),
+    "nsga2, population 20": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
+}
+
+
+@cache
+def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
+    """The space, the fitted trees, and the hypervolume's reference point."""
+    rows = json.loads((ROOT / "results" / "benchmarks" / "stopping_curves.json").read_text())
+    right = np.clip([r["accuracy"] for r in rows], 0.05, 0.995)
+    costs = [np.log([r[name] for r in rows]) for name in METRICS[1:]]
+    trees = ExtraTreesRegressor(300, random_state=0)
+    trees.fit([r["shares"] for r in rows], np.stack([np.log(right / (1 - right)), *costs], 1))
+    widest = next(r for r in rows if r["baseline"] == "widest-fp32")
+    reference = {"accuracy": 0.1, "size_bytes": widest["size_bytes"], "latency_ms": 1.5 * widest["latency_ms"]}
+    return load_space(ROOT / "search_spaces" / "digits.yaml"), trees, reference
+
+
+def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
+    space, trees, _ = model()
+    logit, size, latency = trees.predict([space.shares(params)])[0]
+    return 1 / (1 + math.exp(-logit)), math.exp(size), math.exp(latency)
+
+
+def study(name: str, seed: int) -> list[float]:
+    """True hypervolumes of the observed front after each number of trials in ``AT``."""
+    warnings.simplefilter("ignore")  # experimental arguments
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (space, _, reference), noise = model(), np.random.default_rng(seed)
+    found = optuna.create_study(directions=list(DIRECTIONS), sampler=CONTENDERS[name](seed))
+    for point in first_points(space):
+        found.enqueue_trial(point)
+    waiting: list[tuple[Any, dict[str, Any]]] = []
+    front, values, volumes = Front(DIRECTIONS), [], []
+    while len(values) < max(AT):
+        while len(waiting) < OPEN:
+            trial = found.ask()
+            waiting.append((trial, space.sample(lambda hole, t=trial: suggest(t, hole))))
+        trial, params = waiting.pop(0)
+        values.append(true_values(params))
+        seen = (noise.binomial(SAMPLES, values[-1][0]) / SAMPLES, *values[-1][1:])
+        found.tell(trial, list(seen))
+        front.add(len(values) - 1, seen)
+        if len(values) in AT:
+            rows = np.array([values[i] for i in front.numbers])
+            volumes.append(log_hypervolume(rows, reference, DIRECTIONS))
+    return volumes
+
+
+def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    figures: dict[str, Any] = {"seeds": SEEDS, "open_trials": OPEN}
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for name in CONTENDERS:
+            volumes = list(pool.map(study, [name] * SEEDS, range(SEEDS)))
+            figures[name] = {
+                str(at): {"mean": statistics.mean(v), "standard_error": statistics.stdev(v) / math.sqrt(SEEDS)}
+                for at, v in zip(AT, zip(*volumes, strict=True), strict=True)
+            }
+            print(name, figures[name], flush=True)
+    save("samplers", figures)
+
+
+if __name__ == "__main__":
+    main()
