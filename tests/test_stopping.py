@@ -65,13 +65,16 @@ def test_dominated_stops_nothing_that_would_have_been_on_the_front(box):  # noqa
         )
 
 
+LEARNING = ("search.stop=dominated", "train.epochs=20", "search.sampler=random")
+
+
 def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F811
-    run(box, "search.stop=dominated", "train.epochs=20", "search.trials=25")
+    run(box, *LEARNING, "search.trials=25")
     before = len(stopped(box / "study"))
-    outcome = run(box, "search.stop=dominated", "train.epochs=20", "search.trials=40")
+    outcome = run(box, *LEARNING, "search.trials=40")
     assert outcome.finished == 40 and outcome.stopped == len(stopped(box / "study")) > before
     (box / "study" / "study.log").write_bytes(b"")
-    rebuilt = run(box, "search.stop=dominated", "train.epochs=20", "search.trials=41", rebuild=True)
+    rebuilt = run(box, *LEARNING, "search.trials=41", rebuild=True)
     assert rebuilt.finished == 41 and rebuilt.stopped >= outcome.stopped
 
 
