@@ -39,7 +39,9 @@ SEEDS = 16
 
 
 def ours(sampler: str, seed: int) -> optuna.samplers.BaseSampler:
-    space = load_space(ROOT / "search_spaces" / "digits.yaml", [f"search.sampler={sampler}", f"search.seed={seed}"])
+    space = load_space(
+        ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}", f"search.seed={seed}"]
+    )
     return make_sampler(space, 0, lambda: None)
 
 
