@@ -116,7 +116,9 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
         )
     log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
     figure.update_yaxes(title=units.title("accuracy"), tickformat=".1%", range=_accuracy_range(data))
-    return page_layout(figure)
+    page_layout(figure, 480 + 20 * data.named["baseline"].nunique())
+    figure.update_layout(legend={"y": -0.2, "yanchor": "top"})  # below: named recipes can make it long
+    return figure
 
 
 def _accuracy_range(data: StudyData) -> list[float]:
