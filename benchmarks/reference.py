@@ -1,7 +1,8 @@
 """Run one space and keep its front as a reference result: ``python benchmarks/reference.py SPACE [--trials N]``.
 
 What is committed under results/reference/NAME: the front's table with hardware, versions and
-command (README.md), ``pareto.csv``, ``trials.csv``, the space, ``study.json`` and the named recipes.
+command (README.md), ``pareto.csv``, ``trials.csv``, the space, ``study.json`` and the named recipes;
+``front.png`` is a picture of the report's first plots, taken by hand.
 The models are not: ``harness train`` makes them again from the recipes.
 """
 
@@ -63,6 +64,8 @@ def readme(data: StudyData, command: str) -> str:
             "the space names.",
             "",
             *table(data),
+            "",
+            "![accuracy against file size and latency, from the report](front.png)",
             "",
         ]
     )
