@@ -150,22 +150,25 @@ def dorefa(weight: Tensor, learned: Tensors, *, bits: Tensor, scaled: bool = Tru
 def standardised(weight: Tensor, learned: Tensors, *, bits: Tensor, range: Tensor) -> Rounded:
     """Subtract the mean, divide by the deviation, round, and undo both.
 
-        z = (w - mu) / sigma;  k = clamp(round(z * Q / range), -Q, Q);  w' = (k + o) * s
-        s = sigma * range / Q,  o = round(mu / s)
+        z = (w - mu) / sigma;  k = clamp(round(z * Q / range), -Q, Q);  w' = (m * k + o) * s / m
+        s = sigma * range / Q,  o = round(m * mu / s)
 
     mu, sigma  mean and deviation (population) of the layer's weights
     range      > 0, in deviations: what lies further out is clipped
-    The offset o is whole, so that the file stores the integers k + o (clamped to a byte).
-    Bound: |w' - w| <= s where |z| <= range (half a step from k, half from o), bits <= 7. At one bit
-    k = sign(z) and s = sigma * mean|z|, the scale of least squared error.
+    m          the largest whole number for which m * k + o are bytes: the file stores those, 2Q + 1
+               different ones, and the mean is off by s / 2m at most. (An offset in whole steps, m = 1,
+               moves all weights together by up to half a step, and batch norm's averages with them.)
+    Bound: |w' - w| <= s / 2 + s / 2m where |z| <= range. At one bit k = sign(z) and s = sigma * mean|z|,
+    the scale of least squared error.
     """
     w, top = weight.detach(), _top(bits)
     mean, one = w.mean(), bits == 1
     apart = w - mean
-    scale = or_one(torch.where(one, apart.abs().mean(), apart.square().mean().sqrt() * range / top))
-    k = torch.where(one, _sign(apart), torch.clamp(torch.round(apart / scale), -top, top))
-    q = torch.clamp(k + torch.round(mean / scale), -BYTE, BYTE)
-    return _straight(weight, q, _across(scale, w))
+    step = or_one(torch.where(one, apart.abs().mean(), apart.square().mean().sqrt() * range / top))
+    k = torch.where(one, _sign(apart), torch.clamp(torch.round(apart / step), -top, top))
+    finer = torch.clamp(torch.floor((BYTE - 0.5) / (top + (mean / step).abs())), min=1.0)
+    q = torch.clamp(finer * k + torch.round(finer * mean / step), -BYTE, BYTE)
+    return _straight(weight, q, _across(step / finer, w))
 
 
 def power_of_two(weight: Tensor, learned: Tensors, *, bits: Tensor) -> Rounded:
