@@ -32,7 +32,7 @@ from harness.train.shrink import Channels, shrink
 NETWORKS = ("resnet18", "mobilenet_v3_small", "densenet121")
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SHAPE = (3, 64, 64)
-ROUND_TO = 8  # channels: onnxruntime is slower at counts in between (1.16 times the whole network's time once)
+ROUND_TO = 8  # channels: runtimes block them
 
 
 def network(name: str) -> nn.Module:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 _CACHE = tempfile.TemporaryDirectory(prefix="harness-tests-")
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,3 +29,17 @@ os.environ.update(
     }
 )
 os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a user's module into the current folder, which is the test's own; gives its name."""
+
+    def write(text: str) -> str:
+        name = f"own_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)  # restores sys.path afterwards
+        return name
+
+    return write

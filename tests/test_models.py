@@ -226,11 +226,8 @@ thing = 3
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    name = f"own_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # restores sys.path afterwards
+def own(own_module):
+    name = own_module(OWN)
     return lambda function, **options: Model(name=f"{name}:{function}", options=options)
 
 

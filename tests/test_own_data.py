@@ -28,12 +28,8 @@ def raises(): raise OSError("no disk")
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    name = f"own_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # restores sys.path afterwards
-    return name
+def own(own_module):
+    return own_module(OWN)
 
 
 def test_own_data_from_the_current_folder(own):
