@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.errors import SpaceError
+from harness.holes import Hole
 from harness.space import Space, load_space
 
 BASE = {
@@ -32,3 +35,17 @@ def mistake(folder: Path, overrides: tuple[str, ...] = (), **sections: str) -> s
     with pytest.raises(SpaceError) as caught:
         space_of(folder, overrides, **sections)
     return str(caught.value)
+
+
+def chooser(rng: random.Random) -> Any:
+    """A choice of a code for a hole, for ``Space.sample``."""
+
+    def pick(h: Hole) -> Any:
+        if h.kind == "choice":
+            return rng.randrange(len(h.choices))
+        codes = h.spread(50)
+        if h.kind == "float" and h.step is None:
+            return rng.choice([*codes, rng.uniform(*h.bounds())])
+        return rng.choice(codes)
+
+    return pick

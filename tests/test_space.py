@@ -17,25 +17,13 @@ from ruamel.yaml import YAML
 from harness.errors import SpaceError
 from harness.holes import Hole
 from harness.space import Objective, Resources, Space, load_space
-from tests.spaces import space_of, write
+from tests.spaces import chooser, space_of, write
 
 SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"))
 
 
 def hole(space: Space, internal: str) -> Hole:
     return next(h for h in space.holes if h.internal == internal)
-
-
-def chooser(rng: random.Random) -> Any:
-    def pick(h: Hole) -> Any:
-        if h.kind == "choice":
-            return rng.randrange(len(h.choices))
-        codes = h.spread(50)
-        if h.kind == "float" and h.step is None:
-            return rng.choice([*codes, rng.uniform(*h.bounds())])
-        return rng.choice(codes)
-
-    return pick
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
