@@ -1,4 +1,4 @@
-"""Student's t at 95 %: one table for every interval of a mean. Floor 0, standard library only."""
+"""Intervals at 95 %: Student's t for every mean, order statistics for a median. Floor 0, standard library only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
         return mean, -math.inf, math.inf
     half = t_95(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median by order statistics (David and Nagaraja, Order Statistics, 3rd ed.,
+    7.1); the range of the values where there are fewer than 6."""
+    ordered, n = sorted(values), len(values)
+    half = 0.98 * n**0.5  # normal approximation of Bin(n, 1/2): 1.96 * sqrt(n) / 2
+    low, high = int(n / 2 - half), int(n / 2 + half + 1)
+    return ordered[max(low, 0)], ordered[min(high, n - 1)]
 
 
 def log_interval(values: Sequence[float]) -> tuple[float, float]:

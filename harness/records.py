@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.intervals import median_interval
+
 Direction = Literal["maximize", "minimize"]
 DIRECTIONS: dict[str, Direction] = {
     "accuracy": "maximize",
@@ -46,12 +48,8 @@ class Measurement(_Data):
         return statistics.median(self.values)
 
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the median by order statistics (David and Nagaraja,
-        Order Statistics, 3rd ed., 7.1); the range of the values where n < 6."""
-        ordered, n = sorted(self.values), len(self.values)
-        half = 0.98 * n**0.5  # normal approximation of Bin(n, 1/2): 1.96 * sqrt(n) / 2
-        low, high = int(n / 2 - half), int(n / 2 + half + 1)
-        return ordered[max(low, 0)], ordered[min(high, n - 1)]
+        """95 % confidence interval of the median (:func:`harness.intervals.median_interval`)."""
+        return median_interval(self.values)
 
 
 class Artifact(_Data):

@@ -1,6 +1,7 @@
 """The lab: statistics on a fake clock, the child's life and death. Nothing asserts on real speed."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,10 +12,10 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.deploy.latency import Lab, verdict
+from harness.deploy.latency import Lab, precise, verdict
 from harness.deploy.machine import environment
 from harness.deploy.runtimes import load
-from harness.deploy.timing import MIN_BLOCKS, Target, drift, time_blocks
+from harness.deploy.timing import ASK_EVERY, MIN_BLOCKS, Target, drift, time_blocks
 from harness.errors import SpaceError, TrialError
 from harness.records import Measurement
 from tests.fake_trial import tiny_model
@@ -52,6 +53,16 @@ def test_blocks_hold_exact_times_interleaved_and_enough_of_them():
 def test_a_short_budget_still_gives_the_least_number_of_blocks():
     clock = Clock()
     assert len(time_blocks([clock.target(1.0)], budget_s=0.01, clock=clock)[0]) == MIN_BLOCKS
+
+
+def test_files_are_timed_until_every_median_is_precise():
+    clock = Clock()
+    steady = clock.target(0.001)
+    rng = random.Random(0)
+    shaking = clock.target(lambda now: rng.uniform(0.001, 0.002))
+    assert len(time_blocks([steady], 1.0, clock=clock, enough=precise)[0]) == ASK_EVERY
+    assert len(time_blocks([steady, shaking], 0.5, clock=clock, enough=precise)[0]) > 4 * ASK_EVERY
+    assert len(time_blocks([steady], 1.0, clock=clock)[0]) > 10 * ASK_EVERY
 
 
 def test_drift_and_verdict():

@@ -26,10 +26,12 @@ from typing import Any
 
 from harness.deploy.timing import Quiet, Target, drift, time_blocks
 from harness.errors import HarnessError, TrialError
+from harness.intervals import median_interval
 from harness.records import Measurement
 
 MAX_DRIFT = 0.05  # of the reference, between the first and the last third of the session
 MAX_HALF_WIDTH = 0.05  # of the interval, relative to the median
+PRECISE = 0.01  # half-width of every file's interval, relative to its median, at which a search is content
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,13 @@ class Lab:
         batch_size: int = 1,
         threads: int = 1,
         budget_s: float = 0.25,
+        until_precise: bool = False,
     ) -> list[Measurement]:
         """Time ``paths`` interleaved with each other and with ``reference``.
 
         Args:
             budget_s: timed seconds per file.
+            until_precise: end earlier, as soon as every median is known within PRECISE.
         Returns:
             ``latency_ms`` per path, values in ms per inference of ``batch_size`` samples, one per
             block; conditions hold the runtime, load time, drift and verdict.
@@ -107,7 +111,7 @@ class Lab:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
         """
         jobs = [Job(p, runtime) for p in [*paths, *([reference] if reference is not None else [])]]
-        session = self.session(jobs, batch_size, threads, budget_s)
+        session = self.session(jobs, batch_size, threads, budget_s, until_precise=until_precise)
         medians = [[statistics.median(block) for block in blocks] for blocks in session.blocks]
         change = drift(medians[-1])
         found = []
@@ -135,6 +139,7 @@ class Lab:
         budget_s: float = 0.25,
         warm_up_s: float | None = None,
         seed: int = 0,
+        until_precise: bool = False,
     ) -> Session:
         """Time ``jobs`` interleaved, every run kept.
 
@@ -148,6 +153,7 @@ class Lab:
             "budget_s": budget_s,
             "warm_up_s": warm_up_s,
             "seed": seed,
+            "until_precise": until_precise,
         }
         with alone_on_this_host():
             answer = self._ask(request, self._timeout_s + 3 * budget_s * len(jobs))
@@ -211,6 +217,13 @@ def _load(path: Path, runtime: str, batch_size: int, threads: int) -> Target:
     return Target(lambda i: loaded.run(inputs[i % 16]), load_ms)
 
 
+def precise(blocks: Sequence[Sequence[Sequence[float]]]) -> bool:
+    """Is the median of every file's blocks known within PRECISE?"""
+    medians = [[statistics.median(block) for block in own] for own in blocks]
+    spans = [(median_interval(own), statistics.median(own)) for own in medians]
+    return all(high - low <= 2 * PRECISE * middle for (low, high), middle in spans)
+
+
 def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
     from harness.deploy.machine import environment
 
@@ -220,7 +233,13 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
         gc.collect()
         gc.disable()
         with Quiet(core) as quiet:
-            blocks = time_blocks(targets, request["budget_s"], request["seed"], warm_up_s=request["warm_up_s"])
+            blocks = time_blocks(
+                targets,
+                request["budget_s"],
+                request["seed"],
+                warm_up_s=request["warm_up_s"],
+                enough=precise if request["until_precise"] else None,
+            )
     except (HarnessError, RuntimeError, ValueError) as error:
         return {"error": str(error)}
     finally:

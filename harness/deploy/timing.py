@@ -12,6 +12,7 @@ from typing import Any
 
 BLOCK_S = 0.001  # a block is at least so long: the clock and its call cost are lost in it
 MIN_BLOCKS = 11  # of each file: enough for a 95 % interval of the median
+ASK_EVERY = 24  # blocks of each file, whether they are enough: the answer costs time itself
 WARM_UP_RUNS = 50
 BUSY = 0.5  # share of the other cores' time that may be in use
 STOLEN = 0.02  # share of the time that the hypervisor may have taken away
@@ -31,11 +32,12 @@ def time_blocks(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     warm_up_s: float | None = None,
+    enough: Callable[[list[list[list[float]]]], bool] | None = None,
 ) -> list[list[list[float]]]:
     """Milliseconds of every run, by target and block.
 
     Blocks of all targets alternate in random order until ``budget_s`` per target is used up and
-    each has at least ``MIN_BLOCKS``.
+    each has at least ``MIN_BLOCKS``, or earlier, when ``enough`` says of the blocks that they are.
 
     Args:
         warm_up_s: the most that warming one target up may take (default: a quarter of the budget).
@@ -44,7 +46,9 @@ def time_blocks(
     blocks: list[list[list[float]]] = [[] for _ in targets]
     order = random.Random(seed)
     started = clock()
-    while len(blocks[0]) < MIN_BLOCKS or clock() - started < budget_s * len(targets):
+    while (done := len(blocks[0])) < MIN_BLOCKS or clock() - started < budget_s * len(targets):
+        if enough is not None and done and done % ASK_EVERY == 0 and enough(blocks):
+            break
         for i in order.sample(range(len(targets)), len(targets)):
             blocks[i].append(_block(targets[i], counts[i], clock))
     return blocks

@@ -61,7 +61,9 @@ class Latencies:
                 groups.setdefault(settings, {}).setdefault(key, record)
         for (runtime, batch, threads), new in groups.items():
             paths = [r.file(trial_folder / f"{r.number:05d}") for r in new.values()]
-            measured = self._lab.measure(paths, self._reference, runtime, batch, threads, self._budget_s)
+            measured = self._lab.measure(
+                paths, self._reference, runtime, batch, threads, self._budget_s, until_precise=True
+            )
             for (key, record), value in zip(new.items(), measured, strict=True):
                 conditions = {**value.conditions, "measured_on_trial": record.number}
                 self._cache[key] = value.model_copy(update={"conditions": conditions})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Callable, Container, Sequence
@@ -16,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.space import Space
 
 RECENT, FRONT = 150, 50  # told trials that the sampler sees: the latest, and as many of the front
-MOST_GOOD = 50  # trials that TPE takes as the good ones, at most
 FEW = 3  # trials per hole below which nothing can be learned
 
 Seen = Callable[[], Container[int] | None]  # numbers of the told trials to look at; None: all
@@ -44,7 +42,11 @@ class _View:
 
 
 class RecentTPE(TPESampler):
-    """TPE that learns from the front and the latest trials: its ask costs the same at any number."""
+    """TPE that learns from the front and the latest trials: its ask costs the same at any number.
+
+    One parameter at a time: for three objectives the multivariate form narrows down on part of the
+    front, and is behind random search after 240 trials (``benchmarks/samplers.py``).
+    """
 
     def __init__(self, seen: Seen, **options: Any):
         super().__init__(**options)
@@ -70,14 +72,6 @@ class RecentTPE(TPESampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return super().sample_independent(self._view(study, trial), trial, param_name, param_distribution)
-
-
-def good(n: int) -> int:
-    """How many of ``n`` trials TPE takes as the good ones: a quarter. Optuna's tenth is fewer than the
-    points of a front of three objectives; and one parameter at a time, since the multivariate form
-    narrows down on part of the front: after 240 trials it is behind random search
-    (``benchmarks/samplers.py``)."""
-    return min(math.ceil(n / 4), MOST_GOOD)
 
 
 def recent(told: Sequence[int], front: Sequence[int]) -> set[int] | None:
@@ -120,4 +114,4 @@ def make_sampler(space: Space, done: int, seen: Seen) -> BaseSampler:
                 return NSGAIISampler(seed=seed)
             case "gp":
                 return GPSampler(seed=seed)
-        return RecentTPE(seen, seed=seed, constant_liar=True, gamma=good)
+        return RecentTPE(seen, seed=seed, constant_liar=True)
