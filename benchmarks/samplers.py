@@ -1,9 +1,10 @@
-"""Samplers on a model of the digits space: what they find in 60 and 240 trials, over many seeds.
+"""Samplers on a model of the digits space: what they find in 30 to 300 trials, over many seeds.
 
 The model is an ensemble of trees fitted to the 240 recorded trials of ``stopping_curves.json`` (accuracy as
-a logit, bytes and latency as logarithms). Each study begins with the baselines, keeps six trials open
-as a search on two cores does, and sees accuracies with the noise of 360 validation samples; hypervolumes
-are those of the front's true values. Compares samplers with each other; it says nothing of real accuracies.
+a logit, bytes and latency as logarithms). Each study begins with the baselines, keeps six trials (three
+groups, where lanes share a structure) open as a search on two cores does, and sees accuracies with the
+noise of 360 validation samples; hypervolumes are those of the
+front's true values. Compares samplers with each other; it says nothing of real accuracies.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import os
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -29,13 +31,15 @@ from sklearn.ensemble import ExtraTreesRegressor
 from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, suggest
 from benchmarks.report import ROOT, save
 from harness.pareto import Front, log_hypervolume
+from harness.search.groups import in_lanes
 from harness.search.samplers import make_sampler
+from harness.search.study import to_optuna
 from harness.space import Space, load_space
 
 OPEN = 6
 SAMPLES = 360
-AT = (30, 60, 120, 240)
-SEEDS = 16
+AT = (30, 60, 120, 180, 240, 300)
+SEEDS = 24
 
 
 def ours(sampler: str, seed: int) -> optuna.samplers.BaseSampler:
@@ -48,12 +52,13 @@ def ours(sampler: str, seed: int) -> optuna.samplers.BaseSampler:
 CONTENDERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "ours: tpe": lambda seed: ours("tpe", seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
     "tpe multivariate group": lambda seed: optuna.samplers.TPESampler(
         seed=seed, multivariate=True, group=True, constant_liar=True
     ),
     "nsga2, population 20": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
+    "ours: tpe, 4 lanes": lambda seed: ours("tpe", seed),
 }
+LANES = {"ours: tpe, 4 lanes": 4}  # one where nothing is said
 
 
 @cache
@@ -75,28 +80,47 @@ def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
     return 1 / (1 + math.exp(-logit)), math.exp(size), math.exp(latency)
 
 
+def proposals(found: optuna.Study, lanes: int) -> Iterator[list[tuple[optuna.Trial, dict[str, Any]]]]:
+    """Groups of asked trials and their parameters: the baselines, then a leader and its followers."""
+    space, _, _ = model()
+    holes = {hole.internal: hole for hole in space.holes}
+
+    def asked() -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = found.ask()
+        return trial, space.sample(lambda hole: suggest(trial, hole))
+
+    for point in first_points(space):
+        found.enqueue_trial(point)
+        yield [asked()]
+    while True:
+        group = [asked()]
+        structure = {n: to_optuna(holes[n], code) for n, code in group[0][1].items() if not in_lanes(holes[n].name)}
+        for _ in range(lanes - 1):
+            found.enqueue_trial(structure)
+            group.append(asked())
+        yield group
+
+
 def study(name: str, seed: int) -> list[float]:
     """True hypervolumes of the observed front after each number of trials in ``AT``."""
     warnings.simplefilter("ignore")  # experimental arguments
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    (space, _, reference), noise = model(), np.random.default_rng(seed)
+    (_, _, reference), noise = model(), np.random.default_rng(seed)
     found = optuna.create_study(directions=list(DIRECTIONS), sampler=CONTENDERS[name](seed))
-    for point in first_points(space):
-        found.enqueue_trial(point)
-    waiting: list[tuple[Any, dict[str, Any]]] = []
+    lanes = LANES.get(name, 1)
+    groups = proposals(found, lanes)
+    waiting = deque(next(groups) for _ in range(OPEN - 1 if lanes == 1 else OPEN // 2 - 1))
     front, values, volumes = Front(DIRECTIONS), [], []
     while len(values) < max(AT):
-        while len(waiting) < OPEN:
-            trial = found.ask()
-            waiting.append((trial, space.sample(lambda hole, t=trial: suggest(t, hole))))
-        trial, params = waiting.pop(0)
-        values.append(true_values(params))
-        seen = (noise.binomial(SAMPLES, values[-1][0]) / SAMPLES, *values[-1][1:])
-        found.tell(trial, list(seen))
-        front.add(len(values) - 1, seen)
-        if len(values) in AT:
-            rows = np.array([values[i] for i in front.numbers])
-            volumes.append(log_hypervolume(rows, reference, DIRECTIONS))
+        waiting.append(next(groups))
+        for trial, params in waiting.popleft():
+            values.append(true_values(params))
+            seen = (noise.binomial(SAMPLES, values[-1][0]) / SAMPLES, *values[-1][1:])
+            found.tell(trial, list(seen))
+            front.add(len(values) - 1, seen)
+            if len(values) in AT:
+                rows = np.array([values[i] for i in front.numbers])
+                volumes.append(log_hypervolume(rows, reference, DIRECTIONS))
     return volumes
 
 
