@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from harness.report import units
@@ -22,32 +23,41 @@ def audit_rows(data: StudyData) -> list[list[str]]:
 
 
 def slower_integers(data: StudyData) -> list[str]:
-    """One sentence for every network that was timed with float32 and with integer kernels and is
-    slower with integers, beyond both intervals: on some runtimes a narrow network gains nothing."""
-    told = []
-    for kinds in _timed_networks(data).values():
-        if len(kinds) < 2:
-            continue
-        (plain, low, high), (whole, integer_low, _) = kinds[False], kinds[True]
-        if integer_low > high:
-            ratio = data.trials["latency_ms"][whole] / data.trials["latency_ms"][plain]
-            told.append(
-                f"Integers are slower than float32 here: trial {whole} takes {ratio:.2f} times the latency of "
-                f"trial {plain}, the same layers in float32 ({units.time(low)} to {units.time(high)})."
-            )
-    return told
+    """A sentence where a network that was timed with float32 and with integer kernels is slower with
+    integers, beyond both intervals: on some runtimes a narrow network gains nothing."""
+    both = [(kinds[False], kinds[True]) for kinds in _timed_networks(data).values() if len(kinds) == 2]
+    slower = [(plain, whole) for plain, whole in both if whole.low > plain.high]
+    if not slower:
+        return []
+    plain, whole = max(slower, key=lambda pair: pair[1].median / pair[0].median)
+    return [
+        f"Integers are slower than float32 here, in {len(slower)} of {len(both)} networks that were timed with both: "
+        f"trial {whole.trial} takes {whole.median / plain.median:.2f} times the latency of trial {plain.trial}, "
+        f"the same layers in float32 ({units.time(plain.low)} to {units.time(plain.high)})."
+    ]
 
 
-def _timed_networks(data: StudyData) -> dict[tuple[Any, ...], dict[bool, tuple[int, float, float]]]:
-    """Layer shapes -> integer kernels or not -> the first trial that was timed so, and its interval."""
-    found: dict[tuple[Any, ...], dict[bool, tuple[int, float, float]]] = {}
+@dataclass(frozen=True)
+class _Timed:
+    """The first trial that timed a network in one kind of arithmetic, its latency and interval in ms."""
+
+    trial: int
+    median: float
+    low: float
+    high: float
+
+
+def _timed_networks(data: StudyData) -> dict[tuple[Any, ...], dict[bool, _Timed]]:
+    """Layer shapes -> integer kernels or not -> the first trial that was timed so."""
+    found: dict[tuple[Any, ...], dict[bool, _Timed]] = {}
     for number, record in data.records.items():
         layers = record.diagnostics.get("audit", {}).get("layers", [])
         whole = {bool(layer["integer"]) for layer in layers}
         if "latency_ms" not in record.measurements or len(whole) != 1:
             continue
         network = tuple(tuple(layer["shape"]) for layer in layers)
-        found.setdefault(network, {}).setdefault(whole.pop(), (number, *record.measurements["latency_ms"].interval()))
+        latency = record.measurements["latency_ms"]
+        found.setdefault(network, {}).setdefault(whole.pop(), _Timed(number, latency.median, *latency.interval()))
     return found
 
 
