@@ -39,6 +39,10 @@ class Worker:
         function = getattr(importlib.import_module(self._module), name)
         return function(*args, *([self._device] if name in ON_DEVICE else []))
 
+    def load(self) -> None:
+        """Import the module before the first call needs it."""
+        importlib.import_module(self._module)
+
     def pid(self) -> int:
         return os.getpid()
 
@@ -150,7 +154,12 @@ class RayPool:
         self._logits: Any = None
         self._slots = [self._new() for _ in range(slots)]
         for slot in self._slots:
-            slot.pid = ray.get(slot.actor.pid.remote())
+            self._ready(slot)
+
+    def _ready(self, slot: _Slot) -> None:
+        """Its process is there; what it imports, it imports while others work."""
+        slot.pid = ray.get(slot.actor.pid.remote())
+        slot.actor.load.remote()
 
     def _new(self) -> _Slot:
         device = "cuda" if self._resources.gpu else "cpu"
@@ -241,7 +250,7 @@ class RayPool:
         _end_process(slot.pid)
         fresh = self._new()
         slot.actor, slot.ref, slot.held = fresh.actor, None, False
-        slot.pid = ray.get(fresh.actor.pid.remote())
+        self._ready(slot)
 
     def close(self) -> None:
         """Stop Ray (a local one ends with all of its processes)."""
