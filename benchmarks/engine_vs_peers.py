@@ -48,7 +48,7 @@ SPACES = {
     "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 150),
 }  # file, overrides, seeds, seconds
 LAB_S = 0.1  # timed seconds of a file
-START_UP_S = 30  # at most; our budget of time begins with the command, the clock with the first proposal
+START_UP_S = 20  # at most; our budget of time begins with the command, the clock with the first proposal
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from harness.space import Space, load_space
 OPEN = 6
 SAMPLES = 360
 AT = (30, 60, 120, 180, 240, 300)
-SEEDS = 24
+SEEDS = 16
 
 
 def ours(sampler: str, seed: int) -> optuna.samplers.BaseSampler:
