@@ -28,7 +28,7 @@ from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part
 from harness.techniques.optim import learning_rate_factor
-from harness.train import schedule
+from harness.train import pruning, schedule
 from harness.train.fit import finish
 from harness.train.forward import plain
 from harness.train.lanes import Examples
@@ -40,7 +40,7 @@ from harness.train.teacher import quantities_of
 
 # The engine's own form of a network is not for peers; nor may it be read (torch.fx patches modules for all
 # threads) while Optuna's n_jobs threads call theirs.
-schedule.single = plain
+schedule.single = pruning.single = plain
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, lr, train: torch.optim.SGD(params, lr, train.momentum, weight_decay=train.weight_decay),

@@ -3,8 +3,8 @@
 The model is an ensemble of trees fitted to the 240 recorded trials of ``stopping_curves.json`` (accuracy as
 a logit, bytes and latency as logarithms). Each study begins with the baselines, keeps six trials (three
 groups, where lanes share a structure) open as a search on two cores does, and sees accuracies with the
-noise of 360 validation samples; hypervolumes are those of the
-front's true values. Compares samplers with each other; it says nothing of real accuracies.
+noise of 360 validation samples; hypervolumes are those of the front's true values. Compares samplers with
+each other; it says nothing of real accuracies.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import math
 import os
 import statistics
 import sys
+import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,33 +34,41 @@ from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, sugges
 from benchmarks.report import ROOT, save
 from harness.pareto import Front, log_hypervolume
 from harness.search.groups import in_lanes
-from harness.search.samplers import make_sampler
+from harness.search.samplers import Seen, make_sampler, recent
 from harness.search.study import to_optuna
 from harness.space import Space, load_space
 
 OPEN = 6
 SAMPLES = 360
 AT = (30, 60, 120, 180, 240, 300)
-SEEDS = 16
 
 
-def ours(sampler: str, seed: int) -> optuna.samplers.BaseSampler:
-    space = load_space(
-        ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}", f"search.seed={seed}"]
-    )
-    return make_sampler(space, 0, lambda: None)
+def ours(seed: int, seen: Seen) -> optuna.samplers.BaseSampler:
+    overrides = ["search.sampler=tpe", f"search.seed={seed}"]
+    return make_sampler(load_space(ROOT / "search_spaces" / "digits.yaml", overrides=overrides), 0, seen)
 
 
-CONTENDERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "ours: tpe": lambda seed: ours("tpe", seed),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe multivariate group": lambda seed: optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, constant_liar=True
+@dataclass(frozen=True)
+class Contender:
+    """A sampler by seed, and how it is used: trials of one structure side by side, trials of a study (at
+    most), studies."""
+
+    make: Callable[[int, Seen], optuna.samplers.BaseSampler]
+    lanes: int = 1
+    trials: int = max(AT)
+    seeds: int = 16
+
+
+CONTENDERS = {
+    "ours: tpe": Contender(ours),
+    "ours: tpe, 4 lanes": Contender(ours, lanes=4),
+    "random": Contender(lambda seed, _: optuna.samplers.RandomSampler(seed=seed)),
+    "tpe multivariate group": Contender(
+        lambda seed, _: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     ),
-    "nsga2, population 20": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
-    "ours: tpe, 4 lanes": lambda seed: ours("tpe", seed),
+    "nsga2, population 20": Contender(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed, population_size=20)),
+    "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=8),  # seconds an ask
 }
-LANES = {"ours: tpe, 4 lanes": 4}  # one where nothing is said
 
 
 @cache
@@ -104,14 +114,15 @@ def proposals(found: optuna.Study, lanes: int) -> Iterator[list[tuple[optuna.Tri
 def study(name: str, seed: int) -> list[float]:
     """True hypervolumes of the observed front after each number of trials in ``AT``."""
     warnings.simplefilter("ignore")  # experimental arguments
+    contender = CONTENDERS[name]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     (_, _, reference), noise = model(), np.random.default_rng(seed)
-    found = optuna.create_study(directions=list(DIRECTIONS), sampler=CONTENDERS[name](seed))
-    lanes = LANES.get(name, 1)
-    groups = proposals(found, lanes)
-    waiting = deque(next(groups) for _ in range(OPEN - 1 if lanes == 1 else OPEN // 2 - 1))
     front, values, volumes = Front(DIRECTIONS), [], []
-    while len(values) < max(AT):
+    sampler = contender.make(seed, lambda: recent(range(len(values)), front.numbers))
+    found = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
+    groups = proposals(found, contender.lanes)
+    waiting = deque(next(groups) for _ in range(OPEN - 1 if contender.lanes == 1 else OPEN // 2 - 1))
+    while len(values) < contender.trials:
         waiting.append(next(groups))
         for trial, params in waiting.popleft():
             values.append(true_values(params))
@@ -124,16 +135,20 @@ def study(name: str, seed: int) -> list[float]:
     return volumes
 
 
+def spread_of_mean(found: Sequence[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(found), "standard_error": statistics.stdev(found) / math.sqrt(len(found))}
+
+
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    figures: dict[str, Any] = {"seeds": SEEDS, "open_trials": OPEN}
+    figures: dict[str, Any] = {"open_trials": OPEN}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for name in CONTENDERS:
-            volumes = list(pool.map(study, [name] * SEEDS, range(SEEDS)))
-            figures[name] = {
-                str(at): {"mean": statistics.mean(v), "standard_error": statistics.stdev(v) / math.sqrt(SEEDS)}
-                for at, v in zip(AT, zip(*volumes, strict=True), strict=True)
-            }
+        for name, contender in CONTENDERS.items():
+            started = time.monotonic()
+            volumes = list(pool.map(study, [name] * contender.seeds, range(contender.seeds)))
+            figures[name] = {"seeds": contender.seeds, "wall_s": round(time.monotonic() - started, 1)}
+            for at, found in zip(AT, zip(*volumes, strict=True), strict=False):
+                figures[name][str(at)] = spread_of_mean(found)
             print(name, figures[name], flush=True)
     save("samplers", figures)
 

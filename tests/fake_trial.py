@@ -1,9 +1,9 @@
 """A trial module without torch: what the driver's tests run in place of training.
 
 Accuracy and size follow from the recipe; ``HARNESS_FAKE`` names a folder where every started trial
-leaves a line, and holds switches: a file ``die-N`` kills the worker of trial N once (after its
-record is written, or ``before`` when the file says so), ``hang-N`` keeps it from ending,
-``fail-N`` fails it.
+leaves a line and every importing process a file ``imported-PID``, and holds switches: a file ``die-N``
+kills the worker of trial N once (after its record is written, or ``before`` when the file says so),
+``hang-N`` keeps it from ending, ``fail-N`` fails it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from harness.records import (
     write_json_durably,
     write_record,
 )
+
+if "HARNESS_FAKE" in os.environ:
+    Path(os.environ["HARNESS_FAKE"], f"imported-{os.getpid()}").touch()
 
 
 def prepare(trees, folder, device="cpu"):

@@ -107,6 +107,14 @@ def test_workers_that_die_or_hang_cost_one_trial_at_most(tmp_path: Path) -> None
     assert started[5] == 1 and hung is not None and hung.status == "failed" and "timeout" in hung.reason
 
 
+def test_workers_import_before_their_first_trial(tmp_path: Path) -> None:
+    study = Study(tmp_path, trials=1)
+    driver = study.start(trial_s=5)  # one trial: the second worker is never called
+    driver.communicate(timeout=200)
+    assert sum(study.started().values()) == 1
+    assert len(list(study.box.glob("imported-*"))) == 2
+
+
 def test_ctrl_c_drains_and_the_same_command_resumes(study: Study) -> None:
     driver = study.start(trial_s=0.5)
     study.wait_for_records(2)

@@ -1,6 +1,7 @@
 """Early stopping, lanes and budgets in the driver's loop, on the fake trials of ``test_search``."""
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,11 +102,19 @@ def test_lanes_share_their_structure_and_nothing_else(box):  # noqa: F811
     assert len(started(box)) == len(set(started(box)))
 
 
-@pytest.mark.parametrize(("trials", "set_to", "lanes"), [(60, None, 1), (400, None, 4), (9999, None, 16), (60, 8, 8)])
+@pytest.mark.parametrize(("trials", "set_to", "lanes"), [(60, None, 1), (600, None, 4), (9999, None, 16), (60, 8, 8)])
 def test_few_trials_run_alone_and_many_in_lanes(trials, set_to, lanes):
     settings = SimpleNamespace(lanes=set_to)
-    made = SimpleNamespace(space=SimpleNamespace(settings=settings), budget=Budget(trials))
-    assert Run.lanes.fget(made) == lanes
+    space, counted = SimpleNamespace(settings=settings), {"finished": 0, "epochs": 0, "told": 0}
+    assert Run.lanes.fget(SimpleNamespace(space=space, budget=Budget(trials), **counted)) == lanes
+
+
+def test_what_a_budget_is_worth_in_trials():
+    assert Budget(None, epochs=1000).expected(finished=0, epochs=0, told=0) == 0
+    assert Budget(None, epochs=1000).expected(finished=30, epochs=300, told=10) == 100
+    assert Budget(50, epochs=1000).expected(finished=30, epochs=300, told=10) == 50
+    ten_s_ago = time.monotonic() - 10
+    assert Budget(None, seconds=1800, started=ten_s_ago).expected(0, 0, told=20) == pytest.approx(3600, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from harness.space import Settings, Space
 FAILURES_IN_A_ROW = 10
 TIMED = ("latency_ms", "load_ms")
 PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
-MAX_LANES, GROUPS = 16, 100
+MAX_LANES, GROUPS = 16, 150
 
 
 class Pool(Protocol):
@@ -58,6 +58,16 @@ class Budget:
         limited = settings.time_s is not None or settings.epochs_total is not None
         wanted = trials or settings.trials or (None if limited else 60)
         return Budget(wanted, settings.epochs_total, settings.time_s)
+
+    def expected(self, finished: int, epochs: int, told: int) -> float:
+        """How many trials the budget is worth: from the ``finished`` trials and their ``epochs``, and
+        from how fast this run has ``told`` its own; 0 while that is not known."""
+        known = [] if self.trials is None else [float(self.trials)]
+        if self.epochs is not None:
+            known.append(self.epochs * finished / epochs if epochs else 0.0)
+        if self.seconds is not None:
+            known.append(self.seconds * told / (time.monotonic() - self.started))
+        return min(known)
 
     def spent(self, epochs: int) -> bool:
         """No new trial may start, however few there are."""
@@ -111,8 +121,8 @@ class Run:
         learn from (``search.lanes`` sets it)."""
         if self.space.settings.lanes is not None:
             return self.space.settings.lanes
-        expected = self.budget.trials or 0
-        return max(1, min(MAX_LANES, expected // GROUPS))
+        expected = self.budget.expected(self.finished, self.epochs, self.told)
+        return max(1, min(MAX_LANES, int(expected / GROUPS)))
 
     @property
     def prices(self) -> bool:
