@@ -102,7 +102,9 @@ def test_lanes_share_their_structure_and_nothing_else(box):  # noqa: F811
     assert len(started(box)) == len(set(started(box)))
 
 
-@pytest.mark.parametrize(("trials", "set_to", "lanes"), [(60, None, 1), (600, None, 4), (9999, None, 16), (60, 8, 8)])
+@pytest.mark.parametrize(
+    ("trials", "set_to", "lanes"), [(60, None, 1), (599, None, 1), (600, None, 4), (9999, None, 16), (60, 8, 8)]
+)
 def test_few_trials_run_alone_and_many_in_lanes(trials, set_to, lanes):
     settings = SimpleNamespace(lanes=set_to)
     space, counted = SimpleNamespace(settings=settings), {"finished": 0, "epochs": 0, "told": 0}

@@ -23,7 +23,7 @@ from harness.space import Settings, Space
 FAILURES_IN_A_ROW = 10
 TIMED = ("latency_ms", "load_ms")
 PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
-MAX_LANES, GROUPS = 16, 150
+LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150  # two lanes gain less than choosing their form costs
 
 
 class Pool(Protocol):
@@ -122,7 +122,8 @@ class Run:
         if self.space.settings.lanes is not None:
             return self.space.settings.lanes
         expected = self.budget.expected(self.finished, self.epochs, self.told)
-        return max(1, min(MAX_LANES, int(expected / GROUPS)))
+        lanes = min(MAX_LANES, int(expected / GROUPS))
+        return lanes if lanes >= LEAST_LANES else 1
 
     @property
     def prices(self) -> bool:
