@@ -67,7 +67,7 @@ CONTENDERS = {
         lambda seed, _: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     ),
     "nsga2, population 20": Contender(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed, population_size=20)),
-    "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=8),  # seconds an ask
+    "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=4),  # seconds an ask
 }
 
 
