@@ -18,6 +18,7 @@ from harness.train.fit import Trained
 from harness.train.predict import normalised, predict
 
 PARITY_SAMPLES = 256
+RUNG_SAMPLES = 1000
 
 
 @lru_cache(maxsize=2)
@@ -40,6 +41,23 @@ def _normalised(task_json: str, part: str, device: str) -> tuple[torch.Tensor, t
 def normalised_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """``train`` or ``validation`` of the recipe's data, normalised, on the device; once per process."""
     return _normalised(recipe.task.model_dump_json(), part, device)
+
+
+@lru_cache(maxsize=2)
+def _at_rungs(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = _normalised(task_json, "validation", device)
+    most = max(RUNG_SAMPLES, len(_data(task_json).train[1]) // 6)
+    if len(y) <= most:
+        return x, y
+    chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:most].to(y.device)
+    return x[chosen], y[chosen]
+
+
+def rung_part(recipe: Recipe, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Validation samples for the accuracy at a rung: all of them, unless they are more than RUNG_SAMPLES
+    and a sixth of the training samples; the same random ones at every rung of every trial then. An
+    epoch's forward and backward passes cost about three forward ones, so a rung costs 6 % of it."""
+    return _at_rungs(recipe.task.model_dump_json(), device)
 
 
 def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:

@@ -25,7 +25,7 @@ from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
-from harness.scoring import data_of, file_metrics, normalised_part, score_test
+from harness.scoring import data_of, file_metrics, normalised_part, rung_part, score_test
 from harness.tasks.data import Data
 from harness.train.evaluate import accuracy
 from harness.train.fit import Trained, advance, finish
@@ -173,7 +173,7 @@ def _go(rungs: Sequence[int], records: list[dict[str, Any]], device: str) -> dic
         return {"held": False, "records": records}
     for number, opened in _OPENED.items():
         started = time.monotonic()
-        x, y = normalised_part(opened.student.recipe, "validation", device)
+        x, y = rung_part(opened.student.recipe, device)
         at = {**opened.rungs, opened.student.epoch: accuracy(opened.student, x, y)}
         _OPENED[number] = replace(opened, rungs=at, seconds=opened.seconds + time.monotonic() - started)
     now = {n: o.rungs[o.student.epoch] for n, o in _OPENED.items()}

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from harness import production, scoring, trial
 from harness.deploy.runtimes import load
@@ -178,3 +179,18 @@ def test_what_a_recipe_costs_is_known_before_it_trains(tmp_path, bits, ratio):
     record = TrialRecord.model_validate(trial.run(tree, 1, {}, "", str(tmp_path / "after")))
     assert before["structure"] == record.structure
     assert before["size_bytes"] == record.value("size_bytes")
+
+
+def test_a_rung_takes_few_samples_where_validation_is_large(tmp_path):
+    recipe = parse_recipe(TREE, REGISTRIES)
+    assert len(scoring.rung_part(recipe, "cpu")[1]) == len(scoring.data_of(recipe).validation[1])
+    task = {"name": "arrays", "validation": 0.5}
+    for part, n in (("train", 9000), ("test", 300)):
+        task[part] = str(tmp_path / f"{part}.npz")
+        images = np.random.default_rng(n).integers(0, 255, (n, 1, 4, 4)).astype(np.uint8)
+        np.savez(task[part], x=images, y=np.arange(n) % 3)
+    recipe = parse_recipe({**TREE, "task": task}, REGISTRIES)
+    x, y = scoring.rung_part(recipe, "cpu")
+    assert len(x) == len(y) == scoring.RUNG_SAMPLES
+    assert torch.bincount(y).min() > 0.25 * len(y), "of all classes"
+    assert scoring.rung_part(recipe, "cpu")[1] is y, "the same at every rung"

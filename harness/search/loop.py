@@ -8,6 +8,8 @@ structures wait for the lab; groups wait at their next rung meanwhile.
 
 from __future__ import annotations
 
+import time
+
 from harness.records import Artifact, Measurement, TrialRecord, read_record
 from harness.search.groups import lane_key
 from harness.search.pool import Finished
@@ -17,6 +19,7 @@ from harness.search.study import Proposal
 from harness.search.telling import costs_of, measure, take, take_cost
 
 PATIENCE = 4  # trials told per slot while a new structure waits for the lab
+PATIENCE_S = 5.0  # for how long it waits at most where trials stand still at rungs: a barrier costs an epoch at most
 
 
 def work_through(run: Run) -> None:
@@ -26,8 +29,7 @@ def work_through(run: Run) -> None:
     slots = run.pool.free
     while True:
         structures = len({r.structure for r in (*run.waiting, *run.priced)})
-        waited = run.told - run.told_at_wait >= PATIENCE * slots
-        barrier = bool(structures) and (structures >= 2 * slots or waited)
+        barrier = bool(structures) and (structures >= 2 * slots or _waited(run, slots))
         if not barrier:
             _resume_held(run)
             _fill_slots(run)
@@ -47,6 +49,12 @@ def work_through(run: Run) -> None:
     started = {*(n for group in run.groups.values() for n in group), *(r.number for r in run.waiting)}
     for number in [n for n in run.open if n not in started]:
         run.study.fail(number, "not started", final=False)
+
+
+def _waited(run: Run, slots: int) -> bool:
+    """Has the first of the structures that wait for the lab waited long enough?"""
+    late = run.rule.uses_costs and time.monotonic() - run.waits_since > PATIENCE_S
+    return late or run.told - run.told_at_wait >= PATIENCE * slots
 
 
 def _baselines_left(run: Run) -> list[int]:

@@ -112,6 +112,7 @@ class Run:
     exhausted: bool = False
     told: int = 0
     told_at_wait: int = 0  # how many were told when the first began to wait for the lab
+    waits_since: float = 0.0  # when that was
     sweep: list[int] = field(default_factory=list)  # baselines that finished
     ever: set[int] = field(default_factory=set)  # were on the front at some time
 

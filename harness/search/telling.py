@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from harness.errors import TrialError
 from harness.records import TrialRecord, write_record
@@ -36,7 +37,7 @@ def take(run: Run, record: TrialRecord) -> None:
 
 def _waits(run: Run) -> None:
     if not run.waiting and not run.priced:
-        run.told_at_wait = run.told
+        run.told_at_wait, run.waits_since = run.told, time.monotonic()
 
 
 def take_cost(run: Run, record: TrialRecord) -> None:
