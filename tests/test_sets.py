@@ -6,6 +6,8 @@ import hashlib
 import http.server
 import os
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -65,6 +67,20 @@ def test_torn_archives_and_files_are_named(small_mnist, tmp_path):
     assert "must have 31376 bytes as its header says, but got 31371" in message("mnist", download=False)
     assert not list((tmp_path / "cache").rglob("train-images*"))
     assert not list((tmp_path / "cache").rglob("tmp*"))
+
+
+def test_files_that_are_exchanged_are_named(small_mnist):
+    images, labels = (small_mnist / f"t10k-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+    labels.write_bytes(images.read_bytes())
+    assert "t10k-labels-idx1-ubyte must have 1 dimension(s), but got 3" in message("mnist")
+
+
+def test_reading_needs_no_torchvision(small_mnist):
+    code = (
+        "import sys\nfrom harness.tasks.vision import mnist\nmnist(download=False)\nprint('torchvision' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout.strip() == "False", ran.stderr
 
 
 def test_absent_sets_say_where_was_looked(tmp_path, monkeypatch):

@@ -16,11 +16,17 @@ import tempfile
 import zlib
 from pathlib import Path
 
+import numpy as np
+
 from harness.errors import SpaceError
 
 
-def check_whole(file: Path) -> None:
-    """Raise :class:`SpaceError` unless ``file`` is an idx file of bytes with the size its header says."""
+def check_whole(file: Path) -> tuple[int, ...]:
+    """The shape that the header of an idx file of bytes says.
+
+    Raises:
+        SpaceError: it is none, or not of the size that the shape asks for.
+    """
     try:
         with open(file, "rb") as stream:
             magic = stream.read(4)
@@ -31,7 +37,8 @@ def check_whole(file: Path) -> None:
         raise SpaceError("task.name", f"{file} cannot be read ({error})") from error
     if magic[:3] != b"\0\0\x08" or dims not in (1, 3) or len(sizes) != 4 * dims:
         raise SpaceError("task.name", f"{file} is not an idx file of bytes", magic, "Delete it, or bring it again.")
-    expected = 4 + 4 * dims + math.prod(struct.unpack(f">{dims}I", sizes))
+    shape = struct.unpack(f">{dims}I", sizes)
+    expected = 4 + 4 * dims + math.prod(shape)
     if actual != expected:
         raise SpaceError(
             "task.name",
@@ -39,6 +46,13 @@ def check_whole(file: Path) -> None:
             actual,
             "Delete it, or bring it again.",
         )
+    return shape
+
+
+def read(file: Path) -> np.ndarray:
+    """The bytes of a whole idx file, in its shape."""
+    shape = check_whole(file)
+    return np.fromfile(file, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 def unpacked(archives: list[Path], cache: Path, inside: str) -> Path:
