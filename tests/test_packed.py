@@ -121,7 +121,7 @@ def test_damage_is_a_clear_error(data: st.DataObject) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(len(packed.MAGIC), len(pack(MODEL)) - 1), st.integers(1, 255))
-@example(at=337, flipped=1)  # in the bits that fill up the last byte of a deflate stream: they mean nothing
+@example(at=337, flipped=1)  # a bit of a deflate stream that means nothing
 def test_an_altered_byte_is_a_clear_error_or_changes_nothing(at: int, flipped: int) -> None:
     made = pack(MODEL)
     try:

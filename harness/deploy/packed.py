@@ -54,9 +54,9 @@ def unpack(data: bytes, limit: int = LIMIT_BYTES) -> bytes:
     Args:
         limit: bytes that the model may have; more is refused before anything is decoded.
     Raises:
-        ValueError: the data is truncated, altered (but for the bits that fill up the last byte of a
-            deflate stream, which mean nothing), or states sizes that do not fit. Nothing larger than the
-            stated size is allocated, and nothing in the data is run.
+        ValueError: the data is truncated, altered (but for bits of a deflate stream that mean
+            nothing: the rest of its last byte, codes that it never uses), or states sizes that do not
+            fit. Nothing larger than the stated size is allocated, and nothing in the data is run.
     """
     if not data.startswith(MAGIC):
         return data
