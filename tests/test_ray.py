@@ -110,7 +110,8 @@ def test_workers_that_die_or_hang_cost_one_trial_at_most(tmp_path: Path) -> None
 def test_workers_import_before_their_first_trial(tmp_path: Path) -> None:
     study = Study(tmp_path, trials=1)
     driver = study.start(trial_s=5)  # one trial: the second worker is never called
-    driver.communicate(timeout=200)
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
     assert sum(study.started().values()) == 1
     assert len(list(study.box.glob("imported-*"))) == 2
 
