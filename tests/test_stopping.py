@@ -11,7 +11,9 @@ from optuna.trial import TrialState
 from harness.records import read_record
 from harness.search.driver import search
 from harness.search.groups import in_lanes, lane_key
+from harness.search.loop import _waited
 from harness.search.run import Budget, Run
+from harness.search.rungs import make_rule
 from tests import fake_trial
 from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, started, trials_of  # noqa: F401
 
@@ -169,3 +171,11 @@ def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
 def test_sixty_trials_where_no_budget_is_given(box):  # noqa: F811
     assert Budget.of(space_of(box, text=SPACE.replace("trials: 14, ", "")).settings).trials == 60
     assert Budget.of(space_of(box, text=SPACE.replace("trials: 14, ", "time_s: 5, ")).settings).trials is None
+
+
+@pytest.mark.parametrize(("stop", "late"), [("dominated", True), ("moasha", False), ("none", False)])
+def test_a_structure_waits_for_seconds_at_most_where_rungs_are_close(stop, late):
+    now = SimpleNamespace(rule=make_rule(stop), waits_since=time.monotonic() - 6, told=3, told_at_wait=3)
+    assert _waited(now, slots=2) == late
+    now.told = 11
+    assert _waited(now, slots=2)
