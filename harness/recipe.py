@@ -40,7 +40,8 @@ class Model(Selected):
 
 
 class Train(Frozen):
-    """How a student (or teacher) is trained."""
+    """How a student (or teacher) is trained. ``precision`` is that of convolutions and products, forward
+    and backward; parameters, loss and optimiser stay float32."""
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -49,6 +50,7 @@ class Train(Frozen):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     schedule: Literal["cosine", "constant"] = "cosine"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class Teacher(Frozen):

@@ -29,6 +29,7 @@ def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, top: Tensor) -> Tensor
     passes top - zero_point, the rest nothing: that of PACT's alpha = scale * top where the zero
     point is 0 (Choi et al. 2018, arXiv:1805.06085, section 3, equation 3).
     """
+    x = x.to(scale.dtype)  # under autocast x may have fewer bits than its grid
     low, high = -zero_point * scale, (top - zero_point) * scale
     inside = torch.minimum(torch.maximum(x, low), high)
     levels = torch.minimum(torch.clamp(torch.round(x / scale) + zero_point, min=0.0), top)

@@ -214,6 +214,12 @@ def _image(x: Tensor) -> Tensor:
     return x.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last) if x.dim() == 5 else x
 
 
+def _channels_last(weight: Tensor) -> Tensor:
+    """One student's kernel (O, I, H, W), channels last in memory on a CPU, where the convolution and
+    what follows it then keep to that."""
+    return weight.to(memory_format=torch.channels_last) if weight.device.type == "cpu" else weight
+
+
 class _ChannelsLast(torch.autograd.Function):
     """Identity whose gradient has its channels last: a pool's would not, and batch norm's backward
     pass takes 3 to 10 times as long then."""
@@ -232,6 +238,7 @@ def _conv(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, _: Ten
     weight = params[f"{call.path}.weight"]
     bias = params[f"{call.path}.bias"] if m.bias is not None else None
     if not lanes:
+        weight = _channels_last(weight)
         return F.conv2d(inputs[0], weight, bias, m.stride, m.padding, m.dilation, m.groups)
     bias = bias if bias is None else bias.flatten()
     return F.conv2d(_image(inputs[0]), weight.flatten(0, 1), bias, m.stride, m.padding, m.dilation, m.groups * lanes)
@@ -279,9 +286,9 @@ def _elementwise(call: _Call, inputs: list[Tensor], *_: Any) -> Tensor:
 
 def _pool(call: _Call, inputs: list[Tensor], lanes: int, *_: Any) -> Tensor:
     assert call.module is not None
-    if not lanes:
-        return call.module(inputs[0])
-    return call.module(_ChannelsLast.apply(_image(inputs[0])))
+    if lanes:
+        return call.module(_ChannelsLast.apply(_image(inputs[0])))
+    return call.module(_ChannelsLast.apply(inputs[0]) if inputs[0].device.type == "cpu" else inputs[0])
 
 
 def _sum(call: _Call, inputs: list[Tensor], *_: Any) -> Tensor:

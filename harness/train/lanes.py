@@ -50,8 +50,8 @@ class Student:
 def structure(plan: Plan, state: State) -> Hashable:
     """Equal for students that can be stacked: shapes, methods, and what is switched on."""
     methods = (plan.clip, plan.distill, plan.optimize, plan.quantise, plan.rounded, plan.penalty, plan.penalised)
-    shapes = tuple(plan.layout.shapes.items())
-    return (shapes, methods, tuple(state.buffers), tuple(state.masks), tuple(state.ranges), state.params.device.type)
+    shapes, where = tuple(plan.layout.shapes.items()), (state.params.device.type, plan.precision)
+    return (shapes, methods, tuple(state.buffers), tuple(state.masks), tuple(state.ranges), where)
 
 
 def train(

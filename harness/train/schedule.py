@@ -24,6 +24,7 @@ from harness.train.run import Run
 from harness.train.step import Hparams, Layout, Plan, State
 
 OPTIMISED = ("lr", "momentum", "weight_decay")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensors | None = None) -> Run:
@@ -47,6 +48,7 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
         optimize=optim.OPTIMIZERS[recipe.train.optimizer],
         watch=watch,
         needs=distill.needs,
+        precision=PRECISIONS[recipe.train.precision],
     )
     flat = Layout.join(params)
     buffers = {k: b.detach().clone() for k, b in module.named_buffers()}

@@ -80,6 +80,7 @@ class Plan:
     penalised  the names of those parameters
     watch      what of the student the distillation sees beside its logits: name -> module path
     needs      what it asks of the teacher, see :mod:`harness.train.teacher`
+    precision  of convolutions and products; None: that of the parameters
     lift       ``alone``, or ``torch.vmap`` for K students
     """
 
@@ -96,6 +97,7 @@ class Plan:
     penalised: tuple[str, ...] = ()
     watch: Watch = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
+    precision: torch.dtype | None = None
     lift: Callable[[Callable[..., Any]], Callable[..., Any]] = alone
 
 
@@ -223,7 +225,7 @@ def _loss(
     if "input_gradient" in plan.needs:
         x = x.detach().requires_grad_()
     used = effective_weights(plan, params, state.masks, hparams.quant)
-    seen, buffers = plan.forward(used, state.buffers, effective_ranges(state.ranges, params), x, True, plan.watch)
+    seen, buffers = _seen(plan, used, state.buffers, effective_ranges(state.ranges, params), x, plan.watch)
     if "input_gradient" in plan.needs:
         seen["input_gradient"] = input_gradient(seen["logits"], labels, x, create_graph=True)
     if "parameters" in plan.needs:
@@ -237,6 +239,17 @@ def _loss(
     return loss, buffers
 
 
+def _seen(
+    plan: Plan, params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, watch: Watch
+) -> tuple[Tensors, Tensors]:
+    """The forward pass in the plan's precision; what it gives has x's."""
+    if plan.precision is None:
+        return plan.forward(params, buffers, ranges, x, True, watch)
+    with torch.autocast(x.device.type, plan.precision, cache_enabled=False):
+        seen, buffers = plan.forward(params, buffers, ranges, x, True, watch)
+    return {name: t.to(x.dtype) for name, t in seen.items()}, buffers
+
+
 def input_gradient(logits: Tensor, labels: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
     """Gradient of each sample's cross-entropy to its input, of x's shape."""
     return torch.autograd.grad(_cross_entropies(logits, labels), x, create_graph=create_graph)[0]
@@ -245,7 +258,7 @@ def input_gradient(logits: Tensor, labels: Tensor, x: Tensor, create_graph: bool
 def network_loss(plan: Plan, params: Tensors, buffers: Tensors, x: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the network at ``params``, unmasked and unrounded: mean over the samples, summed
     over students, 0-d."""
-    seen, _ = plan.forward(params, buffers, {}, x, True)
+    seen, _ = _seen(plan, params, buffers, {}, x, {})
     return _cross_entropies(seen["logits"], labels) / labels.shape[-1]
 
 
