@@ -103,7 +103,7 @@ class Dominated:
     ties: tuple[float, ...] = ()
     confidence: float = 0.96
     window: int = 5
-    ridge: float = 3.0
+    ridge: float = 1.5
     near: float = 1.0
     least: int = 6
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
