@@ -3,11 +3,13 @@
 The loop is plain PyTorch without a DataLoader: tensors in memory, ``torch.optim.SGD(foreach=True)``,
 ``clip_grad_norm_(foreach=True)``, Hinton's distillation with cached logits; nothing can be left out.
 A student is EPOCHS epochs; one epoch is timed, all contenders in turn in every round, medians over
-rounds. ``form`` is what the engine chose by itself; ratios are to the loop of the same round.
+rounds. ``form`` is what the engine chose by itself; ratios are to the loop of the same round. On a CPU
+everything runs on one core; then one process per core does the same at once, with the loop and with lanes.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import sys
@@ -39,6 +41,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], Any, tuple[int, ...]]] = {
     "digits convnet 16": ({"model": "convnet", "width": 16, "stages": 2}, DIGITS, (1, 2, 4, 8, 16, 32, 64)),
     "fashion convnet 16": ({"model": "convnet", "width": 16, "stages": 3}, FASHION, (1, 4, 16)),
 }
+ON_EVERY_CORE = {"digits mlp 64-64-10": 32, "digits convnet 16": 16, "fashion convnet 16": 4}  # lanes
 ON_GPU = {"cifar10 resnet20": ({"model": "resnet", "depth": 20, "width": 16}, CIFAR, (1, 2, 4, 8, 16, 32))}
 
 
@@ -84,8 +87,11 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - started
 
 
-def family(student: dict[str, Any], data: Any, widths: tuple[int, ...], device: str) -> dict[str, Any]:
-    shape, n = data
+Contenders = dict[str, tuple[int, Callable[[], Any]]]  # name -> students that it trains at once, one epoch of them
+
+
+def contenders(spec: Any, device: str) -> tuple[Contenders, nn.Module]:
+    student, (shape, n), widths = spec
     examples = lanes.Examples(
         torch.randn(n, *shape, device=device),
         torch.randint(0, 10, (n,), device=device),
@@ -96,15 +102,20 @@ def family(student: dict[str, Any], data: Any, widths: tuple[int, ...], device: 
         return build_model(recipe_of(student, seed).student, shape, 10, seed).to(device).train()
 
     module = build(0)
-    contenders: dict[str, tuple[int, Callable[[], Any]]] = {"leanest loop": (1, lambda: loop(module, examples))}
+    found: Contenders = {"leanest loop": (1, lambda: loop(module, examples))}
     for k in widths:
         runs = [begin(recipe_of(student, seed), build(seed), examples) for seed in range(k)]
-        contenders[f"{k} lanes"] = (k, lambda runs=runs: advance(runs, 1))
-    for _, work in contenders.values():  # warm: the engine measures its forms here
+        found[f"{k} lanes"] = (k, lambda runs=runs: advance(runs, 1))
+    for _, work in found.values():  # warm: the engine measures its forms here
         work()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
+    return found, module
+
+
+def family(spec: Any, device: str) -> dict[str, Any]:
+    own, module = contenders(spec, device)
+    times: dict[str, list[float]] = {name: [] for name in own}
     for _ in range(ROUNDS):
-        for name, (k, work) in contenders.items():
+        for name, (k, work) in own.items():
             times[name].append(seconds(work, device) / k)
     base = times["leanest loop"]
     chosen = {str(key[1][0]): form for key, form in lanes._FASTEST.items() if key[2] == str(module)}
@@ -118,14 +129,55 @@ def family(student: dict[str, Any], data: Any, widths: tuple[int, ...], device: 
     }
 
 
+def on_one_core(core: int, name: str, several: int, together: Any, answers: Any) -> None:
+    """In a process of its own: seconds of a student's epoch with the loop and with lanes, each round
+    begun together with the other processes."""
+    prepare({core})
+    student, data, _ = FAMILIES[name]
+    own, _ = contenders((student, data, (several,)), "cpu")
+    times: dict[str, list[float]] = {n: [] for n in own}
+    for _ in range(ROUNDS):
+        for n, (k, work) in own.items():
+            together.wait()
+            times[n].append(seconds(work, "cpu") / k)
+    answers.put(times)
+
+
+def on_every_core(name: str, several: int, cores: list[int]) -> dict[str, Any]:
+    """Students an hour of the whole machine, one process per core."""
+    spawn = multiprocessing.get_context("spawn")
+    together, answers = spawn.Barrier(len(cores)), spawn.Queue()
+    processes = [spawn.Process(target=on_one_core, args=(c, name, several, together, answers)) for c in cores]
+    for process in processes:
+        process.start()
+    found = [answers.get() for _ in processes]
+    for process in processes:
+        process.join()
+    rates = {n: [sum(1 / t[n][i] for t in found) for i in range(ROUNDS)] for n in found[0]}  # student-epochs a second
+    return {
+        n: {
+            "students_an_hour": 3600 * statistics.median(r) / EPOCHS,
+            "ratio_to_loop": spread([own / b for own, b in zip(r, rates["leanest loop"], strict=True)]),
+        }
+        for n, r in rates.items()
+    } | {"processes": len(cores)}
+
+
+def prepare(cores: set[int]) -> None:
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, cores)
+    keep_memory()
+
+
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() and "--cpu" not in sys.argv else "cpu"
-    torch.set_num_threads(1)
-    if device == "cpu" and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    keep_memory()
+    cores = sorted(os.sched_getaffinity(0))
     families = {**FAMILIES, **(ON_GPU if device == "cuda" else {})}
-    found = {name: family(*spec, device) for name, spec in families.items()}
+    prepare({cores[-1]} if device == "cpu" else set(cores))
+    found = {name: family(spec, device) for name, spec in families.items()}
+    if device == "cpu":
+        every = {name: on_every_core(name, k, cores) for name, k in ON_EVERY_CORE.items()}
+        found["one process per core"] = every
     save(f"lanes_{device}", {"device": device, "rounds": ROUNDS, "epochs_a_student": EPOCHS, **found})
 
 

@@ -166,6 +166,9 @@ def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
     text = SPACE.replace("trials: 14, ", "time_s: 30, ")
     outcome = search(space_of(box, text=text), box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
     assert outcome.status == "complete" and 4 < outcome.finished < 60
+    names = [t.user_attrs.get("baseline", "") for t in trials_of(box / "study") if "recipe" in t.user_attrs]
+    assert names[:6] == ["widest-fp32", "widest-int8", "", "width-sweep", "", "width-sweep"]
+    assert not any(names[6:]), "every baseline once"
 
 
 def test_sixty_trials_where_no_budget_is_given(box):  # noqa: F811

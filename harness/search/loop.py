@@ -18,6 +18,7 @@ from harness.search.rungs import RUNGS, Curve, never_stopped
 from harness.search.study import Proposal
 from harness.search.telling import costs_of, measure, take, take_cost
 
+WIDEST = 2  # the first baselines: the widest student in float32, and in int8
 PATIENCE = 4  # trials told per slot while a new structure waits for the lab
 PATIENCE_S = 5.0  # for how long it waits at most where trials stand still often: a barrier costs little then
 
@@ -67,9 +68,18 @@ def _baselines_left(run: Run) -> list[int]:
     return [i for i in range(len(run.space.baselines())) if i not in done]
 
 
+def _baseline_is_next(run: Run) -> bool:
+    """Baselines come first. Against the clock, where early points count, only the widest student's do:
+    the width sweep, from which a front gains little, takes every second turn after them."""
+    if not run.baselines:
+        return False
+    return run.budget.seconds is None or run.baselines[0] < WIDEST or not run.was_baseline
+
+
 def _ask_ahead(run: Run) -> None:
     """Propose a trial, and with lanes its followers: other numbers in the same structure."""
-    proposals = [run.study.baseline(run.baselines.pop(0))] if run.baselines else run.study.propose(run.lanes)
+    run.was_baseline = _baseline_is_next(run)
+    proposals = [run.study.baseline(run.baselines.pop(0))] if run.was_baseline else run.study.propose(run.lanes)
     if not proposals:
         run.exhausted = True
         run.progress.say("every recipe that the sampler proposes has run: the space is exhausted")

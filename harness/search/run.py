@@ -94,6 +94,7 @@ class Run:
     rule: Rule
     timeline: Timeline
     baselines: list[int] = field(default_factory=list)
+    was_baseline: bool = False  # what was proposed last
     open: dict[int, Proposal] = field(default_factory=dict)  # proposed and not yet told
     ahead: list[Proposal] = field(default_factory=list)
     pricing: set[int] = field(default_factory=set)  # jobs that find out what a recipe costs

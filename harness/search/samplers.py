@@ -90,7 +90,8 @@ def choose(space: Space, trials: int | None) -> str:
 
     ``sobol`` where the budget is too small to learn from and every hole always exists, else ``tpe``:
     it knows conditions and constraints, several objectives, and trials that run side by side. ``gp``
-    is left to the user: it needs torch in the driver, and pays where a trial takes minutes.
+    and ``nsga2`` are left to the user: neither found more at any budget of ``benchmarks/samplers.py``,
+    and ``gp`` needs torch in the driver and seconds for an ask.
     """
     flat = all(not h.parents and (h.kind != "choice" or h.ordered) for h in space.holes)
     few = trials is not None and trials < FEW * len(space.holes)
