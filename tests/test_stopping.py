@@ -182,3 +182,17 @@ def test_a_structure_waits_for_seconds_at_most_where_rungs_are_close(stop, late)
     assert _waited(now, slots=2) == late
     now.told = 11
     assert _waited(now, slots=2)
+
+
+def test_a_rule_knows_the_costs_of_baselines_before_they_train(box):  # noqa: F811
+    jobs: list[tuple[str, int]] = []
+
+    class Noting(Here):
+        def submit(self, job, name, *args, **options):
+            jobs.append((name, job))
+            super().submit(job, name, *args, **options)
+
+    text = SPACE.replace("trials: 14, ", "trials: 14, stop: dominated, ")
+    search(space_of(box, text=text), box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Noting())
+    for number in range(4):
+        assert jobs.index(("untrained", number)) < jobs.index(("start", number))

@@ -107,7 +107,7 @@ def _price(run: Run, proposal: Proposal) -> None:
     """Find out what the recipe costs, where that is worth knowing and follows from its structure."""
     recipe = proposal.recipe
     known = run.space.registries.pruners[recipe.prune.name].structure_known == "before"
-    if proposal.baseline or not run.prices or not known or recipe.deploy.format != "onnx":
+    if not run.prices or not known or recipe.deploy.format != "onnx":
         run.ready.append(proposal)
         return
     run.pricing.add(proposal.number)
