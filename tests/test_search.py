@@ -197,10 +197,12 @@ def test_broken_constraints_are_pruned_and_never_on_the_front(box):
     outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
     trials = trials_of(box / "study")
     assert {t.state for t in trials} >= {TrialState.PRUNED, TrialState.COMPLETE}
+    assert any("baseline" in t.user_attrs and t.user_attrs["size_bytes"] > 300 for t in trials)
     for t in trials:
         if t.state in (TrialState.COMPLETE, TrialState.PRUNED):
             trained = "accuracy" in t.user_attrs
             assert trained or t.user_attrs["size_bytes"] > 300, "what is too large never trains"
+            assert trained or "baseline" not in t.user_attrs, "but a baseline does: it is drawn in the report"
             feasible = trained and t.user_attrs["accuracy"] >= 0.8 and t.user_attrs["size_bytes"] <= 300
             assert (t.state is TrialState.COMPLETE) == feasible
             assert feasible or t.number not in outcome.front

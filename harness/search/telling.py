@@ -50,12 +50,13 @@ def take_cost(run: Run, record: TrialRecord) -> None:
         return
     full = full or record
     run.costs[record.number] = full
+    proposal = run.open[record.number]
     broken = run.study.broken(full)
-    if broken:
+    if broken and not proposal.baseline:  # a baseline is drawn in the report, whatever it breaks
         full.file(trial_folder(run.folder, record.number)).unlink(missing_ok=True)
         take(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
         return
-    run.ready.append(run.open[record.number])
+    run.ready.append(proposal)
 
 
 def measure(run: Run) -> None:
