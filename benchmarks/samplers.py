@@ -118,10 +118,13 @@ def study(name: str, seed: int) -> list[float]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     (_, _, reference), noise = model(), np.random.default_rng(seed)
     front, values, volumes = Front(DIRECTIONS), [], []
-    sampler = contender.make(seed, lambda: recent(range(len(values)), front.numbers))
+    waiting: deque[list[tuple[optuna.Trial, dict[str, Any]]]] = deque()  # asked in the order of their numbers
+    sampler = contender.make(
+        seed, lambda: recent(range(len(values)), front.numbers, [t.number for group in waiting for t, _ in group])
+    )
     found = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
     groups = proposals(found, contender.lanes)
-    waiting = deque(next(groups) for _ in range(OPEN - 1 if contender.lanes == 1 else OPEN // 2 - 1))
+    waiting += [next(groups) for _ in range(OPEN - 1 if contender.lanes == 1 else OPEN // 2 - 1)]
     while len(values) < contender.trials:
         waiting.append(next(groups))
         for trial, params in waiting.popleft():

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from harness.errors import SpaceError
 from harness.records import Measurement, read_record
 from harness.search.driver import search
 from harness.search.pool import Finished
-from harness.search.storage import open_storage
+from harness.search.storage import Journal, open_storage
 from harness.space import load_space
 from tests import fake_trial
 
@@ -144,6 +146,31 @@ def test_a_search_leaves_a_whole_study(box):
     told = [line.split(",") for line in (folder / "told.csv").read_text().splitlines()[1:]]
     assert sorted(int(n) for n, *_ in told) == list(range(14)) and int(told[-1][2]) == summary["epochs"] == 14
     assert [float(s) for _, s, _ in told] == sorted(float(s) for _, s, _ in told)
+
+
+def test_the_journal_is_one_that_optuna_reads_and_continues(box):
+    run(box)
+    folder = box / "study"
+    theirs = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    study = optuna.load_study(study_name="study", storage=theirs)
+    assert [(t.state, t.params, t.values, t.user_attrs) for t in study.get_trials()] == [
+        (t.state, t.params, t.values, t.user_attrs) for t in trials_of(folder)
+    ]
+    study.tell(study.ask(), [0.5, 1.0, 1.0])
+    assert trials_of(folder)[-1].values == [0.5, 1.0, 1.0]
+
+
+def test_a_journal_reads_on_from_where_it_was_and_again_from_before(tmp_path):
+    journal = Journal(tmp_path / "study.log")
+    logs = [{"op_code": 8, "user_attr": {"name": i}} for i in range(5)]
+    journal.append_logs(logs[:3])
+    assert list(journal.read_logs(0)) == logs[:3] and list(journal.read_logs(3)) == []
+    journal.append_logs(logs[3:])
+    with open(tmp_path / "study.log", "ab") as file:
+        file.write(b'{"op_code": 8, "user_')  # being written
+    assert list(journal.read_logs(3)) == logs[3:]
+    assert list(journal.read_logs(1)) == logs[1:]
+    assert list(journal.read_logs(5)) == []
 
 
 def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):

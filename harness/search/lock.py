@@ -35,14 +35,3 @@ def run_lock(folder: Path) -> Iterator[None]:
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-class NoLock:
-    """A lock for Optuna's journal, which is covered by the run lock: its own goes stale on SIGKILL
-    and then blocks for 30 s."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from typing import Any
 
 import optuna
@@ -17,17 +17,17 @@ from harness.space import Space
 RECENT, FRONT = 150, 50  # told trials that the sampler sees: the latest, and as many of the front
 FEW = 3  # trials per hole below which nothing can be learned
 
-Seen = Callable[[], Container[int] | None]  # numbers of the told trials to look at; None: all
+Seen = Callable[[], Collection[int] | None]  # numbers of the trials to look at; None: all
 
 
 class _View:
     """A study of which only some trials are seen, as it was when it was looked at. Optuna's own
     samplers read no more than this."""
 
-    def __init__(self, study: optuna.Study, seen: Container[int]):
+    def __init__(self, study: optuna.Study, seen: Collection[int]):
         self._study = study
         trials = study.get_trials(deepcopy=False)
-        self._trials = [t for t in trials if t.number in seen or not t.state.is_finished()]
+        self._trials = [trials[number] for number in sorted(seen)]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -74,15 +74,15 @@ class RecentTPE(TPESampler):
         return super().sample_independent(self._view(study, trial), trial, param_name, param_distribution)
 
 
-def recent(told: Sequence[int], front: Sequence[int]) -> set[int] | None:
-    """The last ``RECENT`` of the told trials and the front (evenly thinned to ``FRONT``); None while
-    that is all of them."""
+def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int]) -> set[int] | None:
+    """The last ``RECENT`` of the told trials, the front (evenly thinned to ``FRONT``) and the unfinished
+    ones; None while that is all of them."""
     if len(told) <= RECENT + FRONT:
         return None
     members = sorted(front)
     if len(members) > FRONT:
         members = [members[round(i * (len(members) - 1) / (FRONT - 1))] for i in range(FRONT)]
-    return {*told[-RECENT:], *members}
+    return {*told[-RECENT:], *members, *unfinished}
 
 
 def choose(space: Space, trials: int | None) -> str:

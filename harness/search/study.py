@@ -73,7 +73,7 @@ class Study:
             directions=[o.direction for o in space.objectives],
         )
         trials = self.optuna.get_trials(deepcopy=False)
-        self.optuna.sampler = make_sampler(space, len(trials), lambda: recent(self.told, self.front()))
+        self.optuna.sampler = make_sampler(space, len(trials), lambda: recent(self.told, self.front(), self._open))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna; the dashboard shows the names
             self.optuna.set_metric_names([o.name for o in space.objectives])
