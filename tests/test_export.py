@@ -75,7 +75,8 @@ def raw(x: torch.Tensor) -> np.ndarray:
 def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, tmp_path):
     """fp32 to 1e-5 of the largest logit. Quantised: the runtime rounds a value that lies on a half
     another way now and then, at most one step of a byte a layer, so the bound is one such step
-    through every layer, and the predicted classes agree on all but 2 samples."""
+    through every layer, and the predicted classes agree on all but 2 of the samples whose two best logits
+    lie a step apart at least (barely trained students tie)."""
     trained = trained_student(model, bits, prune)
     path = tmp_path / "model.onnx"
     made = export(trained, templates, path, SHAPE, MEAN, STD)
@@ -88,7 +89,10 @@ def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, t
     else:
         layers = len(trained.quantised.integers)
         assert np.abs(got - want).max() <= layers * scale / 127
-        assert (got.argmax(1) != want.argmax(1)).sum() <= 2
+        best = np.sort(want, axis=1)
+        decided = best[:, -1] - best[:, -2] > scale / 127
+        assert decided.mean() > 0.5
+        assert (got.argmax(1) != want.argmax(1))[decided].sum() <= 2
     assert made.artifact.size_bytes == path.stat().st_size == made.waterfall["file"]
     wide = build_graph(
         templates.get(trained.module, SHAPE, MEAN, STD), trained.module, trained.quantised, trained.sparse, narrow=False
