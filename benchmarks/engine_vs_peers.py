@@ -1,8 +1,9 @@
 """Ours against Ray Tune with OptunaSearch, Optuna's own ``optimize`` and random search.
 
 Same task, teacher logits, space and seconds, on the same cores: digits, or 6,000 images of
-Fashion-MNIST. Peers' trials are those of ``plain_trial``. All contenders begin with the same points, our
-baselines. The clock runs from the first proposal (start-up stands apart). Afterwards, outside the
+Fashion-MNIST. Peers' trials are those of ``plain_trial``. All contenders are given the same first points, our
+baselines: peers run them in a row, our search against the clock runs the width sweep in every second
+turn. The clock runs from the first proposal (start-up stands apart). Afterwards, outside the
 clock, one lab times every file in one session, so that all fronts are those of validation accuracy,
 bytes and the same instrument's latency; the hypervolume of a front is taken on its members' test accuracy.
 
