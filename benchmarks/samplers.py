@@ -1,6 +1,6 @@
 """Samplers on a model of the digits space: what they find in 30 to 240 trials, over many seeds.
 
-The model is an ensemble of trees fitted to the 240 recorded trials of ``stopping_curves.json`` (accuracy as
+The model is an ensemble of trees fitted to the 240 recorded trials of ``stopping_curves/seed_0.json`` (accuracy as
 a logit, bytes and latency as logarithms). Each study begins with the baselines, keeps six trials (three
 groups, where lanes share a structure) open as a search on two cores does, and sees accuracies with the
 noise of 360 validation samples; hypervolumes are those of the front's true values. Compares samplers with
@@ -74,7 +74,7 @@ CONTENDERS = {
 @cache
 def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
     """The space, the fitted trees, and the hypervolume's reference point."""
-    rows = json.loads((ROOT / "results" / "benchmarks" / "stopping_curves.json").read_text())
+    rows = json.loads((ROOT / "results" / "benchmarks" / "stopping_curves" / "seed_0.json").read_text())
     right = np.clip([r["accuracy"] for r in rows], 0.05, 0.995)
     costs = [np.log([r[name] for r in rows]) for name in METRICS[1:]]
     trees = ExtraTreesRegressor(300, random_state=0)

@@ -13,7 +13,6 @@ from harness.search.rungs import (
     Curve,
     Dominated,
     Moasha,
-    _quantile,
     epsilon_net,
     make_rule,
     never_stopped,
@@ -81,17 +80,6 @@ def test_what_may_still_be_on_the_front_goes_on():
 def test_nothing_is_extrapolated_from_a_few_curves():
     assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 7), 0.5) is None
     assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5, 1) is None
-
-
-@given(
-    st.lists(st.floats(-10, 10), min_size=1, max_size=40),
-    st.floats(0.5, 0.99),
-)
-def test_the_quantile_with_equal_weights_is_the_conformal_one(values, level):
-    ordered = sorted(values)
-    place = math.ceil(level * (len(values) + 1) - 1e-9)
-    wanted = ordered[min(place, len(values)) - 1]
-    assert _quantile(np.array(values), np.ones(len(values)), level) == wanted
 
 
 def test_a_tenth_is_never_stopped():

@@ -14,7 +14,7 @@ from harness.records import Artifact, Measurement, TrialRecord, read_record
 from harness.search.groups import lane_key
 from harness.search.pool import Finished
 from harness.search.run import Run, trial_folder
-from harness.search.rungs import RUNGS, Curve, never_stopped
+from harness.search.rungs import Curve, never_stopped
 from harness.search.study import Proposal
 from harness.search.telling import costs_of, measure, take, take_cost
 
@@ -54,8 +54,7 @@ def work_through(run: Run) -> None:
 
 def _waited(run: Run, slots: int) -> bool:
     """Has the first of the structures that wait for the lab waited long enough?"""
-    often = len(run.rule.epochs(RUNGS)) == RUNGS - 1  # not so for `moasha`, whose trials go on for long
-    late = often and time.monotonic() - run.waits_since > PATIENCE_S
+    late = run.rule.often and time.monotonic() - run.waits_since > PATIENCE_S
     return late or run.told - run.told_at_wait >= PATIENCE * slots
 
 

@@ -17,9 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from harness.pareto import Front, nondominated
+from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
 
 NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
-LEARNED = 300  # curves that a rule looks back on: a decision costs the same at any number of trials
+LEARNED = 300  # trials that `moasha` looks back on: a decision costs the same at any number of them
+CURVES = 128  # finished trials that `dominated` learns from
 RUNGS = 20  # parts of a trial: every epoch of a short one, every 5 % of a long one
 
 
@@ -43,9 +45,11 @@ class Curve:
 
 
 class Rule(Protocol):
-    """Decides at rungs from the curves of the trials that it was told of."""
+    """Decides at rungs from the curves of the trials that it was told of. ``uses_costs``: it wants them
+    before training; ``often``: a trial reaches a rung every few epochs."""
 
     uses_costs: bool
+    often: bool
 
     def begin(self, number: int, curve: Curve) -> None:
         """A trial starts."""
@@ -69,6 +73,7 @@ class Never:
     """``stop: none``."""
 
     uses_costs = False
+    often = False
 
     def begin(self, number: int, curve: Curve) -> None:
         pass
@@ -87,30 +92,33 @@ class Never:
 class Dominated:
     """``stop: dominated``: stop what cannot enter the front at its size and latency.
 
-    The final accuracy is extrapolated with a bound learned from the study's own finished curves: on
-    logits z = log(a / (1 - a)), ridge regression of z_final on the best z of the last ``window`` rungs
-    (one rung alone is noisy) and on the trial's parameters (each as a place u in [0, 1], and
-    (u - 1/2)**2), plus the ``confidence`` quantile of the leave-one-out residuals. Residuals count by
-    the closeness of their prediction to the trial's (Gaussian, ``near`` logits wide: weak students
-    scatter more than good ones; localised conformal prediction, Guan 2023), and 1 / NEVER_STOPPED times
-    where the rule would have stopped the trial, of which only the exempt ones finish (inverse
-    probability weighting, Horvitz and Thompson 1952). Nothing stops before ``least`` curves have
-    finished; the last LEARNED of them are learned from. ``ties``: relative differences of each cost
-    that are within the noise of its measurement: nothing goes on only because it seems faster by
-    less. The numbers are those of ``benchmarks/stopping.py``.
+    The final accuracy is extrapolated with a bound learned from the study's own finished curves: a
+    Gaussian process (``extrapolate.py``) expects it from the best accuracy of the last ``window`` rungs
+    (one rung alone is noisy) and the trial's parameters; the bound lies above that by the
+    ``confidence`` quantile of the leave-one-out residuals. Residuals count by the closeness of their
+    prediction to the trial's (Gaussian, ``near`` logits wide: weak students scatter more than good
+    ones; localised conformal prediction, Guan 2023), and 1 / NEVER_STOPPED times where the rule would
+    have stopped the trial, of which only the exempt ones finish (inverse probability weighting, Horvitz
+    and Thompson 1952). Nothing stops before ``least`` curves have finished; the last CURVES of them are
+    learned from. ``ties``: relative differences of each cost that are within the noise of its
+    measurement: nothing goes on only because it seems faster by less. The numbers are those of
+    ``benchmarks/stopping.py``.
     """
 
     ties: tuple[float, ...] = ()
     confidence: float = 0.96
-    window: int = 5
-    ridge: float = 1.5
-    near: float = 1.0
+    window: int = 4
+    near: float = 0.5
     least: int = 6
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
     open: dict[int, Curve] = field(default_factory=dict)  # trials that train
-    done: deque[Curve] = field(default_factory=lambda: deque(maxlen=LEARNED))
+    done: deque[Curve] = field(default_factory=lambda: deque(maxlen=CURVES))
     front: Front | None = None
+    finished: int = 0
+    fits: dict[int, tuple[int, Fit]] = field(default_factory=dict)  # by rung: of how many finished trials
+    shapes: dict[int, tuple[int, Shape]] = field(default_factory=dict)
     uses_costs = True
+    often = True
 
     def begin(self, number: int, curve: Curve) -> None:
         self.open[number] = curve
@@ -139,6 +147,7 @@ class Dominated:
         begun = self.open.pop(number, curve)
         if final is None:
             return
+        self.finished += 1
         self.done.append(replace(curve, rungs=begun.rungs or curve.rungs, flagged=begun.flagged, final=final))
         if curve.costs is None or not feasible:
             return
@@ -163,44 +172,30 @@ class Dominated:
         done = [c for c in self.done if rung in c.rungs]
         if len(done) < self.least:
             return None
-        x = np.array([self._inputs(c, rung) for c in done])
-        y = np.array([self._logit(c.final) for c in done if c.final is not None])
-        middle, level = x.mean(axis=0), float(y.mean())
-        slopes, residuals = _ridge(x - middle, y - level, self.ridge)
-        expected = level + (self._inputs(curve, rung) - middle) @ slopes
-        distance = (level + (x - middle) @ slopes - expected) / self.near
-        weights = np.array([1 / NEVER_STOPPED if c.flagged else 1.0 for c in done]) * np.exp(-(distance**2) / 2)
-        hoped = expected + _quantile(residuals, weights + 1e-3, self.confidence)
+        found = self._fit(done, rung)
+        expected = found.at(self._inputs(curve, rung))
+        weights = np.array([1 / NEVER_STOPPED if c.flagged else 1.0 for c in done])
+        weights *= np.exp(-(((found.expected - expected) / self.near) ** 2) / 2)
+        hoped = expected + quantile(found.residuals, weights + 1e-3, self.confidence)
         return max(curve.rungs[rung], 1 / (1 + math.exp(-hoped)))
+
+    def _fit(self, done: list[Curve], rung: int) -> Fit:
+        """Of the finished curves that have the rung; its shape is chosen again when they are a fifth more."""
+        number, known = self.fits.get(rung, (-1, None))
+        if known is None or number != self.finished:
+            x = np.array([self._inputs(c, rung) for c in done])
+            y = np.array([logit(c.final, self.resolution) for c in done if c.final is not None])
+            chosen, shape = self.shapes.get(rung, (0, None))
+            if shape is None or self.finished > 1.2 * chosen:
+                shape = choose(x, y)
+                self.shapes[rung] = (self.finished, shape)
+            known = fit(x, y, shape)
+            self.fits[rung] = (self.finished, known)
+        return known
 
     def _inputs(self, curve: Curve, rung: int) -> np.ndarray:
         latest = [a for r, a in curve.rungs.items() if rung - self.window < r <= rung]
-        u = np.array(curve.shares, float) - 0.5
-        return np.concatenate([[self._logit(max(latest))], u / 2, u**2])
-
-    def _logit(self, a: float) -> float:
-        a = min(max(a, self.resolution), 1 - self.resolution)
-        return math.log(a / (1 - a))
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes of the centred ridge regression (the first is hardly penalised) and its leave-one-out
-    residuals."""
-    penalties = np.full(x.shape[1], penalty)
-    penalties[0] = 1e-3
-    inverse = np.linalg.inv(x.T @ x + np.diag(penalties))
-    slopes = inverse @ (x.T @ y)
-    leverage = np.einsum("ij,jk,ik->i", x, inverse, x) + 1 / len(y)
-    return slopes, (y - x @ slopes) / np.maximum(1 - leverage, 0.1)
-
-
-def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
-    """The smallest value that at least ``level`` of the weight does not exceed, where one more,
-    unseen value of weight 1 counts as infinitely large (split conformal, Vovk et al. 2005): the
-    largest one where that is not reached."""
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order]) / (weights.sum() + 1) >= level - 1e-12
-    return float(values[order][np.argmax(reached)]) if reached.any() else float(values.max())
+        return np.array([logit(max(latest), self.resolution), *curve.shares])
 
 
 @dataclass
@@ -218,6 +213,7 @@ class Moasha:
     open: dict[int, Curve] = field(default_factory=dict)
     reached: dict[int, deque[tuple[float, ...]]] = field(default_factory=dict)  # losses by rung
     uses_costs = True
+    often = False
 
     def begin(self, number: int, curve: Curve) -> None:
         self.open[number] = curve
