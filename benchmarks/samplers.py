@@ -78,7 +78,7 @@ def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
     right = np.clip([r["accuracy"] for r in rows], 0.05, 0.995)
     costs = [np.log([r[name] for r in rows]) for name in METRICS[1:]]
     trees = ExtraTreesRegressor(300, random_state=0)
-    trees.fit([r["shares"] for r in rows], np.stack([np.log(right / (1 - right)), *costs], 1))
+    trees.fit([r["places"] for r in rows], np.stack([np.log(right / (1 - right)), *costs], 1))
     widest = next(r for r in rows if r["baseline"] == "widest-fp32")
     reference = {"accuracy": 0.1, "size_bytes": widest["size_bytes"], "latency_ms": 1.5 * widest["latency_ms"]}
     return load_space(ROOT / "search_spaces" / "digits.yaml"), trees, reference
@@ -86,7 +86,7 @@ def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
 
 def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
     space, trees, _ = model()
-    logit, size, latency = trees.predict([space.shares(params)])[0]
+    logit, size, latency = trees.predict([space.places(params)])[0]
     return 1 / (1 + math.exp(-logit)), math.exp(size), math.exp(latency)
 
 

@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import statistics
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one study per core
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
 
 from benchmarks.report import ROOT, save, spread
 from harness.pareto import hypervolume
 from harness.search import driver
-from harness.search.rungs import Curve, Dominated, Moasha, Never, Rule, never_stopped
+from harness.search.rungs import NEVER_STOPPED, Curve, Dominated, Moasha, Never, Rule, never_stopped
 from harness.space import load_space
 
 TRIALS, ORDERS = 240, 100
@@ -41,8 +44,8 @@ DIRECTIONS = ("maximize", "minimize", "minimize")
 class Watch(Never):
     """Takes the accuracy after every epoch and stops nothing."""
 
-    def epochs(self, total: int) -> list[int]:
-        return list(range(1, total))
+    def rungs(self, total: int) -> dict[int, int]:
+        return {epoch: epoch for epoch in range(1, total)}
 
 
 def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
@@ -58,7 +61,7 @@ def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
             records = [json.loads(p.read_bytes()) for p in paths]
     finally:
         driver._rule = rule
-    return [row(r) | {"shares": loaded.shares(r["params"])} for r in records if r["status"] == "ok"]
+    return [row(r) | {"places": loaded.places(r["params"])} for r in records if r["status"] == "ok"]
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
@@ -88,11 +91,11 @@ def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int],
     """The trials that finished and the epochs that were trained."""
     finished, epochs = set(), 0
     for r in rows:
-        exempt = bool(r["baseline"]) or never_stopped(seed, r["number"])
-        curve = Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["shares"]))
+        exempt = 1.0 if r["baseline"] else NEVER_STOPPED * never_stopped(seed, r["number"])
+        curve = Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["places"]))
         rule.begin(r["number"], curve)
         stopped = 0
-        for rung, epoch in enumerate(rule.epochs(r["epochs"])):
+        for epoch, rung in rule.rungs(r["epochs"]).items():
             if rule.decide(r["number"], rung, r["curve"][epoch - 1]):
                 stopped = epoch
                 break
@@ -151,12 +154,13 @@ def best_of(rows: list[dict[str, Any]], errors: float = 0.0) -> set[int]:
     within TIE of each other are equal: being measured 0.1 % faster makes nobody optimal. The others'
     accuracies count so many standard ``errors`` of the trial's more."""
     a, s, t = (np.array([r[name] for r in rows]) for name in ("accuracy", "size_bytes", "latency_ms"))
-    found = set()
+    numbers, found = np.array([r["number"] for r in rows]), set()
     for r, ai, si, ti in zip(rows, a, s, t, strict=True):
         error = errors * math.sqrt(ai * (1 - ai) / SAMPLES)
         as_good = (a >= ai - error) & (s <= si) & (t <= ti * (1 + TIE))
-        better = (a > ai) | (s < si) | (t < ti * (1 - TIE))
-        if not (as_good & better).any():
+        better = (a > ai - error) | (s < si) | (t < ti * (1 - TIE))
+        others = numbers != r["number"]
+        if not (others & as_good & better).any():
             found.add(r["number"])
     return found
 
@@ -167,7 +171,7 @@ def main() -> None:
         path = CURVES / f"seed_{seed}.json"
         if not path.exists() or "--record" in sys.argv:
             path.write_text(json.dumps(record("search_spaces/digits.yaml", TRIALS, seed)) + "\n")
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = {
             (part, rule): [pool.submit(judge, rule, seed, ORDERS) for seed in seeds]
             for part, seeds in STUDIES.items()

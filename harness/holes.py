@@ -91,15 +91,16 @@ class Hole:
         points = [self.at_share(i / (n - 1)) for i in range(n)]
         return list(dict.fromkeys(points))
 
-    def share_of(self, code: Any) -> float:
+    def places(self, code: Any) -> tuple[float, ...]:
         """Where between low and high ``code`` lies, 0 to 1 (in the logarithm where ``log``; a choice by
-        its position); 0.5 for a choice without an order."""
-        if self.kind == "choice":
-            return code / (len(self.choices) - 1) if self.ordered and len(self.choices) > 1 else 0.5
-        low, high = self.bounds()
-        if low == high:
-            return 0.5
-        return math.log(code / low) / math.log(high / low) if self.log else (code - low) / (high - low)
+        its position). A choice without an order has a place for each of its labels: 1 for the chosen one,
+        0 for the others. 0.5 where ``code`` is None: the hole does not exist in this branch."""
+        if self.kind == "choice" and not self.ordered:
+            return tuple(0.5 if code is None else float(i == code) for i in range(len(self.choices)))
+        low, high = (0, len(self.choices) - 1) if self.kind == "choice" else self.bounds()
+        if code is None or low == high:
+            return (0.5,)
+        return (math.log(code / low) / math.log(high / low) if self.log else (code - low) / (high - low),)
 
     def at_share(self, share: float) -> Any:
         """The code a ``share`` (0 to 1) of the way from low to high."""

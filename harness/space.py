@@ -60,10 +60,9 @@ class Space:
         """Ask ``pick`` for the code of every hole that is reached; internal name -> code."""
         return resolve_params(self.tree, pick)
 
-    def shares(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """The numeric parameters as places between 0 and 1, one for every hole, in order; 0.5 where a
-        hole does not exist in this branch."""
-        return tuple(h.share_of(params[h.internal]) if h.internal in params else 0.5 for h in self.holes)
+    def places(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        """The parameters as places between 0 and 1, hole after hole (:meth:`Hole.places`)."""
+        return tuple(place for h in self.holes for place in h.places(params.get(h.internal)))
 
     def fill(self, params: Mapping[str, Any], seed: int = 0) -> Recipe:
         """The recipe at ``params`` (as ``sample`` returns them).

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from harness.pareto import nondominated
 from harness.search.rungs import (
+    CURVES,
     NEVER_STOPPED,
     Curve,
     Dominated,
@@ -49,12 +50,60 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
 
 
 def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
-    rule = learned(Dominated(least=1), [(0.5, 0.6)] * 20)
+    def with_one_more(exempt: float, flagged: bool) -> float | None:
+        rule = learned(Dominated(), [(0.5, 0.6)] * 60)
+        rule.learn(60, Curve((1.0,), exempt, rungs={0: 0.5}, flagged=flagged), 0.9, True)
+        return bound(rule, 0.5)
+
+    assert with_one_more(NEVER_STOPPED, flagged=True) > 0.75, "it stands for ten"
+    assert with_one_more(NEVER_STOPPED, flagged=False) < 0.65, "one in sixty is no reason to hope"
+    assert with_one_more(1.0, flagged=True) < 0.65, "every one of its kind finishes"
+
+
+def test_parameters_tell_a_slow_start_from_a_weak_student():
+    rng = np.random.default_rng(0)
+    rule = Dominated()
+    for number in range(80):
+        slow = rng.random()
+        final = 1 / (1 + math.exp(-(4 * slow + rng.normal(0, 0.2))))
+        rule.learn(number, Curve((1.0,), places=(slow, 0.5), rungs={1: 0.5}), final, True)
+    slow, weak = (rule.optimistic(Curve((1.0,), places=(u, 0.5), rungs={1: 0.5}), 1) for u in (0.9, 0.1))
+    assert slow > 0.95 and weak < 0.8
+
+
+def test_the_best_of_the_last_rungs_counts_and_no_earlier_one():
+    rule = Dominated(window=2)
+    for number in range(40):
+        at = 0.3 + 0.01 * number
+        rule.learn(number, Curve((1.0,), rungs={0: 0.2, 1: at, 2: at}), at + 0.1, True)
+
+    def after(*accuracies: float) -> float | None:
+        return rule.optimistic(Curve((1.0,), rungs=dict(enumerate(accuracies))), 2)
+
+    assert after(0.2, 0.6, 0.3) == after(0.9, 0.6, 0.5), "the best of the last two"
+    assert after(0.2, 0.6, 0.3) == pytest.approx(0.7, abs=0.03)
+
+
+def test_only_the_last_curves_are_learned_from():
+    rng = np.random.default_rng(1)
+    early, late = ([(float(a), float(b)) for a, b in rng.uniform(low, low + 0.1, (CURVES, 2))] for low in (0.2, 0.7))
+    moved, fresh = learned(learned(Dominated(), early), late), learned(Dominated(), late)
+    for number, pair in enumerate(early):  # asked all the way, so that every cache was filled
+        moved.learn(number, Curve((1.0,), rungs={0: pair[0]}), pair[1], True)
+        bound(moved, 0.75)
+    for number, pair in enumerate(late):
+        moved.learn(number, Curve((1.0,), rungs={0: pair[0]}), pair[1], True)
+        bound(moved, 0.75)
+    assert bound(moved, 0.75) == pytest.approx(bound(fresh, 0.75), abs=0.02)
+
+
+def test_what_the_space_cannot_express_is_not_learned_from():
+    rule = learned(Dominated(least=1), [(0.5, 0.6)] * 10)
     before = bound(rule, 0.5)
-    kept = Curve((1.0,), exempt=True, rungs={0: 0.5}, flagged=True)
-    rule.begin(20, kept)
-    rule.learn(20, Curve((1.0,), rungs={0: 0.5}), 0.9, True)
-    assert before == pytest.approx(0.6, abs=0.01) and bound(rule, 0.5) > 0.75
+    rule.learn(10, Curve((1.0,), 1.0, places=None, rungs={0: 0.5}), 0.99, True)
+    rule.learn(11, Curve((1.0,), rungs={0: 0.5}), math.nan, True)
+    assert bound(rule, 0.5) == before and rule.front is not None and rule.front.numbers[-1] == 10
+    assert rule.optimistic(Curve((1.0,), places=None, rungs={0: 0.1}), 0) is None
 
 
 def test_what_may_still_be_on_the_front_goes_on():
@@ -71,7 +120,7 @@ def test_what_may_still_be_on_the_front_goes_on():
     assert "trial 11" in said(Curve((2.0,)))
     assert said(Curve((0.5,))) == "", "nothing that costs as little is as good"
     assert said(Curve(None)) == "", "its costs are not known"
-    exempt = Curve((2.0,), exempt=True)
+    exempt = Curve((2.0,), exempt=NEVER_STOPPED)
     assert said(exempt) == "" and exempt.flagged, "it only would have stopped"
     assert said(Curve((2.0,)), 0.97) == "", "it may become better"
     assert said(Curve((2.0,)), feasible=False) == "", "what breaks a constraint dominates nobody"
@@ -89,17 +138,26 @@ def test_a_tenth_is_never_stopped():
 
 
 @pytest.mark.parametrize(
-    ("rule", "total", "epochs"), [("moasha", 27, [1, 3, 9]), ("moasha", 20, [3, 7]), ("none", 9, [])]
+    ("rule", "total", "rungs"),
+    [
+        ("moasha", 27, {1: 3, 3: 2, 9: 1}),
+        ("moasha", 20, {3: 2, 7: 1}),
+        ("none", 9, {}),
+        ("dominated", 5, {1: 4, 2: 8, 3: 12, 4: 16}),
+        ("dominated", 40, {2 * i: i for i in range(1, 20)}),
+    ],
 )
-def test_rungs_lie_before_the_end(rule, total, epochs):
-    assert make_rule(rule).epochs(total) == epochs
+def test_rungs_are_shares_of_a_trial(rule, total, rungs):
+    found = make_rule(rule).rungs(total)
+    assert found == rungs and list(found) == sorted(found)
 
 
 @given(st.integers(1, 400))
 def test_every_rung_is_an_epoch_before_the_last(total):
     for rule in (Dominated(), Moasha()):
-        found = rule.epochs(total)
-        assert found == sorted(set(found)) and all(0 < e < total for e in found)
+        found = rule.rungs(total)
+        assert list(found) == sorted(found) and all(0 < e < total for e in found)
+        assert len(set(found.values())) == len(found), "no two epochs are one rung"
 
 
 def test_moasha_with_accuracy_alone_is_successive_halving():

@@ -103,6 +103,18 @@ def test_a_choice_between_sections_has_conditional_holes(tmp_path: Path) -> None
     assert space.fill(params).flat()["clip.threshold"] == 0.5
 
 
+def test_parameters_have_places_between_0_and_1(tmp_path: Path) -> None:
+    norm = "{kind: norm, threshold: {float: [0.01, 1], log: true}}"
+    space = space_of(tmp_path, clip=f"{{choice: [{{kind: none}}, {norm}, {{kind: agc, threshold: 0.1}}]}}")
+    assert [h.internal for h in space.holes] == ["student.width", "clip", "clip[norm].threshold"]
+    width = hole(space, "student.width")
+    assert [width.places(code) for code in (0, len(width.choices) - 1, None)] == [(0.0,), (1.0,), (0.5,)]
+    params = {"student.width": 0, "clip": 1, "clip[norm].threshold": 0.1}
+    assert space.places(params) == pytest.approx((0, 0, 1, 0, 0.5)), "a kind has a place, and no order"
+    assert space.places({**params, "clip[norm].threshold": 1.0})[-1] == 1.0
+    assert space.places({"student.width": 0, "clip": 0}) == (0.0, 1.0, 0.0, 0.0, 0.5)
+
+
 def test_equal_labels_are_told_apart_and_models_name_branches(tmp_path: Path) -> None:
     student = (
         "{choice: [{model: mlp, hidden: [{int: [4, 8]}]}, {model: convnet, width: {int: [4, 8]}},"

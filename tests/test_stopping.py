@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.records import read_record
+from harness.search import driver
 from harness.search.driver import search
 from harness.search.groups import in_lanes, lane_key
 from harness.search.loop import _waited
@@ -79,6 +80,16 @@ def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F
     (box / "study" / "study.log").write_bytes(b"")
     rebuilt = run(box, *LEARNING, "search.trials=41", rebuild=True)
     assert rebuilt.finished == 41 and rebuilt.stopped >= outcome.stopped
+
+
+def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa: F811
+    rules, make = [], driver._rule
+    monkeypatch.setattr(driver, "_rule", lambda space: rules.append(make(space)) or rules[-1])
+    run(box, *LEARNING, "search.trials=80")
+    run(box, *LEARNING, "search.trials=81")
+    first, second = (sorted((c.rungs[1], c.final, c.flagged, c.exempt, c.places) for c in r.done) for r in rules)
+    assert any(flagged and exempt < 1 for _, _, flagged, exempt, _ in first), "or there was nothing to know"
+    assert [c for c in second if c in first] == first and len(second) <= len(first) + 1
 
 
 def test_a_rule_that_cannot_judge_stops_nothing(box):  # noqa: F811

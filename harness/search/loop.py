@@ -9,14 +9,15 @@ structures wait for the lab; groups wait at their next rung meanwhile.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from harness.records import Artifact, Measurement, TrialRecord, read_record
 from harness.search.groups import lane_key
 from harness.search.pool import Finished
 from harness.search.run import Run, trial_folder
-from harness.search.rungs import Curve, never_stopped
+from harness.search.rungs import NEVER_STOPPED, never_stopped
 from harness.search.study import Proposal
-from harness.search.telling import costs_of, measure, take, take_cost
+from harness.search.telling import costs_of, curve_of, measure, take, take_cost
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
 PATIENCE = 4  # trials told per slot while a new structure waits for the lab
@@ -120,10 +121,11 @@ def _train(run: Run) -> None:
     group = [p for p in run.ready if lane_key(p.recipe) == lane_key(leader.recipe)][: run.lanes]
     run.ready = [p for p in run.ready if p not in group]
     for p in group:
-        exempt = bool(p.baseline) or never_stopped(run.space.settings.seed, p.number)
+        lucky = NEVER_STOPPED * never_stopped(run.space.settings.seed, p.number)
         known = run.costs.get(p.number)
         costs = None if known is None else costs_of(run, known)
-        run.rule.begin(p.number, Curve(costs, exempt, run.space.shares(p.params)))
+        curve = curve_of(run, p.params, p.baseline, costs)
+        run.rule.begin(p.number, replace(curve, exempt=1.0 if p.baseline else lucky))
     run.groups[leader.number] = [p.number for p in group]
     jobs = [
         {
@@ -135,11 +137,8 @@ def _train(run: Run) -> None:
         }
         for p in group
     ]
-    run.pool.submit(leader.number, "start", jobs, _rungs(run, leader), logits=True, trials=len(group))
-
-
-def _rungs(run: Run, leader: Proposal) -> list[int]:
-    return run.rule.epochs(leader.recipe.train.epochs)
+    epochs = list(run.rule.rungs(leader.recipe.train.epochs))
+    run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group))
 
 
 def _resume_held(run: Run) -> None:
@@ -147,13 +146,14 @@ def _resume_held(run: Run) -> None:
     held, run.held = run.held, []
     for answer in held:
         leader = run.open.get(answer.job) or run.open[run.groups[answer.job][0]]
-        epochs = _rungs(run, leader)
-        rung, total = answer.value["rung"], leader.recipe.train.epochs
-        stops = {}
+        total = leader.recipe.train.epochs
+        rungs = run.rule.rungs(total)
+        epochs = list(rungs)
+        epoch, stops = epochs[answer.value["rung"]], {}
         for number, accuracy in answer.value["accuracy"].items():
-            reason = run.rule.decide(number, rung, accuracy)
+            reason = run.rule.decide(number, rungs[epoch], accuracy)
             if reason:
-                stops[number] = f"after epoch {epochs[rung]} of {total}, {reason}"
+                stops[number] = f"after epoch {epoch} of {total}, {reason}"
         run.pool.submit(answer.job, "go_on", stops, epochs, trials=len(run.groups[answer.job]))
 
 

@@ -1,6 +1,6 @@
 """Early stopping for several objectives: which trials go on at a rung, and why not.
 
-A rung is a share of a trial's epochs at which its accuracy is taken. Size and latency are known
+A rung is a share of a trial's epochs after which its accuracy is taken. Size and latency are known
 before training where the structure is, so a rule asks only what accuracy may still become. Rules are
 plain objects without Optuna or Ray: a benchmark replays them on recorded curves.
 """
@@ -22,6 +22,7 @@ from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
 NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
 LEARNED = 300  # trials that `moasha` looks back on: a decision costs the same at any number of them
 CURVES = 128  # finished trials that `dominated` learns from
+STALE = 0.04  # share of the finished trials that a fit may lack
 RUNGS = 20  # parts of a trial: every epoch of a short one, every 5 % of a long one
 
 
@@ -33,12 +34,13 @@ def never_stopped(seed: int, number: int) -> bool:
 @dataclass
 class Curve:
     """What is known of one trial: costs (losses, None where they are not known before the end), its
-    parameters as places between 0 and 1, accuracy by rung, the final accuracy once it finished;
-    ``exempt``: it is never stopped; ``flagged``: the rule would have stopped it, had it not been exempt."""
+    parameters as places between 0 and 1 (None where the space cannot express it), accuracy by rung, the
+    final accuracy once it finished; ``exempt``: the chance with which such a trial is never stopped, 0
+    for one that may be; ``flagged``: the rule would have stopped it, had it not been exempt."""
 
     costs: tuple[float, ...] | None
-    exempt: bool = False
-    shares: tuple[float, ...] = ()
+    exempt: float = 0.0
+    places: tuple[float, ...] | None = ()
     rungs: dict[int, float] = field(default_factory=dict)
     final: float | None = None
     flagged: bool = False
@@ -55,12 +57,17 @@ class Rule(Protocol):
         """A trial starts."""
         ...
 
-    def epochs(self, total: int) -> list[int]:
-        """The epochs after which accuracy is taken, ascending, below ``total``."""
+    def rungs(self, total: int) -> dict[int, int]:
+        """The epochs after which accuracy is taken, ascending, below ``total``; each with the number of
+        its rung, which is that of the same share in trials of other lengths."""
         ...
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         """Why the trial stops here; empty where it goes on."""
+        ...
+
+    def flagged(self, number: int) -> bool:
+        """Would a trial that trains have been stopped, had it not been exempt?"""
         ...
 
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
@@ -78,11 +85,14 @@ class Never:
     def begin(self, number: int, curve: Curve) -> None:
         pass
 
-    def epochs(self, total: int) -> list[int]:
-        return []
+    def rungs(self, total: int) -> dict[int, int]:
+        return {}
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         return ""
+
+    def flagged(self, number: int) -> bool:
+        return False
 
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
         pass
@@ -97,9 +107,9 @@ class Dominated:
     (one rung alone is noisy) and the trial's parameters; the bound lies above that by the
     ``confidence`` quantile of the leave-one-out residuals. Residuals count by the closeness of their
     prediction to the trial's (Gaussian, ``near`` logits wide: weak students scatter more than good
-    ones; localised conformal prediction, Guan 2023), and 1 / NEVER_STOPPED times where the rule would
-    have stopped the trial, of which only the exempt ones finish (inverse probability weighting, Horvitz
-    and Thompson 1952). Nothing stops before ``least`` curves have finished; the last CURVES of them are
+    ones; localised conformal prediction, Guan 2023), and 1 / ``exempt`` times where the rule would have
+    stopped the trial, of whose like only so many finish (inverse probability weighting, Horvitz and
+    Thompson 1952). Nothing stops before ``least`` curves have finished; the last CURVES of them are
     learned from. ``ties``: relative differences of each cost that are within the noise of its
     measurement: nothing goes on only because it seems faster by less. The numbers are those of
     ``benchmarks/stopping.py``.
@@ -115,7 +125,7 @@ class Dominated:
     done: deque[Curve] = field(default_factory=lambda: deque(maxlen=CURVES))
     front: Front | None = None
     finished: int = 0
-    fits: dict[int, tuple[int, Fit]] = field(default_factory=dict)  # by rung: of how many finished trials
+    fits: dict[int, tuple[int, list[Curve], Fit]] = field(default_factory=dict)  # by rung: when, of which
     shapes: dict[int, tuple[int, Shape]] = field(default_factory=dict)
     uses_costs = True
     often = True
@@ -123,14 +133,14 @@ class Dominated:
     def begin(self, number: int, curve: Curve) -> None:
         self.open[number] = curve
 
-    def epochs(self, total: int) -> list[int]:
-        return sorted({e for i in range(1, RUNGS) if 0 < (e := math.ceil(i * total / RUNGS)) < total})
+    def rungs(self, total: int) -> dict[int, int]:
+        return {epoch: i for i in range(1, RUNGS) if (epoch := math.ceil(i * total / RUNGS)) < total}
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
         curve.rungs[rung] = accuracy
         needed = self._needed(curve.costs)
-        if needed is None:
+        if needed is None or accuracy >= needed[1]:
             return ""
         hoped = self.optimistic(curve, rung)
         if hoped is None or hoped >= needed[1]:
@@ -143,12 +153,17 @@ class Dominated:
             f"has {needed[1]:.4f} at no more size and latency"
         )
 
+    def flagged(self, number: int) -> bool:
+        return number in self.open and self.open[number].flagged
+
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
         begun = self.open.pop(number, curve)
-        if final is None:
+        if final is None or not math.isfinite(final):
             return
-        self.finished += 1
-        self.done.append(replace(curve, rungs=begun.rungs or curve.rungs, flagged=begun.flagged, final=final))
+        if curve.places is not None:
+            self.finished += 1
+            flagged = begun.flagged or curve.flagged
+            self.done.append(replace(curve, rungs=begun.rungs or curve.rungs, flagged=flagged, final=final))
         if curve.costs is None or not feasible:
             return
         if self.front is None:
@@ -169,33 +184,36 @@ class Dominated:
 
     def optimistic(self, curve: Curve, rung: int) -> float | None:
         """The accuracy that the trial will not exceed, at the rule's confidence; None: not known."""
-        done = [c for c in self.done if rung in c.rungs]
-        if len(done) < self.least:
+        done, found = self._fit(rung)
+        if found is None or curve.places is None:
             return None
-        found = self._fit(done, rung)
         expected = found.at(self._inputs(curve, rung))
-        weights = np.array([1 / NEVER_STOPPED if c.flagged else 1.0 for c in done])
+        weights = np.array([1 / c.exempt if c.flagged else 1.0 for c in done])
         weights *= np.exp(-(((found.expected - expected) / self.near) ** 2) / 2)
         hoped = expected + quantile(found.residuals, weights + 1e-3, self.confidence)
         return max(curve.rungs[rung], 1 / (1 + math.exp(-hoped)))
 
-    def _fit(self, done: list[Curve], rung: int) -> Fit:
-        """Of the finished curves that have the rung; its shape is chosen again when they are a fifth more."""
-        number, known = self.fits.get(rung, (-1, None))
-        if known is None or number != self.finished:
-            x = np.array([self._inputs(c, rung) for c in done])
-            y = np.array([logit(c.final, self.resolution) for c in done if c.final is not None])
-            chosen, shape = self.shapes.get(rung, (0, None))
-            if shape is None or self.finished > 1.2 * chosen:
-                shape = choose(x, y)
-                self.shapes[rung] = (self.finished, shape)
-            known = fit(x, y, shape)
-            self.fits[rung] = (self.finished, known)
-        return known
+    def _fit(self, rung: int) -> tuple[list[Curve], Fit | None]:
+        """The finished curves that have the rung and their fit; None of fewer than ``least``. Taken again
+        when STALE more trials have finished; its shape when a fifth more, or half of CURVES."""
+        at, done, found = self.fits.get(rung, (0, [], None))
+        if found is not None and self.finished <= at * (1 + STALE):
+            return done, found
+        done = [c for c in self.done if rung in c.rungs]
+        if len(done) < self.least:
+            return done, None
+        x = np.array([self._inputs(c, rung) for c in done])
+        y = np.array([logit(c.final, self.resolution) for c in done if c.final is not None])
+        chosen, shape = self.shapes.get(rung, (0, None))
+        if shape is None or self.finished > min(1.2 * chosen, chosen + CURVES // 2):
+            shape = choose(x, y)
+            self.shapes[rung] = (self.finished, shape)
+        self.fits[rung] = (self.finished, done, fit(x, y, shape))
+        return done, self.fits[rung][2]
 
     def _inputs(self, curve: Curve, rung: int) -> np.ndarray:
         latest = [a for r, a in curve.rungs.items() if rung - self.window < r <= rung]
-        return np.array([logit(max(latest), self.resolution), *curve.shares])
+        return np.array([logit(max(latest), self.resolution), *(curve.places or ())])
 
 
 @dataclass
@@ -218,9 +236,9 @@ class Moasha:
     def begin(self, number: int, curve: Curve) -> None:
         self.open[number] = curve
 
-    def epochs(self, total: int) -> list[int]:
-        powers = range(1, int(math.log(max(total, 1), self.eta) + 1e-9) + 1)
-        return sorted({e for k in powers if 0 < (e := math.ceil(total / self.eta**k)) < total})
+    def rungs(self, total: int) -> dict[int, int]:
+        powers = range(int(math.log(max(total, 1), self.eta) + 1e-9), 0, -1)
+        return {epoch: k for k in powers if (epoch := math.ceil(total / self.eta**k)) < total}
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
@@ -230,6 +248,9 @@ class Moasha:
         if len(here) - 1 in best or curve.exempt:
             return ""
         return f"moasha: not among the best {max(len(here) // self.eta, 1)} of {len(here)} trials at rung {rung}"
+
+    def flagged(self, number: int) -> bool:
+        return False
 
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
         if self.open.pop(number, None) is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
+from typing import Any
 
 from harness.errors import TrialError
 from harness.records import TrialRecord, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
-from harness.search.rungs import Curve, as_costs
+from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +19,9 @@ log = logging.getLogger(__name__)
 def take(run: Run, record: TrialRecord) -> None:
     """Tell a record, or let it wait for the lab where its structure is new."""
     folder = trial_folder(run.folder, record.number)
+    if record.status == "ok" and run.rule.flagged(record.number):  # kept, since a resumed study's rule must know it
+        record = record.model_copy(update={"diagnostics": {**record.diagnostics, "flagged": True}})
+        write_record(folder, record)
     if record.status == "failed":
         resume.write_failed(folder, record)
         tell(run, record)
@@ -125,11 +130,21 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
 
 def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     """What a trial teaches the rule: its curve, its costs, its final accuracy."""
-    epochs = run.rule.epochs(int(record.recipe["train"]["epochs"]))
+    known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
     taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
-    rungs = {i: taken[epoch] for i, epoch in enumerate(epochs) if epoch in taken}
-    curve = Curve(costs_of(run, record), shares=run.space.shares(record.params), rungs=rungs)
+    curve = replace(
+        curve_of(run, record.params, record.baseline, costs_of(run, record)),
+        exempt=1.0 if record.baseline else NEVER_STOPPED,
+        rungs={known[epoch]: found for epoch, found in taken.items() if epoch in known},
+        flagged=bool(record.diagnostics.get("flagged")),
+    )
     run.rule.learn(record.number, curve, record.value("accuracy"), feasible)
+
+
+def curve_of(run: Run, params: dict[str, Any], baseline: str, costs: tuple[float, ...] | None) -> Curve:
+    """What is known of a trial before it trains. A baseline without parameters is one that the space
+    cannot express."""
+    return Curve(costs, places=None if baseline and run.space.holes and not params else run.space.places(params))
 
 
 def costs_of(run: Run, record: TrialRecord) -> tuple[float, ...] | None:
