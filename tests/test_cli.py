@@ -140,7 +140,7 @@ def harness_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
         env={**os.environ},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
 
 

@@ -22,7 +22,6 @@ from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
 NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
 LEARNED = 300  # trials that `moasha` looks back on: a decision costs the same at any number of them
 CURVES = 128  # finished trials that `dominated` learns from
-STALE = 0.04  # share of the finished trials that a fit may lack
 RUNGS = 20  # parts of a trial: every epoch of a short one, every 5 % of a long one
 
 
@@ -194,10 +193,10 @@ class Dominated:
         return max(curve.rungs[rung], 1 / (1 + math.exp(-hoped)))
 
     def _fit(self, rung: int) -> tuple[list[Curve], Fit | None]:
-        """The finished curves that have the rung and their fit; None of fewer than ``least``. Taken again
-        when STALE more trials have finished; its shape when a fifth more, or half of CURVES."""
+        """The finished curves that have the rung and their fit; None of fewer than ``least``. Its shape is
+        chosen again when a fifth more trials have finished, or half of CURVES."""
         at, done, found = self.fits.get(rung, (0, [], None))
-        if found is not None and self.finished <= at * (1 + STALE):
+        if found is not None and self.finished == at:
             return done, found
         done = [c for c in self.done if rung in c.rungs]
         if len(done) < self.least:
