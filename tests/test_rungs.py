@@ -51,7 +51,7 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
 
 def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
     def with_one_more(exempt: float, flagged: bool) -> float | None:
-        rule = learned(Dominated(), [(0.5, 0.6)] * 60)
+        rule = learned(Dominated(confidence=0.96), [(0.5, 0.6)] * 60)
         rule.learn(60, Curve((1.0,), exempt, rungs={0: 0.5}, flagged=flagged), 0.9, True)
         return bound(rule, 0.5)
 

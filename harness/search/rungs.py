@@ -115,7 +115,7 @@ class Dominated:
     """
 
     ties: tuple[float, ...] = ()
-    confidence: float = 0.96
+    confidence: float = 0.985
     window: int = 4
     near: float = 0.5
     least: int = 6
