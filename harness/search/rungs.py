@@ -116,7 +116,7 @@ class Dominated:
 
     ties: tuple[float, ...] = ()
     confidence: float = 0.985
-    window: int = 4
+    window: int = 2
     near: float = 0.5
     least: int = 6
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
