@@ -1,4 +1,5 @@
-"""One thread a process, a cache of its own, and a Ray that asks nobody for a token.
+"""One thread a process, a cache of its own, and a Ray that asks nobody for a token and whose workers
+run at the priority of everybody else (its own, nice 15, stands still beside any other load).
 
 Environment variables are set here, before anything imports torch or ray; torch itself is imported
 by the tests that need it.
@@ -25,6 +26,7 @@ os.environ.update(
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }
 )

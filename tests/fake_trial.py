@@ -1,9 +1,9 @@
 """A trial module without torch: what the driver's tests run in place of training.
 
 Accuracy and size follow from the recipe; ``HARNESS_FAKE`` names a folder where every started trial
-leaves a line and every importing process a file ``imported-PID``, and holds switches: a file ``die-N``
-kills the worker of trial N once (after its record is written, or ``before`` when the file says so),
-``hang-N`` keeps it from ending, ``fail-N`` fails it.
+leaves a line and every importing process a file ``imported-PID`` (after ``HARNESS_FAKE_IMPORT_S``
+seconds), and holds switches: a file ``die-N`` kills the worker of trial N once (after its record is
+written, or ``before`` when the file says so), ``hang-N`` keeps it from ending, ``fail-N`` fails it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from harness.records import (
 )
 
 if "HARNESS_FAKE" in os.environ:
+    time.sleep(float(os.environ.get("HARNESS_FAKE_IMPORT_S", "0")))
     Path(os.environ["HARNESS_FAKE"], f"imported-{os.getpid()}").touch()
 
 

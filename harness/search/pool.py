@@ -23,6 +23,7 @@ from harness.space import Resources
 OBJECT_STORE_BYTES = 300 * 2**20
 ON_DEVICE = ("prepare", "run", "start", "go_on", "untrained")
 ALIVE_S = 60.0  # a cluster must offer the resources within this time
+LOAD_S = 120.0  # what a worker may take for its imports, beside its first job's own time
 
 
 class Worker:
@@ -68,6 +69,7 @@ class _Slot:
     started: float = 0.0
     trials: int = 1
     held: bool = False  # its job goes on when its number is submitted again
+    loading: Any = None  # until its imports have ended
 
 
 def connect(resources: Resources, address: str | None) -> int:
@@ -159,7 +161,7 @@ class RayPool:
     def _ready(self, slot: _Slot) -> None:
         """Its process is there; what it imports, it imports while others work."""
         slot.pid = ray.get(slot.actor.pid.remote())
-        slot.actor.load.remote()
+        slot.loading = slot.actor.load.remote()
 
     def _new(self) -> _Slot:
         device = "cuda" if self._resources.gpu else "cpu"
@@ -220,9 +222,16 @@ class RayPool:
             return []
         ready, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
         done = [self._collect(busy[ref]) for ref in ready]
+        return done + [self._expire(slot) for slot in self._slots if slot.ref is not None and self._late(slot)]
+
+    def _late(self, slot: _Slot) -> bool:
+        """Whether a job ran longer than it may; its time begins when its worker has its imports,
+        which on a busy machine take longer than a short trial."""
         now = time.monotonic()
-        late = [s for s in self._slots if s.ref is not None and now - s.started > self._timeout_s * s.trials]
-        return done + [self._expire(slot) for slot in late]
+        if slot.loading is not None and ray.wait([slot.loading], timeout=0)[0]:
+            slot.loading, slot.started = None, max(slot.started, now)
+        allowance = 0.0 if slot.loading is None else LOAD_S
+        return now - slot.started > self._timeout_s * slot.trials + allowance
 
     def _collect(self, slot: _Slot) -> Finished:
         ref, job = slot.ref, slot.job
