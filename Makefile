@@ -23,8 +23,8 @@ help: ## this list
 search: $(READY) ## search SPACE (default: the digits) and write its report; ARGS="--trials 20"
 	$(RUN) -m harness search $(SPACE) $(ARGS)
 
-test: $(READY) ## all tests that need no GPU
-	$(RUN) -m pytest -m "not gpu" $(ARGS)
+test: $(READY) ## all tests that need no GPU, a file of them per core
+	$(RUN) -m pytest -m "not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 report: $(READY) ## write the report of STUDY again (default: the study of SPACE)
 	$(RUN) -m harness report $(STUDY) $(ARGS)

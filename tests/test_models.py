@@ -185,7 +185,9 @@ def test_a_checkpoint_must_be_finite(tmp_path):
     assert "must be finite, fc1.weight is not" in message(checkpoint(tmp_path, weights))
 
 
-@pytest.mark.parametrize("content", [Pickled(), [1, 2], {}, {"a": 1}, nn.Linear(1, 1)], ids=repr)
+@pytest.mark.parametrize(
+    "content", [Pickled(), [1, 2], {}, {"a": 1}, nn.Linear(1, 1)], ids=lambda content: type(content).__name__
+)
 def test_a_checkpoint_must_be_a_state_dict_and_runs_no_code(tmp_path, content):
     text = message(checkpoint(tmp_path, content))
     assert text.startswith("student.checkpoint: ")

@@ -53,8 +53,8 @@ class Study:
         pipe = subprocess.PIPE
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
-    def run(self, *address: str, import_s: float = 0.0) -> str:
-        driver = self.start(*address, import_s=import_s)
+    def run(self, *address: str) -> str:
+        driver = self.start(*address)
         out, err = driver.communicate(timeout=200)
         assert driver.returncode == 0, err
         return out.strip().splitlines()[-1]  # Ray may print above it
@@ -108,16 +108,12 @@ def test_workers_that_die_or_hang_cost_one_trial_at_most(tmp_path: Path) -> None
     assert started[5] == 1 and hung is not None and hung.status == "failed" and "timeout" in hung.reason
 
 
-def test_a_trial_is_not_charged_for_the_imports_of_its_worker(tmp_path: Path) -> None:
-    study = Study(tmp_path, trials=2, timeout_s=3)
-    assert study.run(import_s=6) == "complete 2 0"
-
-
-def test_workers_import_before_their_first_trial(tmp_path: Path) -> None:
-    study = Study(tmp_path, trials=1)
-    driver = study.start(trial_s=5)  # one trial: the second worker is never called
-    _, said = driver.communicate(timeout=200)
+def test_workers_import_before_their_first_trial_and_on_their_own_time(tmp_path: Path) -> None:
+    study = Study(tmp_path, trials=1, timeout_s=10)
+    driver = study.start(trial_s=5, import_s=12)  # one trial: the second worker is never called
+    out, said = driver.communicate(timeout=200)
     assert driver.returncode == 0, said
+    assert out.strip().endswith("complete 1 0"), "the imports counted as the trial's time"
     assert sum(study.started().values()) == 1
     assert len(list(study.box.glob("imported-*"))) == 2
 
