@@ -107,7 +107,8 @@ class Lab:
             until_precise: end earlier, as soon as every median is known within PRECISE.
         Returns:
             ``latency_ms`` per path, values in ms per inference of ``batch_size`` samples, one per
-            block; conditions hold the runtime, load time, drift and verdict.
+            block; conditions hold the runtime, load time, drift, verdict and ``reference_ms``, the
+            reference's value beside each of these.
         Raises:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
         """
@@ -127,6 +128,8 @@ class Lab:
                 "cpu_model": session.cpu_model,
                 "reference_drift": round(change, 4),
             }
+            if reference is not None:
+                conditions["reference_ms"] = medians[-1]
             one = Measurement(name="latency_ms", unit="ms", values=values, conditions=conditions)
             told = {"verdict": verdict(one, change, session.complaints), "complaints": session.complaints}
             found.append(one.model_copy(update={"conditions": {**conditions, **told}}))

@@ -1,8 +1,14 @@
-"""Latency of finished trials: once per structure, when nothing trains, beside one reference."""
+"""Latency of finished trials: once per structure, when nothing trains, beside one reference.
+
+A machine is not equally fast all day, or all second (clock rates, neighbours on a shared host): the
+reference is timed in turn with the others, and each value is multiplied by what the reference takes on
+record over what it took in that turn, so that latencies of different sessions compare as those of one.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +18,16 @@ from harness.records import Measurement, TrialRecord, write_json_durably, write_
 from harness.space import Space
 
 CACHE = "latency_cache.json"
+Settings = tuple[str, int, int]  # runtime, batch size, threads
+
+
+def _settings(record: TrialRecord) -> Settings:
+    deploy = record.recipe["deploy"]
+    return deploy["runtime"], deploy["batch_size"], deploy["threads"]
+
+
+def _here(measured: Measurement) -> bool:
+    return measured.conditions.get("host") == environment()["host"]
 
 
 class Latencies:
@@ -21,27 +37,24 @@ class Latencies:
         self._lab, self._folder, self._budget_s = lab, folder, budget_s
         self._cache: dict[str, Measurement] = {}
         self._reference: Path | None = None
+        self._on_record: dict[Settings, float] = {}  # the reference's latency in ms
         path = folder / CACHE
         if path.exists():
             found = json.loads(path.read_bytes())
             self._cache = {k: Measurement.model_validate(v) for k, v in found.items()}
+        for told in (m.conditions for m in self._cache.values() if "reference_ms" in m.conditions and _here(m)):
+            settings = (told["runtime"], told["batch_size"], told["threads"])
+            self._on_record.setdefault(settings, told["reference_ms"])
 
-    def use_reference(self, model: Path) -> None:
-        """The file that is timed among all others: the widest fp32 student's."""
+    def use_reference(self, record: TrialRecord, model: Path) -> None:
+        """The file that is timed among all others: that of ``record``, the widest fp32 student."""
         self._reference = model
+        measured = record.measurements.get("latency_ms")
+        if measured is not None and _here(measured):
+            self._on_record[_settings(record)] = measured.median
 
     def _key(self, record: TrialRecord) -> str:
-        deploy = record.recipe["deploy"]
-        return "|".join(
-            str(v)
-            for v in (
-                record.structure,
-                deploy["runtime"],
-                deploy["batch_size"],
-                deploy["threads"],
-                environment()["host"],
-            )
-        )
+        return "|".join(str(v) for v in (record.structure, *_settings(record), environment()["host"]))
 
     def known(self, record: TrialRecord) -> TrialRecord | None:
         """The record with the latency of its structure, where that was measured before."""
@@ -53,21 +66,29 @@ class Latencies:
 
     def measure(self, records: Sequence[TrialRecord], trial_folder: Path) -> None:
         """Time one file of each new structure among ``records``, all interleaved."""
-        groups: dict[tuple[str, int, int], dict[str, TrialRecord]] = {}
+        groups: dict[Settings, dict[str, TrialRecord]] = {}
         for record in records:
-            deploy, key = record.recipe["deploy"], self._key(record)
+            key = self._key(record)
             if key not in self._cache:
-                settings = (deploy["runtime"], deploy["batch_size"], deploy["threads"])
-                groups.setdefault(settings, {}).setdefault(key, record)
+                groups.setdefault(_settings(record), {}).setdefault(key, record)
         for (runtime, batch, threads), new in groups.items():
             paths = [r.file(trial_folder / f"{r.number:05d}") for r in new.values()]
-            measured = self._lab.measure(
-                paths, self._reference, runtime, batch, threads, self._budget_s, until_precise=True
-            )
+            reference = self._reference or paths[0]
+            measured = self._lab.measure(paths, reference, runtime, batch, threads, self._budget_s, until_precise=True)
             for (key, record), value in zip(new.items(), measured, strict=True):
-                conditions = {**value.conditions, "measured_on_trial": record.number}
-                self._cache[key] = value.model_copy(update={"conditions": conditions})
+                self._cache[key] = self._scaled(value, (runtime, batch, threads), record.number)
         write_json_durably(self._folder / CACHE, {k: v.model_dump(mode="json") for k, v in self._cache.items()})
+
+    def _scaled(self, measured: Measurement, settings: Settings, number: int) -> Measurement:
+        """``measured`` at the speed on record; before there is a reference, at the session's own."""
+        beside_ms = measured.conditions["reference_ms"]
+        on_record_ms = statistics.median(beside_ms)
+        conditions = {**measured.conditions, "measured_on_trial": number, "unscaled_ms": measured.median}
+        del conditions["reference_ms"]
+        if self._reference is not None:
+            conditions["reference_ms"] = on_record_ms = self._on_record.setdefault(settings, on_record_ms)
+        values = [value * on_record_ms / now_ms for value, now_ms in zip(measured.values, beside_ms, strict=True)]
+        return measured.model_copy(update={"values": values, "conditions": conditions})
 
     def complete(self, record: TrialRecord, folder: Path) -> TrialRecord:
         """Write the record again with its latency, which must be known by now."""

@@ -120,7 +120,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
         run.stopped += 1
         return
     if record.baseline == "widest-fp32":
-        run.latencies.use_reference(record.file(trial_folder(run.folder, record.number)))
+        run.latencies.use_reference(record, record.file(trial_folder(run.folder, record.number)))
     if record.baseline:
         run.sweep.append(record.number)
     run.reference.see(record)
