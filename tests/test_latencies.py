@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from harness.deploy.machine import environment
 from harness.records import Artifact, Measurement, TrialRecord
 from harness.search.latencies import Latencies
+from harness.space import load_space
 
+ROOT = Path(__file__).resolve().parent.parent
 HOST = environment()["host"]
 
 
@@ -24,7 +27,7 @@ class Machine:
             return path.stat().st_size * batch_size / self.speed
 
         conditions = {"runtime": runtime, "batch_size": batch_size, "threads": threads, "host": HOST}
-        conditions["reference_ms"] = [takes(reference)]
+        conditions["reference_ms"] = takes(reference)
         return [Measurement(name="latency_ms", unit="ms", values=[takes(p)], conditions=conditions) for p in paths]
 
 
@@ -64,31 +67,25 @@ def test_a_session_on_a_faster_machine_is_brought_to_the_speed_on_record(tmp_pat
     fast = timed(latencies, tmp_path, 2, 40)
     assert fast.value("latency_ms") == pytest.approx(40)
     conditions = fast.measurements["latency_ms"].conditions
-    assert conditions["reference_ms"] == 100 and conditions["unscaled_ms"] == 25
+    assert conditions["reference_ms"] == 100
 
 
-def test_a_machine_that_changes_its_speed_within_a_session_is_followed(tmp_path: Path) -> None:
-    class Moody(Machine):
-        def measure(self, paths, *others, **options):
-            one = super().measure(paths, *others, **options)
-            speeds = [1.0, 1.5, 1.5]
-            return [
-                m.model_copy(
-                    update={
-                        "values": [m.median / s for s in speeds],
-                        "conditions": m.conditions
-                        | {"reference_ms": [m.conditions["reference_ms"][0] / s for s in speeds]},
-                    }
-                )
-                for m in one
-            ]
-
-    latencies = Latencies(Moody(), tmp_path)
+def test_the_teacher_is_timed_beside_the_reference(tmp_path: Path, machine: Machine) -> None:
+    latencies = Latencies(machine, tmp_path)
     widest = timed(latencies, tmp_path, 0, 100)
+    assert not latencies.has_reference
     latencies.use_reference(widest, tmp_path / "00000" / "model.onnx")
-    found = timed(latencies, tmp_path, 1, 50).measurements["latency_ms"]
-    assert max(found.values) == pytest.approx(min(found.values))
-    assert found.median == pytest.approx(widest.value("latency_ms") / 2)
+    assert latencies.has_reference
+    (tmp_path / "teacher.onnx").write_bytes(bytes(300))
+    (tmp_path / "teacher.json").write_text('{"path": "teacher.onnx"}')
+    machine.speed = 0.7
+    (tmp_path / "space.yaml").write_text(
+        "task: {name: digits}\nteacher: {model: mlp}\nstudent: {model: mlp}\ntrain: {lr: {float: [0.1, 0.2]}}\n"
+    )
+    latencies.teacher(load_space(tmp_path / "space.yaml"), tmp_path)
+    found = json.loads((tmp_path / "teacher.json").read_text())
+    assert found["latency_ms"] == pytest.approx(300)
+    assert found["latency_interval_ms"] == pytest.approx([300, 300])
 
 
 def test_other_settings_have_a_record_of_their_own_and_a_resumed_search_knows_it(

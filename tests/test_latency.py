@@ -12,7 +12,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.deploy.latency import Lab, precise, verdict
+from harness.deploy.latency import Lab, precise, related, verdict
 from harness.deploy.machine import environment
 from harness.deploy.runtimes import load
 from harness.deploy.timing import ASK_EVERY, MIN_BLOCKS, Target, drift, time_blocks
@@ -63,6 +63,18 @@ def test_files_are_timed_until_every_median_is_precise():
     assert len(time_blocks([steady], 1.0, clock=clock, enough=precise)[0]) == ASK_EVERY
     assert len(time_blocks([steady, shaking], 0.5, clock=clock, enough=precise)[0]) > 4 * ASK_EVERY
     assert len(time_blocks([steady], 1.0, clock=clock)[0]) > 10 * ASK_EVERY
+
+
+def test_a_machine_that_changes_its_speed_from_turn_to_turn_is_followed():
+    assert related([9.0, 6.0, 6.0, 12.0], [3.0, 2.0, 2.0, 4.0]) == pytest.approx([7.5] * 4)
+    clock, rng = Clock(), random.Random(0)
+    speeds = [rng.uniform(0.5, 1.0) for _ in range(100)]  # another every 0.2 s
+
+    def moody(takes: float) -> Target:
+        return clock.target(lambda now: takes / speeds[int(now / 0.2)])
+
+    blocks = time_blocks([moody(0.004), moody(0.002)], 1.0, clock=clock)
+    assert precise(blocks) and not precise(blocks[:1]) and not precise(blocks[1:])
 
 
 def test_drift_and_verdict():

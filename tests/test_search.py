@@ -86,7 +86,7 @@ class FakeLab:
 
     def measure(self, paths, reference, runtime, batch_size, threads, budget_s, until_precise=False):
         self.timed += [str(p) for p in paths]
-        beside = {"reference_ms": [1.0]}
+        beside = {"reference_ms": 1.0}
         return [
             Measurement(name="latency_ms", unit="ms", values=[p.stat().st_size / 1000], conditions=beside)
             for p in paths

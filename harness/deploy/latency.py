@@ -107,8 +107,9 @@ class Lab:
             until_precise: end earlier, as soon as every median is known within PRECISE.
         Returns:
             ``latency_ms`` per path, values in ms per inference of ``batch_size`` samples, one per
-            block; conditions hold the runtime, load time, drift, verdict and ``reference_ms``, the
-            reference's value beside each of these.
+            block; conditions hold the runtime, load time, drift and verdict. With a reference each
+            value is that at the reference's median, ``reference_ms``, the machine's speed changing
+            from turn to turn; ``unscaled_ms`` is the median as the clock had it.
         Raises:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
         """
@@ -129,7 +130,8 @@ class Lab:
                 "reference_drift": round(change, 4),
             }
             if reference is not None:
-                conditions["reference_ms"] = medians[-1]
+                conditions |= {"reference_ms": statistics.median(medians[-1]), "unscaled_ms": statistics.median(values)}
+                values = related(values, medians[-1])
             one = Measurement(name="latency_ms", unit="ms", values=values, conditions=conditions)
             told = {"verdict": verdict(one, change, session.complaints), "complaints": session.complaints}
             found.append(one.model_copy(update={"conditions": {**conditions, **told}}))
@@ -221,10 +223,17 @@ def _load(path: Path, runtime: str, batch_size: int, threads: int) -> Target:
     return Target(lambda i: loaded.run(inputs[i % 16]), load_ms)
 
 
+def related(values: Sequence[float], beside: Sequence[float]) -> list[float]:
+    """``values`` as they would be, were ``beside``, timed in turn with them, always at its median."""
+    usual = statistics.median(beside)
+    return [value * usual / now for value, now in zip(values, beside, strict=True)]
+
+
 def precise(blocks: Sequence[Sequence[Sequence[float]]]) -> bool:
-    """Is the median of every file's blocks known within PRECISE?"""
+    """Is the median of every file's blocks, related to the last file's, known within PRECISE?"""
     medians = [[statistics.median(block) for block in own] for own in blocks]
-    spans = [(median_interval(own), statistics.median(own)) for own in medians]
+    values = [related(own, medians[-1]) for own in medians[:-1]] or medians
+    spans = [(median_interval(own), statistics.median(own)) for own in values]
     return all(high - low <= 2 * PRECISE * middle for (low, high), middle in spans)
 
 

@@ -8,7 +8,6 @@ record over what it took in that turn, so that latencies of different sessions c
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +52,10 @@ class Latencies:
         if measured is not None and _here(measured):
             self._on_record[_settings(record)] = measured.median
 
+    @property
+    def has_reference(self) -> bool:
+        return self._reference is not None
+
     def _key(self, record: TrialRecord) -> str:
         return "|".join(str(v) for v in (record.structure, *_settings(record), environment()["host"]))
 
@@ -76,19 +79,22 @@ class Latencies:
             reference = self._reference or paths[0]
             measured = self._lab.measure(paths, reference, runtime, batch, threads, self._budget_s, until_precise=True)
             for (key, record), value in zip(new.items(), measured, strict=True):
-                self._cache[key] = self._scaled(value, (runtime, batch, threads), record.number)
+                found = self._scaled(value, (runtime, batch, threads))
+                told = {**found.conditions, "measured_on_trial": record.number}
+                self._cache[key] = found.model_copy(update={"conditions": told})
         write_json_durably(self._folder / CACHE, {k: v.model_dump(mode="json") for k, v in self._cache.items()})
 
-    def _scaled(self, measured: Measurement, settings: Settings, number: int) -> Measurement:
+    def _scaled(self, measured: Measurement, settings: Settings) -> Measurement:
         """``measured`` at the speed on record; before there is a reference, at the session's own."""
-        beside_ms = measured.conditions["reference_ms"]
-        on_record_ms = statistics.median(beside_ms)
-        conditions = {**measured.conditions, "measured_on_trial": number, "unscaled_ms": measured.median}
-        del conditions["reference_ms"]
-        if self._reference is not None:
-            conditions["reference_ms"] = on_record_ms = self._on_record.setdefault(settings, on_record_ms)
-        values = [value * on_record_ms / now_ms for value, now_ms in zip(measured.values, beside_ms, strict=True)]
-        return measured.model_copy(update={"values": values, "conditions": conditions})
+        conditions = dict(measured.conditions)
+        session_ms = conditions.pop("reference_ms")
+        if self._reference is None:
+            return measured.model_copy(update={"conditions": conditions})
+        on_record_ms = self._on_record.setdefault(settings, session_ms)
+        values = [value * on_record_ms / session_ms for value in measured.values]
+        return measured.model_copy(
+            update={"values": values, "conditions": {**conditions, "reference_ms": on_record_ms}}
+        )
 
     def complete(self, record: TrialRecord, folder: Path) -> TrialRecord:
         """Write the record again with its latency, which must be known by now."""
@@ -99,7 +105,7 @@ class Latencies:
         return full
 
     def teacher(self, space: Space, folder: Path) -> None:
-        """Add the teacher's latency to ``teacher.json``."""
+        """Add the teacher's latency to ``teacher.json``, where it is not in it."""
         path = folder / "teacher.json"
         if not path.exists():
             return
@@ -107,7 +113,8 @@ class Latencies:
         if "latency_ms" in teacher:
             return
         deploy = space.fill(space.sample(lambda hole: hole.default)).deploy
-        [found] = self._lab.measure(
-            [folder / teacher["path"]], None, deploy.runtime, deploy.batch_size, deploy.threads, self._budget_s
-        )
+        file = folder / teacher["path"]
+        settings = (deploy.runtime, deploy.batch_size, deploy.threads)
+        [found] = self._lab.measure([file], self._reference or file, *settings, self._budget_s)
+        found = self._scaled(found, settings)
         write_json_durably(path, {**teacher, "latency_ms": found.median, "latency_interval_ms": list(found.interval())})

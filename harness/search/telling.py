@@ -68,7 +68,6 @@ def measure(run: Run) -> None:
     """The barrier: no slot is busy, so the machine is quiet."""
     waiting, run.waiting = run.waiting, []
     priced, run.priced = run.priced, []
-    run.latencies.teacher(run.space, run.folder)
     try:
         run.latencies.measure([*waiting, *priced], run.folder / "trials")
     except TrialError as error:
@@ -79,6 +78,8 @@ def measure(run: Run) -> None:
         tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
     for record in priced:
         take_cost(run, record)
+    if run.latencies.has_reference:
+        run.latencies.teacher(run.space, run.folder)
 
 
 def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
