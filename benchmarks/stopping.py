@@ -6,8 +6,12 @@ taken after every epoch. Every rule then meets the same curves in 100 random ord
 for a rule that learns has more to go by in a longer search. Optimal are the trials on the front of all,
 latencies within the noise of their measurement taken as equal; clearly optimal those that stay on
 it where every other trial's accuracy counts one standard error more: of 360 samples one image decides
-many a place. Accuracies are those of validation at the rungs and of the exported file at the end. The
-rule's constants were chosen on the studies of seeds 0 to 3; seeds 4 and 5 are the check on that choice.
+many a place. Accuracies are those of validation at the rungs and of the exported file at the end. Latencies of all
+six studies are taken once more in one session, one of each structure: as searches they ran at six speeds of the
+machine. The rule's constants were chosen on the studies of seeds 0 to 3; seeds 4 and 5 are the check on that
+choice.
+
+    python benchmarks/stopping.py [--record | --retime]     # the studies anew | their latencies anew
 """
 
 from __future__ import annotations
@@ -30,12 +34,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.report import ROOT, save, spread
+from harness.deploy.latency import Lab
 from harness.pareto import hypervolume
 from harness.search import driver
 from harness.search.rungs import NEVER_STOPPED, Curve, Dominated, Moasha, Never, Rule, never_stopped
-from harness.space import load_space
+from harness.space import Space, load_space
+from harness.trial import untrained
 
+SPACE = "search_spaces/digits.yaml"
 TRIALS, ORDERS = 240, 100
+LAB_S = 1.0  # timed seconds of a structure
 STUDIES = {  # seeds of the recorded studies; those in one bracket are replayed as one
     "chosen_on": [[0], [1], [2], [3]],
     "chosen_on, two as one": [[0, 1], [2, 3]],
@@ -43,6 +51,7 @@ STUDIES = {  # seeds of the recorded studies; those in one bracket are replayed 
     "held_out": [[4], [5]],
     "held_out, two as one": [[4, 5]],
 }
+ALL = {"all": ("chosen_on", "held_out"), "all, two as one": ("chosen_on, two as one", "held_out, two as one")}
 CURVES = ROOT / "results" / "benchmarks" / "stopping_curves"
 SAMPLES = 360  # validation samples of the digits task
 DIRECTIONS = ("maximize", "minimize", "minimize")
@@ -68,7 +77,27 @@ def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
             records = [json.loads(p.read_bytes()) for p in paths]
     finally:
         driver._rule = rule
-    return [row(r) | {"places": loaded.places(r["params"])} for r in records if r["status"] == "ok"]
+    return [
+        row(r) | {"places": loaded.places(r["params"]), "params": r["params"]} for r in records if r["status"] == "ok"
+    ]
+
+
+def retime(space: Space, studies: list[list[dict[str, Any]]]) -> None:
+    """The latency of every row, one session for all: a file of each structure in turn with the widest fp32
+    student's."""
+    keys, files = {}, {}
+    with tempfile.TemporaryDirectory() as folder, Lab(timeout_s=600) as lab:
+        for i, r in enumerate(r for study in studies for r in study):
+            place = Path(folder) / str(i)
+            place.mkdir()
+            made = untrained(space.fill(r["params"]).to_tree(), str(place))
+            keys[id(r)] = made["structure"]
+            files.setdefault(made["structure"], place / made["path"])
+        timed = lab.measure(list(files.values()), next(iter(files.values())), budget_s=LAB_S)
+    known = {structure: one.median for structure, one in zip(files, timed, strict=True)}
+    for r in (r for study in studies for r in study):
+        r["latency_ms"] = known[keys[id(r)]]
+    print(f"{len(files)} structures timed")
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
@@ -179,20 +208,37 @@ def best_of(rows: list[dict[str, Any]], errors: float = 0.0) -> set[int]:
     return found
 
 
-def main() -> None:
+def recorded() -> None:
+    """Record the studies where that is asked for, or has not been done."""
     CURVES.mkdir(exist_ok=True)
-    for seed in sorted({seed for studies in STUDIES.values() for seeds in studies for seed in seeds}):
-        path = CURVES / f"seed_{seed}.json"
-        if not path.exists() or "--record" in sys.argv:
-            path.write_text(json.dumps(record("search_spaces/digits.yaml", TRIALS, seed)) + "\n")
+    paths = {seed: CURVES / f"seed_{seed}.json" for part in STUDIES.values() for seeds in part for seed in seeds}
+    fresh = "--record" in sys.argv or not all(path.exists() for path in paths.values())
+    if fresh:
+        studies = [record(SPACE, TRIALS, seed) for seed in paths]
+    elif "--retime" in sys.argv:
+        studies = [json.loads(path.read_bytes()) for path in paths.values()]
+    else:
+        return
+    retime(load_space(ROOT / SPACE), studies)
+    for path, rows in zip(paths.values(), studies, strict=True):
+        path.write_text(json.dumps(rows) + "\n")
+
+
+def main() -> None:
+    recorded()
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = {
             (part, rule): [pool.submit(judge, rule, seeds, ORDERS) for seeds in studies]
             for part, studies in STUDIES.items()
             for rule in RULES
         }
-        found = {place: pooled([j.result() for j in judged], ORDERS) for place, judged in jobs.items()}
-    save("stopping", {"orders": ORDERS} | {part: {r: found[part, r] for r in RULES} for part in STUDIES})
+        judged = {place: [job.result() for job in own] for place, own in jobs.items()}
+    parts = {part: (part,) for part in STUDIES} | ALL
+    found = {
+        name: {rule: pooled([j for part in of for j in judged[part, rule]], ORDERS) for rule in RULES}
+        for name, of in parts.items()
+    }
+    save("stopping", {"orders": ORDERS} | found)
 
 
 if __name__ == "__main__":
