@@ -1,7 +1,7 @@
-"""Samplers on a model of the digits space: what they find in 30 to 240 trials, over many seeds.
+"""Samplers on a model of the digits space: what they find in 10 to 240 trials, over many seeds.
 
-The model is an ensemble of trees fitted to the 240 recorded trials of ``stopping_curves/seed_0.json`` (accuracy as
-a logit, bytes and latency as logarithms). Each study begins with the baselines, keeps six trials (three
+The model is an ensemble of trees fitted to the 1,440 recorded trials of ``stopping_curves`` (accuracy as a logit,
+bytes and latency as logarithms). Each study begins with the baselines, keeps six trials (three
 groups, where lanes share a structure) open as a search on two cores does, and sees accuracies with the
 noise of 360 validation samples; hypervolumes are those of the front's true values. Compares samplers with
 each other; it says nothing of real accuracies.
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,17 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, suggest
 from benchmarks.report import ROOT, save
+from harness.first import spread_out
 from harness.pareto import Front, log_hypervolume
 from harness.search.groups import in_lanes
 from harness.search.samplers import Seen, make_sampler, recent
 from harness.search.study import to_optuna
+from harness.search.warm import SPREAD
 from harness.space import Space, load_space
 
 OPEN = 6
 SAMPLES = 360
-AT = (30, 60, 120, 180, 240)
+AT = (10, 20, 30, 60, 120, 240)
 
 
 def ours(seed: int, seen: Seen) -> optuna.samplers.BaseSampler:
@@ -50,23 +53,25 @@ def ours(seed: int, seen: Seen) -> optuna.samplers.BaseSampler:
 
 @dataclass(frozen=True)
 class Contender:
-    """A sampler by seed, and how it is used: trials of one structure side by side, trials of a study (at
-    most), studies."""
+    """A sampler by seed, and how it is used: points spread out before its own, trials of one structure side
+    by side, trials of a study (at most), studies."""
 
     make: Callable[[int, Seen], optuna.samplers.BaseSampler]
+    spread: int = 0
     lanes: int = 1
     trials: int = max(AT)
     seeds: int = 16
 
 
 CONTENDERS = {
-    "ours: tpe": Contender(ours),
+    "ours: tpe": Contender(ours, spread=SPREAD),
+    "tpe, no points spread out": Contender(ours),
     "random": Contender(lambda seed, _: optuna.samplers.RandomSampler(seed=seed)),
     "tpe multivariate group": Contender(
         lambda seed, _: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     ),
     "nsga2, population 20": Contender(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed, population_size=20)),
-    "ours: tpe, 4 lanes": Contender(ours, lanes=4),
+    "ours: tpe, 4 lanes": Contender(ours, spread=SPREAD, lanes=4),
     "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=4),  # seconds an ask
 }
 
@@ -74,7 +79,8 @@ CONTENDERS = {
 @cache
 def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
     """The space, the fitted trees, and the hypervolume's reference point."""
-    rows = json.loads((ROOT / "results" / "benchmarks" / "stopping_curves" / "seed_0.json").read_text())
+    paths = sorted((ROOT / "results" / "benchmarks" / "stopping_curves").glob("*.json"))
+    rows = [r for path in paths for r in json.loads(path.read_text())]
     right = np.clip([r["accuracy"] for r in rows], 0.05, 0.995)
     costs = [np.log([r[name] for r in rows]) for name in METRICS[1:]]
     trees = ExtraTreesRegressor(300, random_state=0)
@@ -90,8 +96,11 @@ def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
     return 1 / (1 + math.exp(-logit)), math.exp(size), math.exp(latency)
 
 
-def proposals(found: optuna.Study, lanes: int) -> Iterator[list[tuple[optuna.Trial, dict[str, Any]]]]:
-    """Groups of asked trials and their parameters: the baselines, then a leader and its followers."""
+def proposals(
+    found: optuna.Study, spread: Sequence[dict[str, Any]], lanes: int
+) -> Iterator[list[tuple[optuna.Trial, dict[str, Any]]]]:
+    """Groups of asked trials and their parameters: the baselines, then a leader (those of ``spread`` first) and
+    its followers."""
     space, _, _ = model()
     holes = {hole.internal: hole for hole in space.holes}
 
@@ -102,7 +111,9 @@ def proposals(found: optuna.Study, lanes: int) -> Iterator[list[tuple[optuna.Tri
     for point in first_points(space):
         found.enqueue_trial(point)
         yield [asked()]
-    while True:
+    for params in chain(spread, repeat(None)):
+        if params is not None:
+            found.enqueue_trial({name: to_optuna(holes[name], code) for name, code in params.items()})
         group = [asked()]
         structure = {n: to_optuna(holes[n], code) for n, code in group[0][1].items() if not in_lanes(holes[n].name)}
         for _ in range(lanes - 1):
@@ -116,14 +127,14 @@ def study(name: str, seed: int) -> list[float]:
     warnings.simplefilter("ignore")  # experimental arguments
     contender = CONTENDERS[name]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    (_, _, reference), noise = model(), np.random.default_rng(seed)
+    (space, _, reference), noise = model(), np.random.default_rng(seed)
     front, values, volumes = Front(DIRECTIONS), [], []
     waiting: deque[list[tuple[optuna.Trial, dict[str, Any]]]] = deque()  # asked in the order of their numbers
     sampler = contender.make(
         seed, lambda: recent(range(len(values)), front.numbers, [t.number for group in waiting for t, _ in group])
     )
     found = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
-    groups = proposals(found, contender.lanes)
+    groups = proposals(found, spread_out(space.holes, space.sample, contender.spread, seed), contender.lanes)
     waiting += [next(groups) for _ in range(OPEN - 1 if contender.lanes == 1 else OPEN // 2 - 1)]
     while len(values) < contender.trials:
         waiting.append(next(groups))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,31 @@ def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
         if hole.kind == "choice" and label in hole.labels:
             return hole.labels.index(label)
     return None
+
+
+COMPRESSION = ("student", "prune", "quant")  # sections that decide about size and latency
+
+
+def spread_out(
+    holes: Sequence[Hole], sample: Callable[[Callable[[Hole], Any]], dict[str, Any]], n: int, seed: int
+) -> list[dict[str, Any]]:
+    """``n`` points that cover the ways to compress, everything else at its default: a Latin hypercube
+    (McKay, Beckman, Conover 1979) over the holes of ``COMPRESSION``, n equal parts of each with one point in
+    the middle of every part.
+
+    Args:
+        sample: asks for the code of every hole that is reached (:meth:`harness.space.Space.sample`).
+    """
+    draw = random.Random(f"{seed} spread out")
+    orders = {h.internal: draw.sample(range(n), n) for h in holes if h.name.split(".")[0] in COMPRESSION}
+
+    def code(hole: Hole, point: int) -> Any:
+        if hole.internal not in orders:
+            return hole.default
+        share = (orders[hole.internal][point] + 0.5) / n
+        return int(share * len(hole.choices)) if hole.kind == "choice" else hole.at_share(share)
+
+    return [sample(lambda hole, i=i: code(hole, i)) for i in range(n)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import SpaceError
-from harness.first import express
+from harness.first import COMPRESSION, express, spread_out
 from harness.records import read_record
 from harness.report.data import load_study
 from harness.search.driver import search
@@ -59,6 +59,30 @@ def test_an_earlier_front_starts_another_study(box):  # noqa: F811
     assert sum(any(abs(a - b) < 1e-12 for b in rates) for a in tried) >= min(len(front), 5)
     again = go(space_of(box, "search.trials=16", text=other), box / "study", warm_start=box / "earlier")
     assert again.finished == 16, "a study that has begun is not started again"
+
+
+def test_spread_out_points_cover_each_hole_evenly_and_leave_training_at_its_defaults(box):  # noqa: F811
+    space = space_of(box)
+    points = spread_out(space.holes, space.sample, 12, seed=3)
+    holes = {h.internal: h for h in space.holes}
+    for name, hole in holes.items():
+        taken = [p[name] for p in points if name in p]
+        if hole.name.split(".")[0] not in COMPRESSION:
+            assert set(taken) <= {hole.default}
+        elif hole.kind == "choice":
+            assert sorted(taken) == sorted(i % len(hole.choices) for i in range(12)), "each as often as the others"
+        else:
+            assert sorted(hole.places(v)[0] for v in taken) == pytest.approx([(i + 0.5) / 12 for i in range(12)])
+    assert points == spread_out(space.holes, space.sample, 12, seed=3) != spread_out(space.holes, space.sample, 12, 4)
+
+
+@pytest.mark.parametrize(("sampler", "expected"), [("tpe", 5), ("random", 0), ("sobol", 0)])
+def test_tpe_begins_with_points_that_are_spread_out_and_the_others_as_they_are(box, sampler, expected):  # noqa: F811
+    space = space_of(box, f"search.sampler={sampler}", "search.trials=20")
+    go(space, box / "study")
+    points = spread_out(space.holes, space.sample, 5, space.settings.seed)
+    found = [r.params for p in sorted((box / "study" / "trials").iterdir()) if not (r := read_record(p)).baseline]
+    assert [p for p in found if p in points] == points[:expected]
 
 
 def test_no_study_to_start_from_is_refused(box):  # noqa: F811

@@ -85,14 +85,17 @@ def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int
     return {*told[-RECENT:], *members, *unfinished}
 
 
-def choose(space: Space, trials: int | None) -> str:
-    """What ``sampler: auto`` is for this space and budget.
+def choose(space: Space) -> str:
+    """The sampler of this space; what ``auto`` is for it and its budget.
 
     ``sobol`` where the budget is too small to learn from and every hole always exists, else ``tpe``:
     it knows conditions and constraints, several objectives, and trials that run side by side. ``gp``
     and ``nsga2`` are left to the user: neither found more at any budget of ``benchmarks/samplers.py``,
     and ``gp`` needs torch in the driver and seconds for an ask.
     """
+    trials = space.settings.trials
+    if space.settings.sampler != "auto":
+        return space.settings.sampler
     flat = all(not h.parents and (h.kind != "choice" or h.ordered) for h in space.holes)
     few = trials is not None and trials < FEW * len(space.holes)
     return "sobol" if flat and few else "tpe"
@@ -102,7 +105,7 @@ def make_sampler(space: Space, done: int, seen: Seen) -> BaseSampler:
     """The sampler, seeded from the study's seed and the number of trials it has: resumed with the
     same seed it would repeat its first draws."""
     settings = space.settings
-    name = choose(space, settings.trials) if settings.sampler == "auto" else settings.sampler
+    name = choose(space)
     seed = random.Random(f"{settings.seed} {done}").randrange(2**31)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""First trials that are known to be good: the space's own, and the front of an earlier study."""
+"""First trials: the space's own, the front of an earlier study, and points that cover the ways to compress."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
-from harness.first import express
+from harness.first import express, spread_out
 from harness.recipe import flatten
 from harness.records import read_record
+from harness.search.samplers import choose
 from harness.search.study import NAMED, Study
 from harness.space import Space
 
 MOST = 10  # points of an earlier front
+SPREAD = 12  # points over the ways to compress, before TPE's own; a quarter of a small budget
 FROM = "from"
 
 
 def queue_first(study: Study, space: Space, earlier: Path | None) -> None:
-    """Put the space's ``first:`` trials and the points of ``earlier``'s front before what the sampler
+    """Put the space's ``first:`` trials, the points of ``earlier``'s front and, where the sampler is TPE, which
+    would draw its first ones at random, points spread over the ways to compress before what the sampler
     proposes; those that a resumed study has tried are not tried again.
 
     Another task may be behind the earlier study: what of its recipes the space can express is
@@ -32,8 +35,17 @@ def queue_first(study: Study, space: Space, earlier: Path | None) -> None:
         (first.params, {FROM: "first", **({NAMED: first.name} if first.name else {})}) for first in space.first
     ]
     queue += [(params, {FROM: str(earlier)}) for params in points]
+    queue += [(params, {FROM: "spread"}) for params in _spread(space)]
     tried = sum(FROM in t.user_attrs for t in study.trials())
     study.queue = [*queue[tried:]]
+
+
+def _spread(space: Space) -> list[dict[str, Any]]:
+    settings = space.settings
+    if choose(space) != "tpe":
+        return []
+    n = SPREAD if settings.trials is None else min(SPREAD, settings.trials // 4)
+    return spread_out(space.holes, space.sample, n, settings.seed)
 
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
