@@ -109,7 +109,8 @@ class Dominated:
     ones; localised conformal prediction, Guan 2023), and 1 / ``exempt`` times where the rule would have
     stopped the trial, of whose like only so many finish (inverse probability weighting, Horvitz and
     Thompson 1952). Nothing stops before ``least`` curves have finished; the last CURVES of them are
-    learned from. ``ties``: relative differences of each cost that are within the noise of its
+    learned from. Nothing stops after the share ``until`` of its epochs: what is left saves little, and
+    being wrong costs as much as ever. ``ties``: relative differences of each cost that are within the noise of its
     measurement: nothing goes on only because it seems faster by less. The numbers are those of
     ``benchmarks/stopping.py``.
     """
@@ -119,6 +120,7 @@ class Dominated:
     window: int = 2
     near: float = 0.5
     least: int = 6
+    until: float = 0.5
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
     open: dict[int, Curve] = field(default_factory=dict)  # trials that train
     done: deque[Curve] = field(default_factory=lambda: deque(maxlen=CURVES))
@@ -133,7 +135,8 @@ class Dominated:
         self.open[number] = curve
 
     def rungs(self, total: int) -> dict[int, int]:
-        return {epoch: i for i in range(1, RUNGS) if (epoch := math.ceil(i * total / RUNGS)) < total}
+        last = math.floor(self.until * total)
+        return {epoch: i for i in range(1, RUNGS) if (epoch := math.ceil(i * total / RUNGS)) <= last}
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
