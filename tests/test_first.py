@@ -85,6 +85,14 @@ def test_tpe_begins_with_points_that_are_spread_out_and_the_others_as_they_are(b
     assert [p for p in found if p in points] == points[:expected]
 
 
+def test_no_point_that_is_spread_out_repeats_a_baseline_or_another(box):  # noqa: F811
+    text = SPACE.replace("{float: [0.01, 0.3], log: true}", "0.1").replace("[2, 4, 8, 32]", "[8, 32]")
+    space = space_of(box, "search.trials=48", "search.sampler=tpe", text=text.split("clip:")[0] + "search: {seed: 1}\n")
+    go(space, box / "study")
+    names = [p.name for p in (box / "study" / "trials").iterdir()]
+    assert sorted(names) == [f"{n:05d}" for n in range(6)], "six recipes, none of them asked for twice"
+
+
 def test_no_study_to_start_from_is_refused(box):  # noqa: F811
     with pytest.raises(SpaceError, match="--warm-start"):
         go(space_of(box), box / "study", warm_start=box / "nowhere")

@@ -45,7 +45,9 @@ def _spread(space: Space) -> list[dict[str, Any]]:
     if choose(space) != "tpe":
         return []
     n = SPREAD if settings.trials is None else min(SPREAD, settings.trials // 4)
-    return spread_out(space.holes, space.sample, n, settings.seed)
+    points = spread_out(space.holes, space.sample, n, settings.seed)
+    known = {baseline.recipe.key() for baseline in space.baselines()}
+    return list({key: p for p in points if (key := space.fill(p).key()) not in known}.values())
 
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
