@@ -125,7 +125,8 @@ def _search(
             resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
             work_through(run)
             if not stop.now:
-                run.latencies.teacher(space, folder)
+                if run.finished:  # else the runtime itself may be what failed
+                    run.latencies.teacher(space, folder)
                 finish.score_front(sorted(run.ever), run.sweep, folder, pool)
             return _close(run, started)
         finally:
