@@ -12,7 +12,6 @@ from harness.records import Artifact, Measurement, TrialRecord
 from harness.search.latencies import Latencies
 from harness.space import load_space
 
-ROOT = Path(__file__).resolve().parent.parent
 HOST = environment()["host"]
 
 

@@ -93,9 +93,9 @@ def choose(space: Space) -> str:
     and ``nsga2`` are left to the user: neither found more at any budget of ``benchmarks/samplers.py``,
     and ``gp`` needs torch in the driver and seconds for an ask.
     """
-    trials = space.settings.trials
     if space.settings.sampler != "auto":
         return space.settings.sampler
+    trials = space.settings.trials
     flat = all(not h.parents and (h.kind != "choice" or h.ordered) for h in space.holes)
     few = trials is not None and trials < FEW * len(space.holes)
     return "sobol" if flat and few else "tpe"
