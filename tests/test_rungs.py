@@ -174,17 +174,18 @@ def test_moasha_with_accuracy_alone_is_successive_halving():
 
 def test_an_epsilon_net_takes_the_farthest_next():
     points = np.array([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1], [0.25, 0.75]])
-    assert epsilon_net(points).tolist() == [0, 1, 2, 4, 3]
+    assert epsilon_net(points, 5).tolist() == [0, 1, 2, 4, 3]
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30))
 def test_layers_come_one_after_the_other(points):
     losses = np.array(points, float)
-    order = ranked(losses)
+    order = ranked(losses, len(losses))
     assert sorted(order) == list(range(len(losses)))
     first = np.flatnonzero(nondominated(losses, ["minimize"] * 2))
     assert set(order[: len(first)]) == set(first.tolist())
+    assert all(ranked(losses, n) == order[:n] for n in range(1, len(losses)))
 
 
 def test_a_latency_within_the_noise_is_no_reason_to_go_on():

@@ -246,10 +246,10 @@ class Moasha:
         curve = self.open[number]
         here = self._reach(rung, accuracy, curve.costs)
         known = min(len(losses) for losses in here)  # the accuracy alone where somebody's costs are unknown
-        best = ranked(np.array([losses[:known] for losses in here]))[: max(len(here) // self.eta, 1)]
-        if len(here) - 1 in best or curve.exempt:
+        kept = max(len(here) // self.eta, 1)
+        if curve.exempt or len(here) - 1 in ranked(np.array([losses[:known] for losses in here]), kept):
             return ""
-        return f"moasha: not among the best {max(len(here) // self.eta, 1)} of {len(here)} trials at rung {rung}"
+        return f"moasha: not among the best {kept} of {len(here)} trials at rung {rung}"
 
     def flagged(self, number: int) -> bool:
         return False
@@ -266,25 +266,25 @@ class Moasha:
         return here
 
 
-def ranked(losses: np.ndarray) -> list[int]:
-    """Indices of losses (N, M), the best first: layer after layer of the non-dominated sorting, each
-    layer in the order of an epsilon-net on losses scaled to [0, 1]."""
+def ranked(losses: np.ndarray, count: int) -> list[int]:
+    """Indices of the ``count`` best of losses (N, M), the best first: layer after layer of the
+    non-dominated sorting, each layer in the order of an epsilon-net on losses scaled to [0, 1]."""
     span = np.ptp(losses, axis=0)
     scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
     left, order = np.arange(len(losses)), []
-    while len(left):
+    while len(order) < count and len(left):
         layer = nondominated(losses[left], ["minimize"] * losses.shape[1])
-        order += [int(i) for i in left[layer][epsilon_net(scaled[left[layer]])]]
+        order += [int(i) for i in left[layer][epsilon_net(scaled[left[layer]], count - len(order))]]
         left = left[~layer]
     return order
 
 
-def epsilon_net(points: np.ndarray) -> np.ndarray:
-    """Order of points (N, M): the one of the least first coordinate, then always the one farthest
-    from those before it."""
+def epsilon_net(points: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` of points (N, M): the one of the least first coordinate, then always the one
+    farthest from those before it."""
     order = [int(np.argmin(points[:, 0]))]
     distance = np.linalg.norm(points - points[order[0]], axis=1)
-    while len(order) < len(points):
+    while len(order) < min(count, len(points)):
         distance[order] = -1.0
         order.append(int(np.argmax(distance)))
         distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
