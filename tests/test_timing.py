@@ -82,6 +82,15 @@ def test_ratios_are_taken_within_a_process() -> None:
     assert fp32.ratio == 1.0 and fp32.p50_ms == 1.5 and fp32.verdict == "unstable"  # between processes
 
 
+def test_ratios_are_taken_within_a_turn() -> None:
+    """Medians over all turns, 1 and 0.65 here, would compare a slow turn with a fast one."""
+    speed = [1.0, 2.0, 1.0, 2.0, 1.0]
+    noise = [1.0, 1.3, 1.3, 0.7, 1.0]
+    blocks = [[[s] * 5 for s in speed], [[0.5 * s * n] * 5 for s, n in zip(speed, noise, strict=True)]]
+    sessions = [Session(blocks, [1.0, 1.0], 0, "h", "cpu", [])] * 2
+    assert timings_of([Job("a"), Job("b")], sessions, 0, [])[1].ratio == pytest.approx(0.5)  # type: ignore[arg-type]
+
+
 def test_steady_processes_are_ok_and_a_drifting_reference_is_not() -> None:
     steady = [session(1.0, 0.5) for _ in range(5)]
     assert [t.verdict for t in timings_of([Job("a"), Job("b")], steady, 0, [])] == ["ok", "ok"]  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 """The long protocol: several fresh processes, every run kept, ratios to a reference with intervals.
 
-Each process loads all files, times them interleaved and gives one median per file. Intervals are
-those between processes (Student's t on logarithms), since a process's memory layout shifts all of
-its runs together. A process during which the machine was not quiet, or the reference drifted, is
-discarded and started again; what is still disturbed after that is told as ``unstable``.
+Each process loads all files, times them interleaved and gives one median per file. Ratios are taken turn
+by turn, as in a search, since the machine's speed changes from one turn to the next; a process gives
+their median. Intervals are those between processes (Student's t on logarithms), since a process's
+memory layout shifts all of its runs together. A process during which the machine was not quiet, or the
+reference drifted, is discarded and started again; what is still disturbed after that is told as
+``unstable``.
 """
 
 from __future__ import annotations
@@ -128,10 +130,11 @@ def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, dis
         [statistics.median(run for block in session.blocks[i] for run in block) for session in sessions]
         for i in range(len(jobs))
     ]
+    turns = [[[statistics.median(block) for block in own] for own in session.blocks] for session in sessions]
     found = []
     for i, job in enumerate(jobs):
         runs = [run for session in sessions for block in session.blocks[i] for run in block]
-        ratios = [a / b for a, b in zip(medians[i], medians[reference], strict=True)]
+        ratios = [statistics.median(a / b for a, b in zip(own[i], own[reference], strict=True)) for own in turns]
         low, high = log_interval(medians[i])
         middle = statistics.median(medians[i])
         wide = [] if (high - low) / 2 <= MAX_HALF_WIDTH * middle else [f"half-width {(high - low) / 2 / middle:.1%}"]
