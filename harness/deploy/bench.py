@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.deploy.latency import Job, Lab, Session
-from harness.deploy.timing import drift, p90
+from harness.deploy.timing import block_medians, drift, p90
 from harness.intervals import log_interval
 from harness.records import Measurement
 
@@ -119,7 +119,7 @@ def bench(
 
 def complaints(session: Session, reference: int) -> list[str]:
     """Why a session is not to be trusted."""
-    change = drift([statistics.median(block) for block in session.blocks[reference]])
+    change = drift(block_medians(session.blocks)[reference])
     moved = [f"the reference drifted by {change:+.1%}"] if abs(change) > MAX_DRIFT else []
     return [*session.complaints, *moved]
 
@@ -130,7 +130,7 @@ def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, dis
         [statistics.median(run for block in session.blocks[i] for run in block) for session in sessions]
         for i in range(len(jobs))
     ]
-    turns = [[[statistics.median(block) for block in own] for own in session.blocks] for session in sessions]
+    turns = [block_medians(session.blocks) for session in sessions]
     found = []
     for i, job in enumerate(jobs):
         runs = [run for session in sessions for block in session.blocks[i] for run in block]

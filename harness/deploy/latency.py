@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.deploy.timing import Quiet, Target, drift, time_blocks
+from harness.deploy.timing import Quiet, Target, block_medians, drift, time_blocks
 from harness.errors import HarnessError, TrialError
 from harness.intervals import median_interval
 from harness.records import Measurement
@@ -115,7 +115,7 @@ class Lab:
         """
         jobs = [Job(p, runtime) for p in [*paths, *([reference] if reference is not None else [])]]
         session = self.session(jobs, batch_size, threads, budget_s, until_precise=until_precise)
-        medians = [[statistics.median(block) for block in blocks] for blocks in session.blocks]
+        medians = block_medians(session.blocks)
         change = drift(medians[-1])
         found = []
         for values, load_ms in zip(medians[: len(paths)], session.load_ms, strict=False):
@@ -231,7 +231,7 @@ def related(values: Sequence[float], beside: Sequence[float]) -> list[float]:
 
 def precise(blocks: Sequence[Sequence[Sequence[float]]]) -> bool:
     """Is the median of every file's blocks, related to the last file's, known within PRECISE?"""
-    medians = [[statistics.median(block) for block in own] for own in blocks]
+    medians = block_medians(blocks)
     values = [related(own, medians[-1]) for own in medians[:-1]] or medians
     spans = [(median_interval(own), statistics.median(own)) for own in values]
     return all(high - low <= 2 * PRECISE * middle for (low, high), middle in spans)

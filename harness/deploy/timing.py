@@ -79,6 +79,11 @@ def _warm_up(target: Target, limit_s: float, clock: Callable[[], float]) -> int:
     return runs
 
 
+def block_medians(blocks: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """The median of every block, by target."""
+    return [[statistics.median(block) for block in own] for own in blocks]
+
+
 def drift(values: Sequence[float]) -> float:
     """Relative change of the median from the first to the last third of a session."""
     third = max(1, len(values) // 3)
