@@ -153,7 +153,8 @@ def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
         for n, tree in enumerate(trees)
     ]
     answer = trial.start(jobs, [1], ready["logits"])
-    assert answer["held"] and answer["rung"] == 0 and set(answer["accuracy"]) == {0, 1, 2} and not answer["records"]
+    assert answer["held"] and answer["rung"] == 0 and set(answer["scores"]) == {0, 1, 2} and not answer["records"]
+    assert all(0 < s.probability < 1 for s in answer["scores"].values())
     answer = trial.go_on({1: "told to"}, [1])
     assert not answer["held"] and sizes[0] == 3 and max(sizes[1:]) == 2
     records = {r["number"]: TrialRecord.model_validate(r) for r in answer["records"]}
