@@ -92,7 +92,10 @@ def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
 
 def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
     space, trees, _ = model()
-    logit, size, latency = trees.predict([space.places(params)])[0]
+    place = np.array([space.places(params)], np.float32)
+    # tree by tree: for one place the ensemble's own predict takes 18 times as long
+    each = [tree.tree_.predict(place)[0, :, 0] for tree in trees.estimators_]
+    logit, size, latency = np.mean(each, axis=0)
     return 1 / (1 + math.exp(-logit)), math.exp(size), math.exp(latency)
 
 
