@@ -106,7 +106,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     def value(name: str) -> float:
         return statistics.median(record["measurements"][name]["values"])
 
-    scores = [Score(*found) for _, found in sorted((int(e), s) for e, s in record["diagnostics"]["rungs"].items())]
+    scores = [Score(**found) for _, found in sorted((int(e), s) for e, s in record["diagnostics"]["rungs"].items())]
     return {
         "number": record["number"],
         "baseline": record["baseline"],

@@ -94,8 +94,8 @@ def stopped(opened: Opened, reason: str, device: str) -> dict[str, Any]:
     return ended(record, opened.folder, opened.seconds, device)
 
 
-def _rungs(opened: Opened) -> dict[str, list[float]]:
-    return {str(epoch): list(found) for epoch, found in opened.rungs.items()}
+def _rungs(opened: Opened) -> dict[str, dict[str, float]]:
+    return {str(epoch): found._asdict() for epoch, found in opened.rungs.items()}
 
 
 def finished(opened: Opened, device: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Measurement(_Data):
 
 
 class Score(NamedTuple):
-    """How good a student is while it trains, on validation samples.
+    """How good a student is while it trains, on some samples.
 
     accuracy     share that it gets right
     probability  that it gives the true class, mean: of the same samples a finer measure than the accuracy

@@ -72,9 +72,9 @@ def go_on(stops, rungs, device="cpu"):
     records = []
     for number, reason in stops.items():
         job, rung = OPEN.pop(number)
-        record = base_of(job["tree"], number, job["params"], job["baseline"]).model_copy(
-            update={"status": "stopped", "reason": reason, "diagnostics": {"epochs": rungs[rung]}}
-        )
+        seen = {"epochs": rungs[rung], "rungs": curve_of(job["tree"], rungs[: rung + 1])}
+        record = base_of(job["tree"], number, job["params"], job["baseline"])
+        record = record.model_copy(update={"status": "stopped", "reason": reason, "diagnostics": seen})
         write_record(Path(job["folder"]), record)
         (Path(job["folder"]) / "untrained.onnx").unlink(missing_ok=True)
         records.append(record.model_dump(mode="json"))
@@ -106,6 +106,10 @@ def score_at(tree, rung):
     return Score(accuracy, 0.9 * accuracy)
 
 
+def curve_of(tree, rungs):
+    return {str(epoch): score_at(tree, i)._asdict() for i, epoch in enumerate(rungs)}
+
+
 def base_of(tree, number, params, baseline):
     return TrialRecord(
         number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"]
@@ -132,8 +136,7 @@ def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=()):
     width, accuracy = tree["student"]["width"], accuracy_of(tree)
     write_bytes_durably(path / "model.onnx", tiny_model(width))
     (path / "untrained.onnx").unlink(missing_ok=True)
-    curve = {str(epoch): list(score_at(tree, i)) for i, epoch in enumerate(rungs)}
-    base = base.model_copy(update={"diagnostics": {"epochs": tree["train"]["epochs"], "rungs": curve}})
+    base = base.model_copy(update={"diagnostics": {"epochs": tree["train"]["epochs"], "rungs": curve_of(tree, rungs)}})
     record = base.model_copy(
         update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"}
     )

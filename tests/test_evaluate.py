@@ -33,7 +33,7 @@ def test_accuracy_and_mean_probability_of_the_true_class(monkeypatch, at_once):
     )
 
 
-def test_a_student_that_diverged_is_sure_of_nothing():
+def test_a_student_that_diverged_gets_nothing_right():
     run, x, y = student()
     broken = replace(run, state=replace(run.state, params=torch.full_like(run.state.params, torch.nan)))
-    assert evaluate.score(broken, x, y).probability == 0.0
+    assert evaluate.score(broken, x, y) == (0.0, 0.0)

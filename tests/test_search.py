@@ -195,6 +195,31 @@ def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):
     assert 24 <= outcome.finished <= 24 + 5  # every combination, and baselines outside of the space
 
 
+def test_a_moved_study_goes_on(box):
+    before = run(box)
+    (box / "study").rename(box / "moved")
+    after = run(box, "search.trials=18", name="moved")
+    assert after.finished == 18 and before.finished == 14
+    assert len(started(box)) == len(set(started(box))) == 18, "none of the first 14 ran again"
+    [study] = optuna.get_all_study_summaries(open_storage(None, box / "moved"))
+    assert study.study_name == "study"
+
+
+@pytest.mark.parametrize("storage", ["journal", "database"])
+def test_trials_that_the_study_does_not_know_are_not_overwritten(box, storage):
+    database = [f"search.storage=sqlite:///{box / 'study.db'}"] if storage == "database" else []
+    run(box, *database)
+    record = (box / "study" / "trials" / "00003" / "record.json").read_bytes()
+    if storage == "journal":
+        (box / "study" / "study.log").unlink()
+    else:
+        (box / "study").rename(box / "moved")
+    name = "study" if storage == "journal" else "moved"
+    with pytest.raises(SpaceError, match="--rebuild" if storage == "journal" else "former name"):
+        run(box, *database, "search.trials=18", name=name)
+    assert (box / name / "trials" / "00003" / "record.json").read_bytes() == record
+
+
 def test_the_same_command_says_complete_then_continues_with_more_trials(box):
     run(box)
     again = run(box)

@@ -151,6 +151,7 @@ def _open(
     write_bytes_durably(folder / "space.yaml", space.text.encode())
     write_json_durably(folder / "environment.json", environment())
     study = Study(space, folder)
+    resume.check_nothing_lost(study, folder)
     run = Run(
         space,
         folder,

@@ -43,6 +43,25 @@ def check_same_space(space: Space, folder: Path) -> None:
     )
 
 
+def check_nothing_lost(study: Study, folder: Path) -> None:
+    """Refuse to begin again where trials have run of which the study knows nothing: they would be
+    overwritten.
+
+    Raises:
+        SpaceError: the journal is gone, or a database knows the study by the folder's former name.
+    """
+    if study.trials() or not any(folder.glob("trials/*/record.json")):
+        return
+    own = study.space.settings.storage is None
+    raise SpaceError(
+        str(folder),
+        f"holds trials, but its study {study.optuna.study_name!r} has none",
+        remedy="Run the same command with --rebuild: the index is made again from the trials' records."
+        if own
+        else "Give the folder its former name, by which the database knows the study, or choose another.",
+    )
+
+
 def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
     """The summary of a study that has its ``budget`` and is closed, else None. Seconds are those of one
     run, so they are never there already."""

@@ -66,8 +66,9 @@ class Study:
         self.space = space
         self._holes = {h.internal: h for h in space.holes}
         storage = open_storage(space.settings.storage, folder)
+        held = [] if space.settings.storage else storage.get_all_studies()
         self.optuna = optuna.create_study(
-            study_name=folder.resolve().name,
+            study_name=held[0].study_name if held else folder.resolve().name,  # the folder may have been moved
             storage=storage,
             load_if_exists=True,
             directions=[o.direction for o in space.objectives],

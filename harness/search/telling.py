@@ -132,7 +132,8 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
 def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     """What a trial teaches the rule: its curve, its costs, its final accuracy."""
     known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
-    taken = {int(epoch): Score(*found) for epoch, found in record.diagnostics.get("rungs", {}).items()}
+    scores = record.diagnostics.get("rungs", {}).items()
+    taken = {int(epoch): Score(**found) for epoch, found in scores if isinstance(found, dict)}  # once accuracies only
     curve = replace(
         curve_of(run, record.params, record.baseline, costs_of(run, record)),
         exempt=1.0 if record.baseline else NEVER_STOPPED,

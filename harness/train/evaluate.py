@@ -15,12 +15,13 @@ SCORED_AT_ONCE = 1024
 @torch.no_grad()
 def score(run: Run, x: Tensor, y: Tensor) -> Score:
     """How good the student is on normalised samples as it is now (weights masked and rounded where those
-    have begun)."""
+    have begun). An answer that is not finite is wrong."""
     used, ranges, right, sure = used_weights(run), used_ranges(run), 0, 0.0
     for part, labels in zip(x.split(SCORED_AT_ONCE), y.split(SCORED_AT_ONCE), strict=True):
         seen, _ = run.plan.forward(used, run.state.buffers, ranges, part, False)
         logits = seen["logits"].float()
-        right += int((logits.argmax(1) == labels).sum())
-        true = logits.softmax(1).gather(1, labels[:, None])
-        sure += float(true.nan_to_num(0.0).sum())  # of a student that diverged
+        finite = logits.isfinite().all(1)
+        true = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+        right += int(((logits.argmax(1) == labels) & finite).sum())
+        sure += float(true[finite].sum())
     return Score(right / len(y), sure / len(y))
