@@ -21,7 +21,7 @@ from harness.deploy.export import Export, Templates, export
 from harness.errors import HarnessError
 from harness.models.build import build_model
 from harness.recipe import Recipe
-from harness.records import Measurement, Score, TrialRecord, write_bytes_durably, write_json_durably, write_record
+from harness.records import Measurement, TrialRecord, write_bytes_durably, write_json_durably, write_record
 from harness.scoring import data_of, file_metrics, parity
 from harness.tasks.folders import cache_folder
 from harness.train.fit import Trained, finish
@@ -33,12 +33,12 @@ UNTRAINED = "untrained.onnx"
 
 @dataclass(frozen=True)
 class Opened:
-    """A trial in this process with its student; ``rungs``: scores by the epochs done."""
+    """A trial in this process with its student; ``rungs``: accuracy by the epochs done."""
 
     base: TrialRecord
     folder: Path
     student: Run
-    rungs: Mapping[int, Score]
+    rungs: Mapping[int, float]
     seconds: float  # of work so far; what is shared in a group counts in equal parts
 
 
@@ -94,8 +94,8 @@ def stopped(opened: Opened, reason: str, device: str) -> dict[str, Any]:
     return ended(record, opened.folder, opened.seconds, device)
 
 
-def _rungs(opened: Opened) -> dict[str, dict[str, float]]:
-    return {str(epoch): found._asdict() for epoch, found in opened.rungs.items()}
+def _rungs(opened: Opened) -> dict[str, float]:
+    return {str(epoch): found for epoch, found in opened.rungs.items()}
 
 
 def finished(opened: Opened, device: str) -> dict[str, Any]:

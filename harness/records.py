@@ -12,7 +12,7 @@ import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,17 +50,6 @@ class Measurement(_Data):
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the median (:func:`harness.intervals.median_interval`)."""
         return median_interval(self.values)
-
-
-class Score(NamedTuple):
-    """How good a student is while it trains, on some samples.
-
-    accuracy     share that it gets right
-    probability  that it gives the true class, mean: of the same samples a finer measure than the accuracy
-    """
-
-    accuracy: float
-    probability: float
 
 
 class Artifact(_Data):

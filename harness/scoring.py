@@ -54,7 +54,7 @@ def _at_rungs(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rung_part(recipe: Recipe, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Validation samples for the score at a rung: all of them, unless they are more than RUNG_SAMPLES
+    """Validation samples for the accuracy at a rung: all of them, unless they are more than RUNG_SAMPLES
     and a sixth of the training samples; the same random ones at every rung of every trial then. An
     epoch has backward passes too, so a rung stays a small part of it."""
     return _at_rungs(recipe.task.model_dump_json(), device)

@@ -2,7 +2,7 @@
 
 Runs in a worker process (it imports torch). ``run`` does one trial at once; ``start`` and ``go_on`` do
 a group of trials of equal structure, side by side, in parts: at every rung they answer with the
-scores and keep the students, and are told which of them stop. The teacher's logits come from the
+accuracies and keep the students, and are told which of them stop. The teacher's logits come from the
 study, computed once.
 """
 
@@ -27,7 +27,7 @@ from harness.records import TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part, rung_part, score_test
 from harness.tasks.data import Data
-from harness.train.evaluate import score
+from harness.train.evaluate import accuracy
 from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
@@ -132,7 +132,7 @@ def start(
     of ``rungs`` (epochs).
 
     Returns:
-        ``records`` of trials that ended; ``rung`` (its index) and ``scores`` by number where
+        ``records`` of trials that ended; ``rung`` (its index) and ``accuracy`` by number where
         trials wait for :func:`go_on`, and ``held`` then.
     """
     _settle()
@@ -174,10 +174,10 @@ def _go(rungs: Sequence[int], records: list[dict[str, Any]], device: str) -> dic
     for number, opened in _OPENED.items():
         started = time.monotonic()
         x, y = rung_part(opened.student.recipe, device)
-        at = {**opened.rungs, opened.student.epoch: score(opened.student, x, y)}
+        at = {**opened.rungs, opened.student.epoch: accuracy(opened.student, x, y)}
         _OPENED[number] = replace(opened, rungs=at, seconds=opened.seconds + time.monotonic() - started)
     now = {n: o.rungs[o.student.epoch] for n, o in _OPENED.items()}
-    return {"held": True, "rung": index, "scores": now, "records": records}
+    return {"held": True, "rung": index, "accuracy": now, "records": records}
 
 
 def _train(until: int, device: str) -> list[dict[str, Any]]:

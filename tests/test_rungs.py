@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.pareto import nondominated
-from harness.records import Score
 from harness.search.rungs import (
     CURVES,
     NEVER_STOPPED,
@@ -22,11 +21,6 @@ from harness.search.rungs import (
 )
 
 
-def at(*accuracies: float, first: int = 0) -> dict[int, Score]:
-    """Scores from rung ``first`` on whose probabilities say no more than their accuracies."""
-    return {first + i: Score(a, a) for i, a in enumerate(accuracies)}
-
-
 def curves(rng: np.random.Generator, n: int) -> list[tuple[float, float]]:
     """(accuracy at the rung, final): logits that rise by a noisy gap."""
     z = rng.normal(1.0, 1.0, n)
@@ -36,12 +30,12 @@ def curves(rng: np.random.Generator, n: int) -> list[tuple[float, float]]:
 
 def learned(rule: Dominated, pairs: list[tuple[float, float]], costs: tuple[float, ...] = (1.0,)) -> Dominated:
     for number, (at_rung, final) in enumerate(pairs):
-        rule.learn(number, Curve(costs, rungs=at(at_rung)), final, True)
+        rule.learn(number, Curve(costs, rungs={0: at_rung}), final, True)
     return rule
 
 
 def bound(rule: Dominated, accuracy: float, rung: int = 0) -> float | None:
-    return rule.optimistic(Curve((1.0,), rungs=at(accuracy, first=rung)), rung)
+    return rule.optimistic(Curve((1.0,), rungs={rung: accuracy}), rung)
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95])
@@ -58,7 +52,7 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
 def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
     def with_one_more(exempt: float, flagged: bool) -> float | None:
         rule = learned(Dominated(confidence=0.96), [(0.5, 0.6)] * 60)
-        rule.learn(60, Curve((1.0,), exempt, rungs=at(0.5), flagged=flagged), 0.9, True)
+        rule.learn(60, Curve((1.0,), exempt, rungs={0: 0.5}, flagged=flagged), 0.9, True)
         return bound(rule, 0.5)
 
     assert with_one_more(NEVER_STOPPED, flagged=True) > 0.75, "it stands for ten"
@@ -72,37 +66,22 @@ def test_parameters_tell_a_slow_start_from_a_weak_student():
     for number in range(80):
         slow = rng.random()
         final = 1 / (1 + math.exp(-(4 * slow + rng.normal(0, 0.2))))
-        rule.learn(number, Curve((1.0,), places=(slow, 0.5), rungs=at(0.5, first=1)), final, True)
-    slow, weak = (rule.optimistic(Curve((1.0,), places=(u, 0.5), rungs=at(0.5, first=1)), 1) for u in (0.9, 0.1))
+        rule.learn(number, Curve((1.0,), places=(slow, 0.5), rungs={1: 0.5}), final, True)
+    slow, weak = (rule.optimistic(Curve((1.0,), places=(u, 0.5), rungs={1: 0.5}), 1) for u in (0.9, 0.1))
     assert slow > 0.95 and weak < 0.8
 
 
 def test_the_best_of_the_last_rungs_counts_and_no_earlier_one():
-    def without(*accuracies: float) -> dict[int, Score]:
-        return {i: Score(a, 0.5) for i, a in enumerate(accuracies)}  # probabilities that say nothing
-
     rule = Dominated(window=2)
     for number in range(40):
-        one = 0.3 + 0.01 * number
-        rule.learn(number, Curve((1.0,), rungs=without(0.2, one, one)), one + 0.1, True)
+        at = 0.3 + 0.01 * number
+        rule.learn(number, Curve((1.0,), rungs={0: 0.2, 1: at, 2: at}), at + 0.1, True)
 
     def after(*accuracies: float) -> float | None:
-        return rule.optimistic(Curve((1.0,), rungs=without(*accuracies)), 2)
+        return rule.optimistic(Curve((1.0,), rungs=dict(enumerate(accuracies))), 2)
 
     assert after(0.2, 0.6, 0.3) == after(0.9, 0.6, 0.5), "the best of the last two"
     assert after(0.2, 0.6, 0.3) == pytest.approx(0.7, abs=0.03)
-
-
-def test_of_trials_that_are_as_accurate_the_surer_ones_become_better():
-    rng = np.random.default_rng(0)
-    rule = Dominated()
-    for number in range(80):
-        sure = rng.uniform(0.2, 0.8)
-        final = 1 / (1 + math.exp(-(5 * sure - 1 + rng.normal(0, 0.1))))
-        rule.learn(number, Curve((1.0,), rungs={0: Score(0.5, sure)}), final, True)
-    sure, unsure = (rule.optimistic(Curve((1.0,), rungs={0: Score(0.5, p)}), 0) for p in (0.75, 0.25))
-    assert 1 / (1 + math.exp(-(5 * 0.75 - 1))) <= sure < 0.97
-    assert 1 / (1 + math.exp(-(5 * 0.25 - 1))) <= unsure < 0.7
 
 
 def test_only_the_last_curves_are_learned_from():
@@ -110,10 +89,10 @@ def test_only_the_last_curves_are_learned_from():
     early, late = ([(float(a), float(b)) for a, b in rng.uniform(low, low + 0.1, (CURVES, 2))] for low in (0.2, 0.7))
     moved, fresh = learned(learned(Dominated(), early), late), learned(Dominated(), late)
     for number, pair in enumerate(early):  # asked all the way, so that every cache was filled
-        moved.learn(number, Curve((1.0,), rungs=at(pair[0])), pair[1], True)
+        moved.learn(number, Curve((1.0,), rungs={0: pair[0]}), pair[1], True)
         bound(moved, 0.75)
     for number, pair in enumerate(late):
-        moved.learn(number, Curve((1.0,), rungs=at(pair[0])), pair[1], True)
+        moved.learn(number, Curve((1.0,), rungs={0: pair[0]}), pair[1], True)
         bound(moved, 0.75)
     assert bound(moved, 0.75) == pytest.approx(bound(fresh, 0.75), abs=0.02)
 
@@ -121,10 +100,10 @@ def test_only_the_last_curves_are_learned_from():
 def test_what_the_space_cannot_express_is_not_learned_from():
     rule = learned(Dominated(least=1), [(0.5, 0.6)] * 10)
     before = bound(rule, 0.5)
-    rule.learn(10, Curve((1.0,), 1.0, places=None, rungs=at(0.5)), 0.99, True)
-    rule.learn(11, Curve((1.0,), rungs=at(0.5)), math.nan, True)
+    rule.learn(10, Curve((1.0,), 1.0, places=None, rungs={0: 0.5}), 0.99, True)
+    rule.learn(11, Curve((1.0,), rungs={0: 0.5}), math.nan, True)
     assert bound(rule, 0.5) == before and rule.front is not None and rule.front.numbers[-1] == 10
-    assert rule.optimistic(Curve((1.0,), places=None, rungs=at(0.1)), 0) is None
+    assert rule.optimistic(Curve((1.0,), places=None, rungs={0: 0.1}), 0) is None
 
 
 def test_what_may_still_be_on_the_front_goes_on():
@@ -136,7 +115,7 @@ def test_what_may_still_be_on_the_front_goes_on():
     def said(curve: Curve, accuracy: float = 0.5, feasible: bool = True) -> str:
         made = rule(feasible)
         made.begin(100, curve)
-        return made.decide(100, 0, Score(accuracy, accuracy))
+        return made.decide(100, 0, accuracy)
 
     assert "trial 11" in said(Curve((2.0,)))
     assert said(Curve((0.5,))) == "", "nothing that costs as little is as good"
@@ -187,7 +166,7 @@ def test_moasha_with_accuracy_alone_is_successive_halving():
     rule, kept = Moasha(eta=3), []
     for number, accuracy in enumerate([0.3, 0.9, 0.5, 0.8, 0.95, 0.1, 0.92, 0.2, 0.97]):
         rule.begin(number, Curve(None))
-        if not rule.decide(number, 0, Score(accuracy, accuracy)):
+        if not rule.decide(number, 0, accuracy):
             kept.append(number)
     best = [0, 1, 4, 6, 8]  # asynchronous: each among the best third of those before it, at least one
     assert kept == best
@@ -214,15 +193,15 @@ def test_a_latency_within_the_noise_is_no_reason_to_go_on():
         rule = learned(Dominated(ties), [(0.5, 0.6)] * 10, (100.0, 2.0))
         rule.learn(20, Curve((100.0, 1.01)), 0.95, True)
         rule.begin(21, Curve((100.0, 1.0)))
-        assert bool(rule.decide(21, 0, Score(0.5, 0.5))) is stops
+        assert bool(rule.decide(21, 0, 0.5)) is stops
 
 
 def test_a_resumed_moasha_ranks_against_those_before():
     fresh, resumed = Moasha(), Moasha()
     for number, accuracy in enumerate([0.9, 0.8, 0.7, 0.6, 0.5]):
         fresh.begin(number, Curve((1.0,)))
-        fresh.decide(number, 0, Score(accuracy, accuracy))
-        resumed.learn(number, Curve((1.0,), rungs=at(accuracy)), None, False)
+        fresh.decide(number, 0, accuracy)
+        resumed.learn(number, Curve((1.0,), rungs={0: accuracy}), None, False)
     for rule in (fresh, resumed):
         rule.begin(9, Curve((1.0,)))
-    assert fresh.decide(9, 0, Score(0.55, 0.55)) == resumed.decide(9, 0, Score(0.55, 0.55)) != ""
+    assert fresh.decide(9, 0, 0.55) == resumed.decide(9, 0, 0.55) != ""

@@ -205,19 +205,26 @@ def test_a_moved_study_goes_on(box):
     assert study.study_name == "study"
 
 
-@pytest.mark.parametrize("storage", ["journal", "database"])
-def test_trials_that_the_study_does_not_know_are_not_overwritten(box, storage):
-    database = [f"search.storage=sqlite:///{box / 'study.db'}"] if storage == "database" else []
-    run(box, *database)
-    record = (box / "study" / "trials" / "00003" / "record.json").read_bytes()
-    if storage == "journal":
-        (box / "study" / "study.log").unlink()
-    else:
-        (box / "study").rename(box / "moved")
-    name = "study" if storage == "journal" else "moved"
-    with pytest.raises(SpaceError, match="--rebuild" if storage == "journal" else "former name"):
-        run(box, *database, "search.trials=18", name=name)
-    assert (box / name / "trials" / "00003" / "record.json").read_bytes() == record
+@pytest.mark.parametrize("journal", ["gone", "an older one"])
+def test_trials_that_the_journal_does_not_know_are_not_overwritten(box, journal):
+    run(box, "search.trials=6")
+    folder, older = box / "study", (box / "study" / "study.log").read_bytes()
+    run(box)
+    record = (folder / "trials" / "00013" / "record.json").read_bytes()
+    (folder / "study.log").unlink() if journal == "gone" else (folder / "study.log").write_bytes(older)
+    with pytest.raises(SpaceError, match=r"holds (14|8) trials that its study 'study' does not know.*--rebuild"):
+        run(box, "search.trials=18")
+    assert (folder / "trials" / "00013" / "record.json").read_bytes() == record
+    assert run(box, "search.trials=18", rebuild=True).finished == 18
+    assert len(started(box)) == 18
+
+
+def test_trials_that_the_database_knows_by_another_name_are_not_overwritten(box):
+    database = f"search.storage=sqlite:///{box / 'study.db'}"
+    run(box, database)
+    (box / "study").rename(box / "moved")
+    with pytest.raises(SpaceError, match="holds 14 trials .*former name"):
+        run(box, database, "search.trials=18", name="moved")
 
 
 def test_the_same_command_says_complete_then_continues_with_more_trials(box):

@@ -92,16 +92,6 @@ def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa:
     assert [c for c in second if c in first] == first and len(second) <= len(first) + 1
 
 
-def test_a_study_of_scores_without_probabilities_goes_on(box):  # noqa: F811
-    run(box, *LEARNING, "search.trials=25")
-    for path in (box / "study" / "trials").glob("*/record.json"):
-        record = json.loads(path.read_bytes())
-        rungs = record["diagnostics"].get("rungs", {})
-        record["diagnostics"]["rungs"] = {epoch: score["accuracy"] for epoch, score in rungs.items()}
-        path.write_text(json.dumps(record))
-    assert run(box, *LEARNING, "search.trials=30").finished == 30
-
-
 def test_a_rule_that_cannot_judge_stops_nothing(box):  # noqa: F811
     text = SPACE + "objectives: [size_bytes, latency_ms]\n"
     space = space_of(box, "search.stop=dominated", *LONG, text=text)

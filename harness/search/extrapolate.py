@@ -1,11 +1,10 @@
 """The final accuracy of a trial from a part of its curve: a Gaussian process on finished trials.
 
-Inputs are z, the logit of the accuracy reached so far, and u: the logit of the probability given to the true
-class, and the trial's parameters as places in [0, 1]; the output is the logit of the final accuracy. The
-kernel is a line in z (hardly penalised), a line in u, and a bump: trials that start alike with nearby
-parameters end alike, so a slow start with a small learning rate is told from one with two bits. Rasmussen and
-Williams, Gaussian Processes for Machine Learning, MIT Press 2006: eqs. 2.25, 5.8 (marginal likelihood), 5.12
-(leave one out).
+Inputs are z, the logit of the accuracy reached so far, and u, the trial's parameters as places in
+[0, 1]; the output is the logit of the final accuracy. The kernel is a line in z (hardly penalised), a
+line in u, and a bump: trials that start alike with nearby parameters end alike, so a slow start with
+a small learning rate is told from one with two bits. Rasmussen and Williams, Gaussian Processes for
+Machine Learning, MIT Press 2006: eqs. 2.25, 5.8 (marginal likelihood), 5.12 (leave one out).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 
 LEVEL, IN_Z, IN_U = 10.0, 100.0, 0.3  # variances of the lines, the bump's being 1
 WIDTH_Z = 2.0  # of the bump, in logits
-WIDTHS_U = (0.25, 0.5)  # of the bump: distances in an entry of u, in the root mean square
+WIDTHS_U = (0.25, 0.5)  # of the bump: distances a parameter, in the root mean square
 NOISES = np.logspace(-2.5, 1.5, 17)  # variances of the noise
 
 

@@ -150,8 +150,8 @@ def _resume_held(run: Run) -> None:
         rungs = run.rule.rungs(total)
         epochs = list(rungs)
         epoch, stops = epochs[answer.value["rung"]], {}
-        for number, score in answer.value["scores"].items():
-            reason = run.rule.decide(number, rungs[epoch], score)
+        for number, accuracy in answer.value["accuracy"].items():
+            reason = run.rule.decide(number, rungs[epoch], accuracy)
             if reason:
                 stops[number] = f"after epoch {epoch} of {total}, {reason}"
         run.pool.submit(answer.job, "go_on", stops, epochs, trials=len(run.groups[answer.job]))

@@ -48,14 +48,16 @@ def check_nothing_lost(study: Study, folder: Path) -> None:
     overwritten.
 
     Raises:
-        SpaceError: the journal is gone, or a database knows the study by the folder's former name.
+        SpaceError: the journal is gone or an older one, or a database knows the study by the folder's former name.
     """
-    if study.trials() or not any(folder.glob("trials/*/record.json")):
+    known = len(study.trials())
+    unknown = [p for p in folder.glob("trials/*/record.json") if int(p.parent.name) >= known]
+    if not unknown:
         return
     own = study.space.settings.storage is None
     raise SpaceError(
         str(folder),
-        f"holds trials, but its study {study.optuna.study_name!r} has none",
+        f"holds {len(unknown)} trials that its study {study.optuna.study_name!r} does not know",
         remedy="Run the same command with --rebuild: the index is made again from the trials' records."
         if own
         else "Give the folder its former name, by which the database knows the study, or choose another.",

@@ -1,6 +1,6 @@
 """Early stopping for several objectives: which trials go on at a rung, and why not.
 
-A rung is a share of a trial's epochs after which it is scored. Size and latency are known
+A rung is a share of a trial's epochs after which its accuracy is taken. Size and latency are known
 before training where the structure is, so a rule asks only what accuracy may still become. Rules are
 plain objects without Optuna or Ray: a benchmark replays them on recorded curves.
 """
@@ -17,7 +17,6 @@ from typing import Protocol
 import numpy as np
 
 from harness.pareto import Front, nondominated
-from harness.records import Score
 from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
 
 NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
@@ -34,14 +33,14 @@ def never_stopped(seed: int, number: int) -> bool:
 @dataclass
 class Curve:
     """What is known of one trial: costs (losses, None where they are not known before the end), its
-    parameters as places between 0 and 1 (None where the space cannot express it), score by rung, the
+    parameters as places between 0 and 1 (None where the space cannot express it), accuracy by rung, the
     final accuracy once it finished; ``exempt``: the chance with which such a trial is never stopped, 0
     for one that may be; ``flagged``: the rule would have stopped it, had it not been exempt."""
 
     costs: tuple[float, ...] | None
     exempt: float = 0.0
     places: tuple[float, ...] | None = ()
-    rungs: dict[int, Score] = field(default_factory=dict)
+    rungs: dict[int, float] = field(default_factory=dict)
     final: float | None = None
     flagged: bool = False
 
@@ -58,11 +57,11 @@ class Rule(Protocol):
         ...
 
     def rungs(self, total: int) -> dict[int, int]:
-        """The epochs after which a trial is scored, ascending, below ``total``; each with the number of
+        """The epochs after which accuracy is taken, ascending, below ``total``; each with the number of
         its rung, which is that of the same share in trials of other lengths."""
         ...
 
-    def decide(self, number: int, rung: int, score: Score) -> str:
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
         """Why the trial stops here; empty where it goes on."""
         ...
 
@@ -88,7 +87,7 @@ class Never:
     def rungs(self, total: int) -> dict[int, int]:
         return {}
 
-    def decide(self, number: int, rung: int, score: Score) -> str:
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
         return ""
 
     def flagged(self, number: int) -> bool:
@@ -104,8 +103,7 @@ class Dominated:
 
     The final accuracy is extrapolated with a bound learned from the study's own finished curves: a
     Gaussian process (``extrapolate.py``) expects it from the best accuracy of the last ``window`` rungs
-    (one rung alone is noisy), the probability that the student gives the true class (finer than an
-    accuracy of few samples) and the trial's parameters; the bound lies above that by the
+    (one rung alone is noisy) and the trial's parameters; the bound lies above that by the
     ``confidence`` quantile of the leave-one-out residuals. Residuals count by the closeness of their
     prediction to the trial's (Gaussian, ``near`` logits wide: weak students scatter more than good
     ones; localised conformal prediction, Guan 2023), and 1 / ``exempt`` times where the rule would have
@@ -140,11 +138,11 @@ class Dominated:
         last = math.floor(self.until * total)
         return {epoch: i for i in range(1, RUNGS) if (epoch := math.ceil(i * total / RUNGS)) <= last}
 
-    def decide(self, number: int, rung: int, score: Score) -> str:
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
-        curve.rungs[rung] = score
+        curve.rungs[rung] = accuracy
         needed = self._needed(curve.costs)
-        if needed is None or score.accuracy >= needed[1]:
+        if needed is None or accuracy >= needed[1]:
             return ""
         hoped = self.optimistic(curve, rung)
         if hoped is None or hoped >= needed[1]:
@@ -153,7 +151,7 @@ class Dominated:
         if curve.exempt:
             return ""
         return (
-            f"dominated: accuracy {score.accuracy:.4f} may become {hoped:.4f}, but trial {needed[0]} "
+            f"dominated: accuracy {accuracy:.4f} may become {hoped:.4f}, but trial {needed[0]} "
             f"has {needed[1]:.4f} at no more size and latency"
         )
 
@@ -195,7 +193,7 @@ class Dominated:
         weights = np.array([1 / c.exempt if c.flagged else 1.0 for c in done])
         weights *= np.exp(-(((found.expected - expected) / self.near) ** 2) / 2)
         hoped = expected + quantile(found.residuals, weights + 1e-3, self.confidence)
-        return max(curve.rungs[rung].accuracy, 1 / (1 + math.exp(-hoped)))
+        return max(curve.rungs[rung], 1 / (1 + math.exp(-hoped)))
 
     def _fit(self, rung: int) -> tuple[list[Curve], Fit | None]:
         """The finished curves that have the rung and their fit; None of fewer than ``least``. Its shape is
@@ -216,9 +214,8 @@ class Dominated:
         return done, self.fits[rung][2]
 
     def _inputs(self, curve: Curve, rung: int) -> np.ndarray:
-        best = max(s.accuracy for r, s in curve.rungs.items() if rung - self.window < r <= rung)
-        reached = (best, curve.rungs[rung].probability)
-        return np.array([*(logit(a, self.resolution) for a in reached), *(curve.places or ())])
+        latest = [a for r, a in curve.rungs.items() if rung - self.window < r <= rung]
+        return np.array([logit(max(latest), self.resolution), *(curve.places or ())])
 
 
 @dataclass
@@ -245,9 +242,9 @@ class Moasha:
         powers = range(int(math.log(max(total, 1), self.eta) + 1e-9), 0, -1)
         return {epoch: k for k in powers if (epoch := math.ceil(total / self.eta**k)) < total}
 
-    def decide(self, number: int, rung: int, score: Score) -> str:
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
-        here = self._reach(rung, score, curve.costs)
+        here = self._reach(rung, accuracy, curve.costs)
         known = min(len(losses) for losses in here)  # the accuracy alone where somebody's costs are unknown
         kept = max(len(here) // self.eta, 1)
         if curve.exempt or len(here) - 1 in ranked(np.array([losses[:known] for losses in here]), kept):
@@ -259,13 +256,13 @@ class Moasha:
 
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
         if self.open.pop(number, None) is None:
-            for rung, score in curve.rungs.items():
-                self._reach(rung, score, curve.costs)
+            for rung, accuracy in curve.rungs.items():
+                self._reach(rung, accuracy, curve.costs)
 
-    def _reach(self, rung: int, score: Score, costs: tuple[float, ...] | None) -> deque[tuple[float, ...]]:
+    def _reach(self, rung: int, accuracy: float, costs: tuple[float, ...] | None) -> deque[tuple[float, ...]]:
         """The losses of all that have reached the rung, this one the last."""
         here = self.reached.setdefault(rung, deque(maxlen=LEARNED))
-        here.append((-score.accuracy, *(costs or ())))
+        here.append((-accuracy, *(costs or ())))
         return here
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.errors import TrialError
-from harness.records import Score, TrialRecord, write_record
+from harness.records import TrialRecord, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
@@ -132,8 +132,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
 def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     """What a trial teaches the rule: its curve, its costs, its final accuracy."""
     known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
-    scores = record.diagnostics.get("rungs", {}).items()
-    taken = {int(epoch): Score(**found) for epoch, found in scores if isinstance(found, dict)}  # once accuracies only
+    taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
     curve = replace(
         curve_of(run, record.params, record.baseline, costs_of(run, record)),
         exempt=1.0 if record.baseline else NEVER_STOPPED,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from harness.errors import SpaceError
 from harness.techniques import PRUNERS
 from harness.techniques.prune import CHANNEL_SCORES, PENALTIES, ramp
-from harness.train import evaluate, methods
+from harness.train import methods
+from harness.train.evaluate import accuracy
 from harness.train.forward import Tensors, single
 from harness.train.rounding import CALIBRATION
 from harness.train.run import Run
@@ -70,11 +71,11 @@ def _attempted(run: Run, progress: float) -> Run:
     run = replace(run, stride=run.stride or options["step"])
     given = methods.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
     x, y = run.examples.x[:CALIBRATION], run.examples.y[:CALIBRATION]
-    before = evaluate.score(run, x, y).accuracy
+    before = accuracy(run, x, y)
     while run.removed < options["ratio"] and run.stride >= SMALLEST_STRIDE:
         wanted = min(run.removed + run.stride, options["ratio"])
         tried = _without(run, progress, lambda _, w=wanted: {**given, "ratio": torch.tensor(w)})
-        if evaluate.score(tried, x, y).accuracy < before - options["tolerance"]:
+        if accuracy(tried, x, y) < before - options["tolerance"]:
             return replace(run, stride=run.stride / 2)
         run = replace(tried, removed=wanted)
     return run
