@@ -71,9 +71,9 @@ def go_on(stops, rungs, device="cpu"):
     records = []
     for number, reason in stops.items():
         job, rung = OPEN.pop(number)
-        record = base_of(job["tree"], number, job["params"], job["baseline"]).model_copy(
-            update={"status": "stopped", "reason": reason, "diagnostics": {"epochs": rungs[rung]}}
-        )
+        seen = {"epochs": rungs[rung], "rungs": curve_of(job["tree"], rungs[: rung + 1])}
+        record = base_of(job["tree"], number, job["params"], job["baseline"])
+        record = record.model_copy(update={"status": "stopped", "reason": reason, "diagnostics": seen})
         write_record(Path(job["folder"]), record)
         (Path(job["folder"]) / "untrained.onnx").unlink(missing_ok=True)
         records.append(record.model_dump(mode="json"))
@@ -81,7 +81,7 @@ def go_on(stops, rungs, device="cpu"):
         held[1] += 1
     rung = next(iter(OPEN.values()))[1] if OPEN else 0
     if OPEN and rung < len(rungs):
-        now = {n: accuracy_of(job["tree"]) * (1 - 0.5 / (2 + rung)) for n, (job, _) in OPEN.items()}
+        now = {n: accuracy_at(job["tree"], rung) for n, (job, _) in OPEN.items()}
         return {"held": True, "rung": rung, "accuracy": now, "records": records}
     for number in list(OPEN):
         job = OPEN.pop(number)[0]
@@ -98,6 +98,14 @@ def untrained(tree, folder, device="cpu"):
 
 def accuracy_of(tree):
     return 1 - 1 / (2 + tree["student"]["width"] * min(tree["quant"]["bits"], 8) / 8) + 0.01 * tree["train"]["lr"]
+
+
+def accuracy_at(tree, rung):
+    return accuracy_of(tree) * (1 - 0.5 / (2 + rung))
+
+
+def curve_of(tree, rungs):
+    return {str(epoch): accuracy_at(tree, i) for i, epoch in enumerate(rungs)}
 
 
 def base_of(tree, number, params, baseline):
@@ -126,8 +134,7 @@ def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=()):
     width, accuracy = tree["student"]["width"], accuracy_of(tree)
     write_bytes_durably(path / "model.onnx", tiny_model(width))
     (path / "untrained.onnx").unlink(missing_ok=True)
-    curve = {str(epoch): accuracy * (1 - 0.5 / (2 + i)) for i, epoch in enumerate(rungs)}
-    base = base.model_copy(update={"diagnostics": {"epochs": tree["train"]["epochs"], "rungs": curve}})
+    base = base.model_copy(update={"diagnostics": {"epochs": tree["train"]["epochs"], "rungs": curve_of(tree, rungs)}})
     record = base.model_copy(
         update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"}
     )

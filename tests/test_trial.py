@@ -154,10 +154,12 @@ def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
     ]
     answer = trial.start(jobs, [1], ready["logits"])
     assert answer["held"] and answer["rung"] == 0 and set(answer["accuracy"]) == {0, 1, 2} and not answer["records"]
+    answer_at_rung = answer["accuracy"]
     answer = trial.go_on({1: "told to"}, [1])
     assert not answer["held"] and sizes[0] == 3 and max(sizes[1:]) == 2
     records = {r["number"]: TrialRecord.model_validate(r) for r in answer["records"]}
     assert records[1].status == "stopped" and records[1].reason == "told to" and records[1].diagnostics["epochs"] == 1
+    assert [records[n].diagnostics["rungs"] for n in range(3)] == [{"1": answer_at_rung[n]} for n in range(3)]
     assert read_record(tmp_path / "1") == records[1] and not (tmp_path / "1" / "model.onnx").exists()
     alone = TrialRecord.model_validate(trial.run(trees[2], 9, {}, "", str(tmp_path / "9"), ready["logits"]))
     n = alone.measurements["accuracy"].conditions["n"]
