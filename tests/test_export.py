@@ -15,10 +15,11 @@ from harness.deploy.build import build_graph
 from harness.deploy.export import export, structure_key, to_bytes
 from harness.deploy.graph import Templates
 from harness.deploy.pack import Store, from_bits, to_bits, to_gaps
+from harness.errors import TrialError
 from harness.models.build import build_model
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
-from harness.train.fit import Examples, fit
+from harness.train.fit import Examples, Trained, fit
 from harness.train.predict import predict
 
 SHAPE, MEAN, STD = (1, 16, 16), (0.5,), (2.0,)
@@ -54,6 +55,26 @@ def trained_student(model: str, bits: int, prune: str):
         REGISTRIES,
     )
     return fit(recipe, build_model(recipe.student, SHAPE, 10, 0), examples())
+
+
+def plain_student(change) -> Trained:
+    recipe = parse_recipe({"task": {"name": "digits"}, "student": {"model": "convnet"}}, REGISTRIES)
+    module = build_model(recipe.student, SHAPE, 10, 0)
+    change(module)
+    return Trained(module.eval(), None, False, [], {})
+
+
+def diverge(module, value):
+    bn = next(m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    bn.running_var.fill_(value)
+    bn.running_mean.fill_(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_student_that_diverged_is_called_that(templates, tmp_path, value):
+    trained = plain_student(lambda module: diverge(module, value))
+    with pytest.raises(TrialError, match="diverged.*Lower train.lr"):
+        export(trained, templates, tmp_path / "model.onnx", SHAPE, MEAN, STD)
 
 
 def session(model: bytes, optimized: str = "") -> ort.InferenceSession:

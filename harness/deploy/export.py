@@ -28,6 +28,7 @@ from harness.recipe import Deploy
 from harness.records import Artifact, describe_file, write_bytes_durably
 from harness.train.fit import Trained
 
+DIVERGED = 1e6  # no weight of a student that learned; a graph that does not reproduce it is not at fault
 REUSE_TOLERANCE = 1e-3  # of the largest logit: a template of other widths must reproduce the module
 
 
@@ -78,7 +79,7 @@ def export(
             plain ONNX for onnxruntime); ``packed`` codes the plain or the narrow one, whichever
             gets smaller.
     Raises:
-        TrialError: even a graph exported for this very module does not reproduce it.
+        TrialError: even a graph exported for this very module does not reproduce it, or it diverged.
     """
     module, deploy = trained.module, deploy or Deploy()
     template = _template(templates, module, input_shape, mean, std)
@@ -106,6 +107,13 @@ def _template(
         template = templates.get(module, input_shape, mean, std, exact)
         if _reproduces(template, module, mean, std):
             return template
+    floats = [v for v in module.state_dict().values() if v.is_floating_point() and v.numel()]
+    largest = max((float(v.abs().nan_to_num(torch.inf).max()) for v in floats), default=0.0)
+    if largest > DIVERGED:
+        raise TrialError(
+            f"diverged: the student's largest weight or statistic is {largest:.3g}, so that float32 cannot tell what "
+            "it computes. Lower train.lr or clip the gradients."
+        )
     raise TrialError(
         "the exported graph does not reproduce the module's outputs in float32. Is its forward "
         "pass free of randomness and of branches on the data?"
