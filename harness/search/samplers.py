@@ -90,8 +90,8 @@ def choose(space: Space) -> str:
 
     ``sobol`` where the budget is too small to learn from and every hole always exists, else ``tpe``:
     it knows conditions and constraints, several objectives, and trials that run side by side. ``gp``
-    and ``nsga2`` are left to the user: neither found more at any budget of ``benchmarks/samplers.py``,
-    and ``gp`` needs torch in the driver and seconds for an ask.
+    and ``nsga2`` are left to the user: beyond the noise neither found more at any budget of
+    ``benchmarks/samplers.py``, and ``gp`` needs torch in the driver and seconds for an ask.
     """
     if space.settings.sampler != "auto":
         return space.settings.sampler
