@@ -120,6 +120,16 @@ def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
     assert 2 not in data.records and any("00002" in w for w in warnings(data))
 
 
+def test_unstable_latencies_are_named_in_one_sentence(study):
+    data = load_study(study)
+    assert not any("unstable" in w for w in warnings(data))
+    members = data.front["number"].tolist()[:3]
+    for number in members:
+        data.records[number].measurements["latency_ms"].conditions["verdict"] = "unstable"
+    [found] = [w for w in warnings(data) if "unstable" in w]
+    assert found.endswith(": " + ", ".join(str(n) for n in members))
+
+
 def test_integers_slower_than_float_are_said_so(study):
     data = load_study(study)
     layer = {"operator": "Conv", "shape": [4, 1, 3, 3], "integer": False}

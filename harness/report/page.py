@@ -148,6 +148,10 @@ def _shrinking(data: StudyData) -> str:
     )
 
 
+def _unstable(data: StudyData, number: int) -> bool:
+    return data.records[number].measurements["latency_ms"].conditions.get("verdict") == "unstable"
+
+
 def warnings(data: StudyData) -> list[str]:
     """What weakens a number on this page."""
     found = [f"trials/{name}: the record is broken or does not match its file; left out" for name in data.unreadable]
@@ -158,8 +162,9 @@ def warnings(data: StudyData) -> list[str]:
                 f"trial {number}: file and training disagree on {parity['disagreements']:.0f} "
                 f"of {parity['n']:.0f} samples"
             )
-        if data.records[number].measurements["latency_ms"].conditions.get("verdict") == "unstable":
-            found.append(f"trial {number}: the latency measurement was unstable")
+    unstable = [str(n) for n in data.front["number"].tolist() if _unstable(data, n)]
+    if unstable:
+        found.append(f"the latency measurement was unstable for these trials: {', '.join(unstable)}")
     ties = tied_members(data)
     if ties:
         pairs = ", ".join(f"{a} (with {b})" for a, b in ties.items())
