@@ -51,7 +51,8 @@ def check_nothing_lost(study: Study, folder: Path) -> None:
         SpaceError: the journal is gone or an older one, or a database knows the study by the folder's former name.
     """
     known = len(study.trials())
-    unknown = [p for p in folder.glob("trials/*/record.json") if int(p.parent.name) >= known]
+    numbers = [p.parent.name for p in folder.glob("trials/*/record.json")]
+    unknown = [n for n in numbers if n.isdigit() and int(n) >= known]  # the user may have put a copy beside them
     if not unknown:
         return
     own = study.space.settings.storage is None
