@@ -35,6 +35,7 @@ import numpy as np
 
 from benchmarks.report import ROOT, save, spread
 from harness.deploy.latency import Lab
+from harness.intervals import mean_interval
 from harness.pareto import hypervolume
 from harness.search import driver
 from harness.search.rungs import NEVER_STOPPED, Curve, Dominated, Moasha, Never, Rule, never_stopped
@@ -173,6 +174,7 @@ def pooled(studies: list[dict[str, Any]], orders: int) -> dict[str, Any]:
     total = {
         k: sum(s[k] for s in studies) for k in ("optimal", "clearly_optimal", "stopped", "clearly_stopped", "trials")
     }
+    by_study = [s["stopped"] / (s["optimal"] * orders) for s in studies]
     return {
         "studies": len(studies),
         "trials": total["trials"],
@@ -182,7 +184,8 @@ def pooled(studies: list[dict[str, Any]], orders: int) -> dict[str, Any]:
         "hypervolume_lost_pooled": statistics.mean(lost),
         "optimal": total["optimal"],
         "optimal_wrongly_stopped": total["stopped"] / (total["optimal"] * orders),
-        "optimal_wrongly_stopped_by_study": [s["stopped"] / (s["optimal"] * orders) for s in studies],
+        "optimal_wrongly_stopped_by_study": by_study,
+        "optimal_wrongly_stopped_mean_of_studies": mean_interval(by_study) if len(by_study) > 1 else None,
         "clearly_optimal": total["clearly_optimal"],
         "clearly_optimal_wrongly_stopped": total["clearly_stopped"] / (total["clearly_optimal"] * orders),
     }
