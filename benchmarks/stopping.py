@@ -38,7 +38,9 @@ from harness.deploy.latency import Lab
 from harness.intervals import mean_interval
 from harness.pareto import hypervolume
 from harness.search import driver
-from harness.search.rungs import NEVER_STOPPED, Curve, Dominated, Moasha, Never, Rule, never_stopped
+from harness.search.dominated import Dominated
+from harness.search.moasha import Moasha
+from harness.search.rungs import NEVER_STOPPED, Curve, Never, Rule, never_stopped
 from harness.space import Space, load_space
 from harness.trial import untrained
 
@@ -125,22 +127,29 @@ def volume(rows: list[dict[str, Any]], reference: dict[str, Any]) -> float:
 
 
 def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int], int]:
-    """The trials that finished and the epochs that were trained."""
-    finished, epochs = set(), 0
-    for r in rows:
-        exempt = 1.0 if r["baseline"] else NEVER_STOPPED * never_stopped(seed, r["number"])
-        curve = Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["places"]))
-        rule.begin(r["number"], curve)
-        stopped = 0
+    """The trials that finished and the epochs that were trained, first of all, then of those that the
+    rule takes up again."""
+    reached: dict[int, int] = {}  # epochs trained so far
+    known = {r["number"]: r for r in rows}
+
+    def go(number: int, curve: Curve) -> None:
+        r, stopped = known[number], 0
+        rule.begin(number, curve)
         for epoch, rung in rule.rungs(r["epochs"]).items():
-            if rule.decide(r["number"], rung, r["curve"][epoch - 1]):
+            if epoch > reached.get(number, 0) and rule.decide(number, rung, r["curve"][epoch - 1]):
                 stopped = epoch
                 break
-        epochs += stopped or r["epochs"]
-        if not stopped:
-            finished.add(r["number"])
-            rule.learn(r["number"], curve, r["accuracy"], True)
-    return finished, epochs
+        reached[number] = stopped or r["epochs"]
+        rule.learn(number, curve, None if stopped else r["accuracy"], not stopped)
+
+    for r in rows:
+        exempt = 1.0 if r["baseline"] else NEVER_STOPPED * never_stopped(seed, r["number"])
+        go(r["number"], Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["places"])))
+    while due := rule.due():
+        curve = rule.take_up(due[0])
+        assert curve is not None
+        go(due[0], curve)
+    return {n for n, epochs in reached.items() if epochs == known[n]["epochs"]}, sum(reached.values())
 
 
 def read(seeds: list[int]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ class Opened:
     student: Run
     rungs: Mapping[int, float]
     seconds: float  # of work so far; what is shared in a group counts in equal parts
+    before: int = 0  # epochs that the trial had trained as another, which was stopped
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +69,7 @@ def failure(base: TrialRecord, error: Exception) -> TrialRecord:
         return base.model_copy(update={"reason": f"oom: {error}"})
     trace = "".join(traceback.format_exception(error))[-4000:]
     reason = f"{type(error).__name__}: {error}"
-    return base.model_copy(update={"reason": reason, "diagnostics": {"traceback": trace}})
+    return base.model_copy(update={"reason": reason, "diagnostics": {**base.diagnostics, "traceback": trace}})
 
 
 def ended(record: TrialRecord, folder: Path, seconds: float, device: str) -> dict[str, Any]:
@@ -88,10 +89,14 @@ def stopped(opened: Opened, reason: str, device: str) -> dict[str, Any]:
             "status": "stopped",
             "reason": reason,
             "recipe": student.recipe.to_tree(),
-            "diagnostics": {"rungs": _rungs(opened), "epochs": student.epoch},
+            "diagnostics": {**opened.base.diagnostics, "rungs": _rungs(opened), "epochs": _epochs(opened)},
         }
     )
     return ended(record, opened.folder, opened.seconds, device)
+
+
+def _epochs(opened: Opened) -> int:
+    return opened.student.epoch - opened.before
 
 
 def _rungs(opened: Opened) -> dict[str, float]:
@@ -124,9 +129,10 @@ def _record(opened: Opened) -> TrialRecord:
             "waterfall": made.waterfall,
             "recipe": recipe.to_tree(),
             "diagnostics": {
+                **opened.base.diagnostics,
                 **trained.diagnostics,
                 **({"rungs": _rungs(opened)} if opened.rungs else {}),
-                "epochs": opened.student.epoch,
+                "epochs": _epochs(opened),
                 "parity": parity(trained, path, data, recipe.deploy.runtime),
                 "audit": audit(path, recipe.deploy.runtime).as_json(),
                 "worker_peak_mib": machine.peak_memory_mib(),

@@ -30,7 +30,7 @@ from harness.tasks.data import Data
 from harness.train.evaluate import accuracy
 from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
-from harness.train.lanes import Examples
+from harness.train.lanes import Examples, lane, size_of, stack
 from harness.train.memory import keep_memory
 from harness.train.methods import by_layer
 from harness.train.points import weighted_layers
@@ -43,6 +43,8 @@ __all__ = ["go_on", "prepare", "run", "score_test", "start", "untrained"]
 
 
 _OPENED: dict[int, Opened] = {}
+_PAUSED: dict[int, Opened] = {}  # stopped here, in case they are taken up again
+PAUSED_BYTES = 128 * 2**20  # of their tensors; the latest stay
 
 
 @lru_cache(maxsize=1)
@@ -131,8 +133,12 @@ def start(
     """Open a group of trials (``tree number params baseline folder`` each) and train to the first
     of ``rungs`` (epochs).
 
+    A job that ``continues`` a stopped trial of that number, whose accuracies were ``rungs``, goes on
+    where that one stood if it was stopped in this process lately, else trains from its start: the same
+    student, for more epochs.
+
     Returns:
-        ``records`` of trials that ended; ``rung`` (its index) and ``accuracy`` by number where
+        ``records`` of trials that ended; ``epoch`` (the one reached) and ``accuracy`` by number where
         trials wait for :func:`go_on`, and ``held`` then.
     """
     _settle()
@@ -147,20 +153,38 @@ def start(
             recipe=dict(job["tree"]),
             params=dict(job["params"]),
             seed=int(job["tree"].get("seed", 0)),
+            diagnostics={"continues": job["continues"]} if "continues" in job else {},
         )
-        made, folder = caught(base, _opened, base.recipe, teacher_logits or {}, device), Path(job["folder"])
+        folder, paused = Path(job["folder"]), _PAUSED.pop(job.get("continues", -1), None)
+        if paused is not None:
+            before = paused.student.epoch
+            _OPENED[base.number] = replace(paused, base=base, folder=folder, seconds=0.0, before=before)
+            continue
+        made = caught(base, _opened, base.recipe, teacher_logits or {}, device)
         if isinstance(made, TrialRecord):
             records.append(ended(made, folder, time.monotonic() - started, device))
         else:
-            _OPENED[base.number] = Opened(base, folder, made, {}, time.monotonic() - started)
+            _OPENED[base.number] = Opened(base, folder, made, job.get("rungs", {}), time.monotonic() - started)
     return _go(rungs, records, device)
 
 
 def go_on(stops: Mapping[int, str], rungs: Sequence[int], device: str = "cpu") -> dict[str, Any]:
     """Train the waiting trials on to the next of ``rungs``, without those in ``stops`` (number ->
     reason), which end here without a file. Returns what :func:`start` does."""
-    records = [stopped(_OPENED.pop(number), reason, device) for number, reason in stops.items()]
+    records = []
+    for number, reason in stops.items():
+        opened = _OPENED.pop(number)
+        records.append(stopped(opened, reason, device))
+        _pause(opened)
     return _go(rungs, records, device)
+
+
+def _pause(opened: Opened) -> None:
+    """Keep a stopped student, on tensors of its own: a lane's are parts of what all lanes share."""
+    student = replace(opened.student, state=lane(stack([opened.student.state]), 0))
+    _PAUSED[opened.base.number] = replace(opened, student=student)
+    while sum(size_of(o.student.state) for o in _PAUSED.values()) > PAUSED_BYTES:
+        del _PAUSED[next(iter(_PAUSED))]
 
 
 def _go(rungs: Sequence[int], records: list[dict[str, Any]], device: str) -> dict[str, Any]:
@@ -177,7 +201,7 @@ def _go(rungs: Sequence[int], records: list[dict[str, Any]], device: str) -> dic
         at = {**opened.rungs, opened.student.epoch: accuracy(opened.student, x, y)}
         _OPENED[number] = replace(opened, rungs=at, seconds=opened.seconds + time.monotonic() - started)
     now = {n: o.rungs[o.student.epoch] for n, o in _OPENED.items()}
-    return {"held": True, "rung": index, "accuracy": now, "records": records}
+    return {"held": True, "epoch": rungs[index], "accuracy": now, "records": records}
 
 
 def _train(until: int, device: str) -> list[dict[str, Any]]:

@@ -60,33 +60,45 @@ OPEN: dict = {}
 
 def start(jobs, rungs, logits, device="cpu"):
     OPEN.clear()
-    OPEN.update({job["number"]: [job, -1] for job in jobs})
+    OPEN.update({job["number"]: [job, max(map(int, job.get("rungs", {})), default=0)] for job in jobs})
     with open(Path(os.environ["HARNESS_FAKE"]) / "groups", "a") as file:
         file.write(" ".join(str(job["number"]) for job in jobs) + "\n")
     return go_on({}, rungs)
 
 
 def go_on(stops, rungs, device="cpu"):
-    """Accuracy rises along the rungs towards what :func:`run` will find."""
+    """Accuracy rises along the epochs towards what :func:`run` will find. A trial that continues another
+    goes on where that one stood."""
     records = []
     for number, reason in stops.items():
-        job, rung = OPEN.pop(number)
-        seen = {"epochs": rungs[rung], "rungs": curve_of(job["tree"], rungs[: rung + 1])}
+        job, epoch = OPEN.pop(number)
         record = base_of(job["tree"], number, job["params"], job["baseline"])
+        seen = diagnostics_of(job, [e for e in rungs if e <= epoch], epoch)
         record = record.model_copy(update={"status": "stopped", "reason": reason, "diagnostics": seen})
         write_record(Path(job["folder"]), record)
         (Path(job["folder"]) / "untrained.onnx").unlink(missing_ok=True)
         records.append(record.model_dump(mode="json"))
-    for held in OPEN.values():
-        held[1] += 1
-    rung = next(iter(OPEN.values()))[1] if OPEN else 0
-    if OPEN and rung < len(rungs):
-        now = {n: accuracy_at(job["tree"], rung) for n, (job, _) in OPEN.items()}
-        return {"held": True, "rung": rung, "accuracy": now, "records": records}
+    done = max((epoch for _, epoch in OPEN.values()), default=0)
+    reached = next((epoch for epoch in rungs if epoch > done), None)
+    if OPEN and reached is not None:
+        OPEN.update({n: [job, reached] for n, (job, _) in OPEN.items()})
+        now = {n: accuracy_at(job["tree"], reached) for n, (job, _) in OPEN.items()}
+        return {"held": True, "epoch": reached, "accuracy": now, "records": records}
     for number in list(OPEN):
         job = OPEN.pop(number)[0]
-        records.append(run(job["tree"], number, job["params"], job["baseline"], job["folder"], {}, rungs=rungs))
+        records.append(
+            run(job["tree"], number, job["params"], job["baseline"], job["folder"], {}, rungs=rungs, job=job)
+        )
     return {"held": False, "records": records}
+
+
+def diagnostics_of(job, rungs, epochs):
+    """Of a trial that trained to ``epochs``, what it had trained as another included."""
+    before = {int(epoch): found for epoch, found in job.get("rungs", {}).items()}
+    own = {epoch: accuracy_at(job["tree"], epoch) for epoch in rungs}
+    continues = {"continues": job["continues"]} if "continues" in job else {}
+    curve = {str(epoch): found for epoch, found in (own | before).items()}
+    return {"epochs": epochs - max(before, default=0), "rungs": curve, **continues}
 
 
 def untrained(tree, folder, device="cpu"):
@@ -100,12 +112,8 @@ def accuracy_of(tree):
     return 1 - 1 / (2 + tree["student"]["width"] * min(tree["quant"]["bits"], 8) / 8) + 0.01 * tree["train"]["lr"]
 
 
-def accuracy_at(tree, rung):
-    return accuracy_of(tree) * (1 - 0.5 / (2 + rung))
-
-
-def curve_of(tree, rungs):
-    return {str(epoch): accuracy_at(tree, i) for i, epoch in enumerate(rungs)}
+def accuracy_at(tree, epoch):
+    return accuracy_of(tree) * (1 - 0.5 / (1 + epoch))
 
 
 def base_of(tree, number, params, baseline):
@@ -114,7 +122,7 @@ def base_of(tree, number, params, baseline):
     )
 
 
-def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=()):
+def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=(), job=None):
     box = Path(os.environ["HARNESS_FAKE"])
     with open(box / "started", "a") as file:
         file.write(f"{number}\n")
@@ -134,7 +142,8 @@ def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=()):
     width, accuracy = tree["student"]["width"], accuracy_of(tree)
     write_bytes_durably(path / "model.onnx", tiny_model(width))
     (path / "untrained.onnx").unlink(missing_ok=True)
-    base = base.model_copy(update={"diagnostics": {"epochs": tree["train"]["epochs"], "rungs": curve_of(tree, rungs)}})
+    seen = diagnostics_of(job or {"tree": tree}, rungs, tree["train"]["epochs"])
+    base = base.model_copy(update={"diagnostics": seen})
     record = base.model_copy(
         update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"}
     )

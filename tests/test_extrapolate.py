@@ -59,7 +59,7 @@ def test_the_shape_is_the_likeliest_whatever_the_scale(seed, n, scale):
 def test_a_slow_start_with_a_reason_is_told_from_a_weak_student():
     x, y = drawn(0, 80, 4, 0.05)
     found = fit(x, y, choose(x, y))
-    slow, weak = found.at(np.array([-1.0, 1.0, 0.5, 0.5, 0.5])), found.at(np.array([-1.0, 0.0, 0.5, 0.5, 0.5]))
+    slow, weak = found.at(np.array([[-1.0, 1.0, 0.5, 0.5, 0.5], [-1.0, 0.0, 0.5, 0.5, 0.5]]))
     assert slow == pytest.approx(1.5, abs=0.5) and weak == pytest.approx(-1.0, abs=0.5)
     line = np.column_stack([np.ones(80), x])
     errors = y - line @ np.linalg.lstsq(line, y, rcond=None)[0]
@@ -69,7 +69,7 @@ def test_a_slow_start_with_a_reason_is_told_from_a_weak_student():
 def test_equal_outputs_are_expected_again():
     x, _ = drawn(1, 8, 2)
     found = fit(x, np.full(8, 0.7), choose(x, np.full(8, 0.7)))
-    assert found.at(x[0]) == pytest.approx(0.7) and not found.residuals.any()
+    assert found.at(x[:1]) == pytest.approx(0.7) and not found.residuals.any()
 
 
 def test_accuracies_of_nothing_and_everything_have_a_logit():
@@ -85,4 +85,4 @@ def test_the_quantile_with_equal_weights_is_the_conformal_one(values, level):
     ordered = sorted(values)
     place = math.ceil(level * (len(values) + 1) - 1e-9)
     wanted = ordered[min(place, len(values)) - 1]
-    assert quantile(np.array(values), np.ones(len(values)), level) == wanted
+    assert quantile(np.array(values), np.ones((1, len(values))), level) == [wanted]

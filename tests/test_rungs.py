@@ -8,17 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.pareto import nondominated
-from harness.search.rungs import (
-    CURVES,
-    NEVER_STOPPED,
-    Curve,
-    Dominated,
-    Moasha,
-    epsilon_net,
-    make_rule,
-    never_stopped,
-    ranked,
-)
+from harness.search.dominated import CURVES, PAUSED, Dominated
+from harness.search.driver import make_rule
+from harness.search.moasha import Moasha, epsilon_net, ranked
+from harness.search.rungs import NEVER_STOPPED, Curve, never_stopped
 
 
 def curves(rng: np.random.Generator, n: int) -> list[tuple[float, float]]:
@@ -34,8 +27,12 @@ def learned(rule: Dominated, pairs: list[tuple[float, float]], costs: tuple[floa
     return rule
 
 
-def bound(rule: Dominated, accuracy: float, rung: int = 0) -> float | None:
-    return rule.optimistic(Curve((1.0,), rungs={rung: accuracy}), rung)
+def bound(rule: Dominated, accuracy: float, rung: int = 0) -> float:
+    return hoped(rule, Curve((1.0,), rungs={rung: accuracy}), rung)
+
+
+def hoped(rule: Dominated, curve: Curve, rung: int) -> float:
+    return float(rule.optimistic([curve], rung, rule.confidence)[0])
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95])
@@ -50,7 +47,7 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
 
 
 def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
-    def with_one_more(exempt: float, flagged: bool) -> float | None:
+    def with_one_more(exempt: float, flagged: bool) -> float:
         rule = learned(Dominated(confidence=0.96), [(0.5, 0.6)] * 60)
         rule.learn(60, Curve((1.0,), exempt, rungs={0: 0.5}, flagged=flagged), 0.9, True)
         return bound(rule, 0.5)
@@ -67,7 +64,7 @@ def test_parameters_tell_a_slow_start_from_a_weak_student():
         slow = rng.random()
         final = 1 / (1 + math.exp(-(4 * slow + rng.normal(0, 0.2))))
         rule.learn(number, Curve((1.0,), places=(slow, 0.5), rungs={1: 0.5}), final, True)
-    slow, weak = (rule.optimistic(Curve((1.0,), places=(u, 0.5), rungs={1: 0.5}), 1) for u in (0.9, 0.1))
+    slow, weak = (hoped(rule, Curve((1.0,), places=(u, 0.5), rungs={1: 0.5}), 1) for u in (0.9, 0.1))
     assert slow > 0.95 and weak < 0.8
 
 
@@ -77,8 +74,8 @@ def test_the_best_of_the_last_rungs_counts_and_no_earlier_one():
         at = 0.3 + 0.01 * number
         rule.learn(number, Curve((1.0,), rungs={0: 0.2, 1: at, 2: at}), at + 0.1, True)
 
-    def after(*accuracies: float) -> float | None:
-        return rule.optimistic(Curve((1.0,), rungs=dict(enumerate(accuracies))), 2)
+    def after(*accuracies: float) -> float:
+        return hoped(rule, Curve((1.0,), rungs=dict(enumerate(accuracies))), 2)
 
     assert after(0.2, 0.6, 0.3) == after(0.9, 0.6, 0.5), "the best of the last two"
     assert after(0.2, 0.6, 0.3) == pytest.approx(0.7, abs=0.03)
@@ -103,7 +100,7 @@ def test_what_the_space_cannot_express_is_not_learned_from():
     rule.learn(10, Curve((1.0,), 1.0, places=None, rungs={0: 0.5}), 0.99, True)
     rule.learn(11, Curve((1.0,), rungs={0: 0.5}), math.nan, True)
     assert bound(rule, 0.5) == before and rule.front is not None and rule.front.numbers[-1] == 10
-    assert rule.optimistic(Curve((1.0,), places=None, rungs={0: 0.1}), 0) is None
+    assert hoped(rule, Curve((1.0,), places=None, rungs={0: 0.1}), 0) == math.inf
 
 
 def test_what_may_still_be_on_the_front_goes_on():
@@ -127,8 +124,9 @@ def test_what_may_still_be_on_the_front_goes_on():
 
 
 def test_nothing_is_extrapolated_from_a_few_curves():
-    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 7), 0.5) is None
-    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5, 1) is None
+    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 7), 0.5) == math.inf
+    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5) < 1
+    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5, 1) == math.inf
 
 
 def test_a_tenth_is_never_stopped():
@@ -205,3 +203,49 @@ def test_a_resumed_moasha_ranks_against_those_before():
     for rule in (fresh, resumed):
         rule.begin(9, Curve((1.0,)))
     assert fresh.decide(9, 0, 0.55) == resumed.decide(9, 0, 0.55) != ""
+
+
+def stopped_in_a_poor_light() -> Dominated:
+    """Trial 50 was stopped when no curve had risen from where it stood."""
+    rule = learned(Dominated(), [(0.5, 0.6)] * 10, (2.0,))
+    rule.learn(40, Curve((1.0,)), 0.8, True)
+    for number, at in ((50, 0.5), (51, 0.45)):
+        curve = Curve((2.0,))
+        rule.begin(number, curve)
+        assert "trial 40" in rule.decide(number, 0, at)
+        rule.learn(number, Curve((2.0,)), None, False)
+    return rule
+
+
+def test_what_was_stopped_is_due_once_its_like_has_risen():
+    rule = stopped_in_a_poor_light()
+    assert rule.due() == []
+    for number in range(60, 90):
+        rule.learn(number, Curve((3.0,), rungs={0: 0.5}), 0.9, True)
+    assert rule.due()[0] == 50, "the most promising first"
+    rule.learn(90, Curve((1.0,)), 0.99, True)
+    assert rule.due() == [], "the front has left it behind"
+
+
+def test_a_second_chance_goes_on_with_its_curve_and_is_judged_at_the_higher_confidence():
+    rule = stopped_in_a_poor_light()
+    curve = rule.take_up(50)
+    assert curve is not None and curve.again and curve.rungs == {0: 0.5} and not curve.flagged and not curve.exempt
+    assert rule.take_up(50) is None and 50 not in rule.due()
+    asked = []
+    rule.optimistic = lambda curves, rung, confidence: asked.append(confidence) or np.zeros(len(curves))  # type: ignore
+    for number, begun in ((91, curve), (92, Curve((2.0,)))):
+        rule.begin(number, begun)
+        assert rule.decide(number, 0, 0.5)
+    assert asked == [rule.second, rule.confidence] and rule.second > rule.confidence
+
+
+def test_only_what_can_be_foretold_is_kept_and_not_without_end():
+    rule = Dominated()
+    rule.learn(0, Curve((1.0,)), None, False)  # a constraint ended it before it trained
+    rule.learn(1, Curve(None, rungs={0: 0.5}), None, False)
+    rule.learn(2, Curve((1.0,), places=None, rungs={0: 0.5}), None, False)
+    assert not rule.paused
+    for number in range(PAUSED + 5):
+        rule.learn(number, Curve((1.0,), rungs={0: 0.5}), None, False)
+    assert len(rule.paused) == PAUSED and 4 not in rule.paused and 5 in rule.paused

@@ -44,6 +44,9 @@ class Here:
     def free(self):
         return self._slots - len(self._jobs) - len(self._held)
 
+    def idle(self, slot):
+        return bool(self.free)
+
     @property
     def running(self):
         return [job for job, *_ in self._jobs]
@@ -51,7 +54,7 @@ class Here:
     def share(self, logits):
         self._logits = logits
 
-    def submit(self, job, name, *args, logits=False, trials=1):
+    def submit(self, job, name, *args, logits=False, trials=1, slot=None):
         self._held.discard(job)
         assert len(self._jobs) + len(self._held) < self._slots
         self._jobs.append((job, name, (*args, *([self._logits] if logits else []))))

@@ -10,11 +10,10 @@ from optuna.trial import TrialState
 
 from harness.records import read_record
 from harness.search import driver
-from harness.search.driver import search
+from harness.search.driver import make_rule, search
 from harness.search.groups import in_lanes, lane_key
 from harness.search.loop import _waited
 from harness.search.run import Budget, Run
-from harness.search.rungs import make_rule
 from tests import fake_trial
 from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, started, trials_of  # noqa: F401
 
@@ -22,10 +21,12 @@ LONG = ("train.epochs=20", "search.trials=40")
 
 
 def stopped(folder: Path) -> dict[int, str]:
+    """Reasons of the trials that were stopped, and stayed so."""
+    gone_on = {t.user_attrs.get("continues") for t in trials_of(folder)}
     return {
         t.number: t.user_attrs["reason"]
         for t in trials_of(folder)
-        if t.state is TrialState.PRUNED and "after epoch" in t.user_attrs.get("reason", "")
+        if t.state is TrialState.PRUNED and "after epoch" in t.user_attrs.get("reason", "") and t.number not in gone_on
     }
 
 

@@ -26,13 +26,15 @@ from harness.pareto import Front
 from harness.recipe import parse_recipe
 from harness.records import read_record, write_bytes_durably, write_json_durably
 from harness.search import finish, resume, warm
+from harness.search.dominated import Dominated
 from harness.search.latencies import Latencies
 from harness.search.lock import run_lock
 from harness.search.loop import work_through
+from harness.search.moasha import Moasha
 from harness.search.pool import RayPool, connect
 from harness.search.progress import Progress
 from harness.search.run import FAILURES_IN_A_ROW, PRICED, TIMED, Budget, Pool, Run, trial_folder
-from harness.search.rungs import Never, Rule, make_rule
+from harness.search.rungs import Never, Rule
 from harness.search.signals import Stop
 from harness.search.study import Study
 from harness.search.telling import count, take
@@ -185,6 +187,11 @@ def _rule(space: Space) -> Rule:
         return Never()
     ties = tuple(LATENCY_TIE if o.name in TIMED else 0.0 for o in space.objectives if o.name != "accuracy")
     return make_rule(space.settings.stop, ties)
+
+
+def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
+    """The rule of ``search.stop``; ``ties``: see :class:`Dominated`."""
+    return Dominated(ties) if name == "dominated" else Moasha() if name == "moasha" else Never()
 
 
 def _close(run: Run, started: float) -> Outcome:

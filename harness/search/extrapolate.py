@@ -41,9 +41,9 @@ class Fit:
     expected: np.ndarray
     residuals: np.ndarray
 
-    def at(self, x: np.ndarray) -> float:
-        """The output expected at x (1 + D,)."""
-        return self.mean + float((kernel(x[None], self.x, self.shape.width, self.x[:, 0].mean()) @ self.weights)[0])
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """The outputs (M,) expected at x (M, 1 + D)."""
+        return self.mean + kernel(x, self.x, self.shape.width, self.x[:, 0].mean()) @ self.weights
 
 
 def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Fit:
@@ -83,10 +83,10 @@ def logit(a: float, resolution: float) -> float:
     return math.log(a / (1 - a))
 
 
-def quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
-    """The smallest value that at least ``level`` of the weight does not exceed, where one more,
-    unseen value of weight 1 counts as infinitely large (split conformal, Vovk et al. 2005): the
-    largest one where that is not reached."""
+def quantile(values: np.ndarray, weights: np.ndarray, level: float) -> np.ndarray:
+    """For each row of weights (M, N) the smallest of values (N,) that at least ``level`` of the weight does
+    not exceed, where one more, unseen value of weight 1 counts as infinitely large (split conformal, Vovk et
+    al. 2005): the largest one where that is not reached."""
     order = np.argsort(values)
-    reached = np.cumsum(weights[order]) / (weights.sum() + 1) >= level - 1e-12
-    return float(values[order][np.argmax(reached)]) if reached.any() else float(values.max())
+    reached = np.cumsum(weights[:, order], axis=1) / (weights.sum(axis=1)[:, None] + 1) >= level - 1e-12
+    return np.where(reached.any(axis=1), values[order][np.argmax(reached, axis=1)], values.max())

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from harness.records import Artifact, Measurement, TrialRecord, read_record
 from harness.search.groups import lane_key
 from harness.search.pool import Finished
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, never_stopped
-from harness.search.study import Proposal
-from harness.search.telling import costs_of, curve_of, measure, take, take_cost
+from harness.search.study import CONTINUES, Proposal
+from harness.search.telling import costs_of, curve_of, learn, measure, take, take_cost
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
 PATIENCE = 4  # trials told per slot while a new structure waits for the lab
@@ -93,6 +94,8 @@ def _fill_slots(run: Run) -> None:
         if run.ready and (len(run.ready) >= run.lanes or not run.ahead):
             _train(run)
             continue
+        if run.closing and _take_up(run):
+            continue
         if not run.ahead and run.wanted:
             _ask_ahead(run)
         if run.ahead:
@@ -126,19 +129,49 @@ def _train(run: Run) -> None:
         costs = None if known is None else costs_of(run, known)
         curve = curve_of(run, p.params, p.baseline, costs)
         run.rule.begin(p.number, replace(curve, exempt=1.0 if p.baseline else lucky))
+    _submit(run, group)
+
+
+def _take_up(run: Run) -> bool:
+    """Let the most promising stopped trial go on that would go on by what is known now: in the slot
+    that keeps its student, once that is idle; from its start where there is none."""
+    for number in run.rule.due():
+        home = run.homes.get(number)
+        if home is not None and not run.pool.idle(home):
+            continue
+        stopped = read_record(trial_folder(run.folder, number))
+        curve = run.rule.take_up(number)
+        if stopped is None or curve is None:
+            continue
+        proposal = run.study.again(stopped)
+        run.open[proposal.number], run.costs[proposal.number] = proposal, stopped
+        run.rule.begin(proposal.number, curve)
+        _submit(run, [proposal], slot=run.homes.pop(number, None))
+        return True
+    return False
+
+
+def _submit(run: Run, group: list[Proposal], slot: int | None = None) -> None:
+    leader = group[0]
     run.groups[leader.number] = [p.number for p in group]
-    jobs = [
-        {
-            "tree": p.recipe.to_tree(),
-            "number": p.number,
-            "params": p.params,
-            "baseline": p.baseline,
-            "folder": str(trial_folder(run.folder, p.number).resolve()),
-        }
-        for p in group
-    ]
-    epochs = list(run.rule.rungs(leader.recipe.train.epochs))
-    run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group))
+    jobs = [_job(run, p) for p in group]
+    done = leader.recipe.train.epochs - leader.epochs
+    epochs = [epoch for epoch in run.rule.rungs(leader.recipe.train.epochs) if epoch > done]
+    run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group), slot=slot)
+
+
+def _job(run: Run, proposal: Proposal) -> dict[str, Any]:
+    job: dict[str, Any] = {
+        "tree": proposal.recipe.to_tree(),
+        "number": proposal.number,
+        "params": proposal.params,
+        "baseline": proposal.baseline,
+        "folder": str(trial_folder(run.folder, proposal.number).resolve()),
+    }
+    if proposal.continues:
+        job[CONTINUES] = proposal.continues.number
+        job["rungs"] = {int(epoch): found for epoch, found in proposal.continues.diagnostics["rungs"].items()}
+    return job
 
 
 def _resume_held(run: Run) -> None:
@@ -147,14 +180,12 @@ def _resume_held(run: Run) -> None:
     for answer in held:
         leader = run.open.get(answer.job) or run.open[run.groups[answer.job][0]]
         total = leader.recipe.train.epochs
-        rungs = run.rule.rungs(total)
-        epochs = list(rungs)
-        epoch, stops = epochs[answer.value["rung"]], {}
+        rungs, epoch, stops = run.rule.rungs(total), answer.value["epoch"], {}
         for number, accuracy in answer.value["accuracy"].items():
             reason = run.rule.decide(number, rungs[epoch], accuracy)
             if reason:
                 stops[number] = f"after epoch {epoch} of {total}, {reason}"
-        run.pool.submit(answer.job, "go_on", stops, epochs, trials=len(run.groups[answer.job]))
+        run.pool.submit(answer.job, "go_on", stops, list(rungs), trials=len(run.groups[answer.job]))
 
 
 def _collect(run: Run, answer: Finished) -> None:
@@ -170,6 +201,8 @@ def _collect(run: Run, answer: Finished) -> None:
     for found in answer.value["records"]:
         record = TrialRecord.model_validate(found)
         run.groups[answer.job].remove(record.number)
+        if record.status == "stopped":
+            run.homes[record.number] = answer.slot
         take(run, record)
     if answer.value["held"]:
         run.held.append(answer)
@@ -202,10 +235,17 @@ def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
     if record is not None:
         take(run, record)
         return
-    attempt = run.attempts.get(proposal.number, 0)
+    again = proposal.continues
+    tried = proposal.number if again is None else again.number
+    attempt = run.attempts.get(tried, 0)
     if answer.died and attempt < run.space.settings.retries and not run.stop.asked:
-        run.attempts[proposal.number] = attempt + 1
-        run.ready.insert(0, proposal)  # its slot may be busy again
+        run.attempts[tried] = attempt + 1
+        if again is None:
+            run.ready.insert(0, proposal)  # its slot may be busy again
+        else:
+            run.open.pop(proposal.number)
+            run.study.fail(proposal.number, answer.error, final=False)
+            learn(run, again, feasible=False)  # as stopped as before
         return
     failed = TrialRecord(
         number=proposal.number,
@@ -215,5 +255,6 @@ def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
         recipe=proposal.recipe.to_tree(),
         params=proposal.params,
         seed=proposal.recipe.seed,
+        diagnostics={} if again is None else {CONTINUES: again.number},
     )
     take(run, failed)

@@ -50,7 +50,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer of one job: ``value``, or the ``error`` that took its place (``died``: the
+    """The answer of one job from ``slot``: ``value``, or the ``error`` that took its place (``died``: the
     worker did not survive, its record may be on the disk all the same)."""
 
     job: int
@@ -58,9 +58,10 @@ class Finished:
     error: str = ""
     died: bool = False
     exception: Exception | None = None
+    slot: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     actor: Any
     pid: int
@@ -181,7 +182,10 @@ class RayPool:
 
     @property
     def free(self) -> int:
-        return sum(slot.ref is None and not slot.held for slot in self._slots)
+        return sum(self.idle(i) for i in range(len(self._slots)))
+
+    def idle(self, slot: int) -> bool:
+        return self._slots[slot].ref is None and not self._slots[slot].held
 
     @property
     def running(self) -> list[int]:
@@ -191,14 +195,17 @@ class RayPool:
         """Put the teachers' logits into the object store, once for all trials."""
         self._logits = ray.put(dict(logits))
 
-    def submit(self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1) -> None:
-        """Start ``name(*args)`` under the number ``job``: on the slot that holds it, else a free one.
-        ``trials`` share its time limit's multiple."""
+    def submit(
+        self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1, slot: int | None = None
+    ) -> None:
+        """Start ``name(*args)`` under the number ``job``: on the slot that holds it, else on ``slot``
+        (idle), else on any idle one. ``trials`` share its time limit's multiple."""
         held = next((s for s in self._slots if s.held and s.job == job), None)
-        slot = held or next(s for s in self._slots if s.ref is None and not s.held)
+        idle = [s for i, s in enumerate(self._slots) if self.idle(i)]
+        own = held or (idle[0] if slot is None else self._slots[slot])
         extra = [self._logits] if logits else []
-        slot.started = slot.started if held else time.monotonic()
-        slot.ref, slot.job, slot.trials, slot.held = slot.actor.call.remote(name, *args, *extra), job, trials, False
+        own.started = own.started if held else time.monotonic()
+        own.ref, own.job, own.trials, own.held = own.actor.call.remote(name, *args, *extra), job, trials, False
 
     def call(self, name: str, *args: Any) -> Any:
         """Run one job alone and return its value; its exception is raised here as it was.
@@ -239,7 +246,7 @@ class RayPool:
         try:
             value = ray.get(ref)
             slot.held = isinstance(value, dict) and bool(value.get("held"))
-            return Finished(job, value)
+            return Finished(job, value, slot=self._slots.index(slot))
         except RayActorError as error:
             self._replace(slot)
             return Finished(job, error=f"the worker died ({type(error).__name__})", died=True)

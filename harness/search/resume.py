@@ -18,7 +18,7 @@ from harness.recipe import parse_recipe
 from harness.records import TrialRecord, read_record, write_record
 from harness.search.run import Budget
 from harness.search.storage import JOURNAL
-from harness.search.study import Study, distribution, excess, to_optuna
+from harness.search.study import CONTINUES, Study, distribution, excess, to_optuna
 from harness.space import Space, load_space
 
 
@@ -124,6 +124,7 @@ def _frozen(space: Space, record: TrialRecord | None, baselines: dict[str, int])
     complete = record.status == "ok" and all(v is not None for v in values)
     attrs: dict[str, Any] = {
         "recipe": json.dumps(record.recipe),
+        **({CONTINUES: record.diagnostics[CONTINUES]} if CONTINUES in record.diagnostics else {}),
         **({} if complete else {"reason": record.reason, **({} if record.status == "stopped" else {"final": True})}),
     }
     if record.baseline:

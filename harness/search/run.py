@@ -23,6 +23,7 @@ from harness.space import Settings, Space
 FAILURES_IN_A_ROW = 10
 TIMED = ("latency_ms", "load_ms")
 PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
+LAST = 0.25  # of a budget, for stopped trials that are taken up again: what they cost in benchmarks/stopping.py
 LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150  # two lanes gain less than choosing their form costs
 
 
@@ -37,7 +38,10 @@ class Pool(Protocol):
     @property
     def running(self) -> list[int]: ...
     def share(self, logits: Mapping[str, Any]) -> None: ...
-    def submit(self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1) -> None: ...
+    def idle(self, slot: int) -> bool: ...
+    def submit(
+        self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1, slot: int | None = None
+    ) -> None: ...
     def call(self, name: str, *args: Any) -> Any: ...
     def wait(self, timeout_s: float) -> list[Finished]: ...
     def close(self) -> None: ...
@@ -71,8 +75,12 @@ class Budget:
 
     def spent(self, epochs: int) -> bool:
         """No new trial may start, however few there are."""
-        late = self.seconds is not None and time.monotonic() - self.started >= self.seconds
-        return late or (self.epochs is not None and epochs >= self.epochs)
+        return self.share(epochs) >= 1
+
+    def share(self, epochs: int) -> float:
+        """How much of the seconds or of the epochs is gone; 0 without such a limit."""
+        late = 0.0 if self.seconds is None else (time.monotonic() - self.started) / self.seconds
+        return max(late, 0.0 if self.epochs is None else epochs / self.epochs)
 
 
 @dataclass
@@ -105,6 +113,7 @@ class Run:
     waiting: list[TrialRecord] = field(default_factory=list)
     costs: dict[int, TrialRecord] = field(default_factory=dict)  # what is known before training
     attempts: dict[int, int] = field(default_factory=dict)
+    homes: dict[int, int] = field(default_factory=dict)  # stopped trial -> the slot that keeps its student
     finished: int = 0
     stopped: int = 0  # of the finished ones: before their end
     failed: int = 0
@@ -143,11 +152,23 @@ class Run:
         """May another trial start?"""
         if self.stop.asked or self.exhausted or self.failures_in_a_row >= FAILURES_IN_A_ROW:
             return False
-        if self.budget.spent(self.epochs + sum(p.recipe.train.epochs for p in self.open.values())):
+        if self.budget.spent(self._epochs_begun):
             return False
         # a resumed study's waiting ones were not opened here
         unfinished = {*self.open, *(r.number for r in self.waiting)}
         return self.budget.trials is None or self.finished + len(unfinished) < self.budget.trials
+
+    @property
+    def closing(self) -> bool:
+        """May stopped trials be taken up again? When all trials have begun, or LAST of the seconds or epochs
+        is left."""
+        if self.stop.asked or self.failures_in_a_row >= FAILURES_IN_A_ROW or self.budget.spent(self._epochs_begun):
+            return False
+        return not self.wanted or self.budget.share(self._epochs_begun) >= 1 - LAST
+
+    @property
+    def _epochs_begun(self) -> int:
+        return self.epochs + sum(p.epochs for p in self.open.values())
 
 
 def trial_folder(folder: Path, number: int) -> Path:

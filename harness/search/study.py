@@ -8,7 +8,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.recipe import Recipe
+from harness.recipe import Recipe, parse_recipe
 from harness.records import TrialRecord
 from harness.search.groups import in_lanes
 from harness.search.samplers import make_sampler, recent
@@ -37,6 +37,13 @@ class Proposal:
     params: dict[str, Any]
     recipe: Recipe
     baseline: str = ""
+    continues: TrialRecord | None = None  # the stopped trial that it takes up again
+
+    @property
+    def epochs(self) -> int:
+        """That it trains itself."""
+        done = self.continues.diagnostics["rungs"] if self.continues else {}
+        return self.recipe.train.epochs - max(map(int, done), default=0)
 
 
 def distribution(hole: Hole) -> BaseDistribution:
@@ -50,6 +57,7 @@ def distribution(hole: Hole) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=hole.log, step=hole.step)
 
 
+CONTINUES = "continues"  # user attribute and diagnostic: the stopped trial that this one takes up again
 NAMED = "named"  # user attribute of a first trial that the report marks: its name
 
 
@@ -120,6 +128,20 @@ class Study:
             followers.append(self._asked())
         return [leader, *(f for f in followers if f is not None)]
 
+    def again(self, stopped: TrialRecord) -> Proposal:
+        """Open a trial that takes up a stopped one: PRUNED is final in Optuna. Its parameters, its
+        recipe, its seed."""
+        frozen = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params={name: to_optuna(self._holes[name], code) for name, code in stopped.params.items()},
+            distributions={name: distribution(self._holes[name]) for name in stopped.params},
+            user_attrs={CONTINUES: stopped.number},
+        )
+        self.optuna.add_trial(frozen)
+        trial = optuna.Trial(self.optuna, self.trials()[-1]._trial_id)
+        recipe = parse_recipe(stopped.recipe, self.space.registries)
+        return replace(self._opened(trial, stopped.params, recipe, ""), continues=stopped)
+
     def _propose(self) -> Proposal | None:
         """A recipe that has run is told FAIL and asked for again, in the end drawn at random. None
         when everything that was drawn has run."""
@@ -176,7 +198,8 @@ class Study:
         """Settle a trial that was left RUNNING without a result: FAIL, and its parameters queued
         again unless that has been done ``retries`` times."""
         attempt = int(trial.user_attrs.get("attempt", 0))
-        again = attempt < retries and "baseline_index" not in trial.user_attrs and bool(trial.params)
+        own = "baseline_index" not in trial.user_attrs and CONTINUES not in trial.user_attrs
+        again = attempt < retries and own and bool(trial.params)
         self.reopen(trial)
         self._attr(trial.number, "reason", reason)
         self.optuna.tell(trial.number, state=TrialState.FAIL)

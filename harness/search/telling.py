@@ -12,6 +12,7 @@ from harness.records import TrialRecord, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
+from harness.search.study import CONTINUES
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +111,18 @@ def tell(run: Run, record: TrialRecord) -> None:
 def count(run: Run, record: TrialRecord, feasible: bool) -> None:
     """Account for a told record: the front, the reference, the rule, the counters."""
     run.epochs += int(record.diagnostics.get("epochs", 0))
+    continues = record.diagnostics.get(CONTINUES)
+    if continues is not None:
+        run.rule.take_up(continues)  # a resumed study's rule has learned of it as of a stopped one
     if record.status == "failed":
         run.failed += 1
         run.failures_in_a_row += 1
         return
-    run.finished += 1
     run.failures_in_a_row = 0
-    _learn(run, record, feasible)
+    learn(run, record, feasible)
+    run.finished += continues is None  # taken up again, a trial is no further one
+    run.stopped += (record.status == "stopped") - (continues is not None)
     if record.status == "stopped":
-        run.stopped += 1
         return
     if record.baseline == "widest-fp32":
         run.latencies.use_reference(record, record.file(trial_folder(run.folder, record.number)))
@@ -129,13 +133,14 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
         run.ever.add(record.number)
 
 
-def _learn(run: Run, record: TrialRecord, feasible: bool) -> None:
+def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     """What a trial teaches the rule: its curve, its costs, its final accuracy."""
     known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
     taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
     curve = replace(
         curve_of(run, record.params, record.baseline, costs_of(run, record)),
         exempt=1.0 if record.baseline else NEVER_STOPPED,
+        again=CONTINUES in record.diagnostics,
         rungs={known[epoch]: found for epoch, found in taken.items() if epoch in known},
         flagged=bool(record.diagnostics.get("flagged")),
     )

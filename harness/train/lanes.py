@@ -170,6 +170,15 @@ def stack(trees: Sequence[Any]) -> Any:
     return type(first)(*(stack([getattr(t, f.name) for t in trees]) for f in fields(first)))
 
 
+def size_of(tree: Any) -> int:
+    """Bytes of a tree's tensors."""
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict | tuple):
+        return sum(size_of(t) for t in (tree.values() if isinstance(tree, dict) else tree))
+    return sum(size_of(getattr(tree, f.name)) for f in fields(tree))
+
+
 def lane(tree: Any, index: int) -> Any:
     """The ``index``-th student of a stacked tree."""
     if isinstance(tree, Tensor):

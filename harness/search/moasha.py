@@ -1,0 +1,84 @@
+"""``stop: moasha``: asynchronous successive halving for several objectives."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from harness.pareto import nondominated
+from harness.search.rungs import Curve, Never
+
+LEARNED = 300  # trials that it looks back on: a decision costs the same at any number of them
+
+
+@dataclass
+class Moasha(Never):
+    """``stop: moasha``: asynchronous successive halving for several objectives (Schmucker, Donini,
+    Zafar, Salinas, Archambeau 2021, arXiv:2106.12639, algorithm 1).
+
+    Rungs are E / eta**k epochs. At a rung the trial goes on when it is among the best 1/eta of all
+    trials that have reached it, ranked by non-dominated sorting of (accuracy there, costs), within a
+    layer by an epsilon-net (section 3.2): the member farthest from those already ranked comes next.
+    Costs that are not known before the end leave the accuracy alone.
+    """
+
+    eta: int = 3
+    open: dict[int, Curve] = field(default_factory=dict)
+    reached: dict[int, deque[tuple[float, ...]]] = field(default_factory=dict)  # losses by rung
+    uses_costs = True
+    often = False
+
+    def begin(self, number: int, curve: Curve) -> None:
+        self.open[number] = curve
+
+    def rungs(self, total: int) -> dict[int, int]:
+        powers = range(int(math.log(max(total, 1), self.eta) + 1e-9), 0, -1)
+        return {epoch: k for k in powers if (epoch := math.ceil(total / self.eta**k)) < total}
+
+    def decide(self, number: int, rung: int, accuracy: float) -> str:
+        curve = self.open[number]
+        here = self._reach(rung, accuracy, curve.costs)
+        known = min(len(losses) for losses in here)  # the accuracy alone where somebody's costs are unknown
+        kept = max(len(here) // self.eta, 1)
+        if curve.exempt or len(here) - 1 in ranked(np.array([losses[:known] for losses in here]), kept):
+            return ""
+        return f"moasha: not among the best {kept} of {len(here)} trials at rung {rung}"
+
+    def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
+        if self.open.pop(number, None) is None:
+            for rung, accuracy in curve.rungs.items():
+                self._reach(rung, accuracy, curve.costs)
+
+    def _reach(self, rung: int, accuracy: float, costs: tuple[float, ...] | None) -> deque[tuple[float, ...]]:
+        """The losses of all that have reached the rung, this one the last."""
+        here = self.reached.setdefault(rung, deque(maxlen=LEARNED))
+        here.append((-accuracy, *(costs or ())))
+        return here
+
+
+def ranked(losses: np.ndarray, count: int) -> list[int]:
+    """Indices of the ``count`` best of losses (N, M), the best first: layer after layer of the
+    non-dominated sorting, each layer in the order of an epsilon-net on losses scaled to [0, 1]."""
+    span = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
+    left, order = np.arange(len(losses)), []
+    while len(order) < count and len(left):
+        layer = nondominated(losses[left], ["minimize"] * losses.shape[1])
+        order += [int(i) for i in left[layer][epsilon_net(scaled[left[layer]], count - len(order))]]
+        left = left[~layer]
+    return order
+
+
+def epsilon_net(points: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` of points (N, M): the one of the least first coordinate, then always the one
+    farthest from those before it."""
+    order = [int(np.argmin(points[:, 0]))]
+    distance = np.linalg.norm(points - points[order[0]], axis=1)
+    while len(order) < min(count, len(points)):
+        distance[order] = -1.0
+        order.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
+    return np.array(order)
