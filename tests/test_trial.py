@@ -153,7 +153,7 @@ def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
         for n, tree in enumerate(trees)
     ]
     answer = trial.start(jobs, [1], ready["logits"])
-    assert answer["held"] and answer["rung"] == 0 and set(answer["accuracy"]) == {0, 1, 2} and not answer["records"]
+    assert answer["held"] and answer["epoch"] == 1 and set(answer["accuracy"]) == {0, 1, 2} and not answer["records"]
     answer_at_rung = answer["accuracy"]
     answer = trial.go_on({1: "told to"}, [1])
     assert not answer["held"] and sizes[0] == 3 and max(sizes[1:]) == 2
@@ -166,6 +166,51 @@ def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
     assert alone.structure == records[2].structure
     assert alone.value("size_bytes") == records[2].value("size_bytes")
     assert abs(alone.value("accuracy") - records[2].value("accuracy")) <= 2 / n
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_stopped_trial_that_goes_on_is_the_one_that_never_stopped(study, tmp_path, monkeypatch, kept):
+    """From the student that the worker keeps, or from the start where that worker is gone."""
+    monkeypatch.setattr(trial, "_PAUSED", {})
+    logits, tree = study[1]["logits"], {**TREE, "prune": {"kind": "channel", "ratio": 0.4, "at": 0.1}}
+    jobs = [{"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))} for n in (3, 4)]
+    trial.start(jobs[:1], [1, 2], logits)
+    stopped = TrialRecord.model_validate(trial.go_on({3: "told to"}, [1, 2])["records"][0])
+    assert list(trial._PAUSED) == [3]
+    if not kept:
+        trial._PAUSED.clear()
+    rungs = {int(e): a for e, a in stopped.diagnostics["rungs"].items()}
+    answer = trial.start([{**jobs[1], "continues": 3, "rungs": rungs}], [2], logits)
+    assert answer["held"] and answer["epoch"] == 2 and not trial._PAUSED
+    record = TrialRecord.model_validate(trial.go_on({}, [1, 2])["records"][0])
+    whole = trial.run(tree, 9, {}, "", str(tmp_path / "9"), logits)
+    assert record.number == 4 and record.status == "ok" and record.artifact.sha256 == whole["artifact"]["sha256"]
+    epochs = tree["train"]["epochs"]
+    assert record.diagnostics["continues"] == 3 and record.diagnostics["epochs"] == epochs - (1 if kept else 0)
+    assert list(record.diagnostics["rungs"]) == ["1", "2"] and record.diagnostics["rungs"]["1"] == rungs[1]
+    history = (tmp_path / "4" / "history.csv").read_text()
+    assert history == (tmp_path / "9" / "history.csv").read_text() and len(history.splitlines()) == epochs + 1
+
+
+def test_students_are_kept_up_to_a_size_on_tensors_of_their_own(study, tmp_path, monkeypatch):
+    from harness.train import lanes
+
+    monkeypatch.setattr(trial, "_PAUSED", {})
+    monkeypatch.setattr(lanes, "fastest", lambda students, *_: "stacked" if len(students) > 1 else "alone")
+    trees = [{**TREE, "train": {**TREE["train"], "lr": lr}, "seed": seed} for seed, lr in enumerate((0.05, 0.1, 0.2))]
+    jobs = [
+        {"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))}
+        for n, tree in enumerate(trees)
+    ]
+    trial.start(jobs, [1], study[1]["logits"])
+    state = trial._OPENED[0].student.state
+    assert state.params.untyped_storage().nbytes() > state.params.nbytes, "a part of what the lanes share"
+    monkeypatch.setattr(trial, "PAUSED_BYTES", 2.5 * lanes.size_of(state))
+    trial.go_on({0: "told to", 1: "told to", 2: "told to"}, [1])
+    assert list(trial._PAUSED) == [1, 2], "the latest"
+    kept = trial._PAUSED[1].student.state
+    assert kept.params.untyped_storage().nbytes() == kept.params.nbytes
+    assert lanes.size_of(kept) >= kept.params.nbytes * 2, "its moments count too"
 
 
 @pytest.mark.parametrize("bits", [32, 8, 3])

@@ -31,7 +31,8 @@ COSTS = ("size_bytes", "latency_ms")
 class StudyData:
     """What the files of a study say.
 
-    trials       one row a trial, by number: ``status reason baseline accuracy size_bytes latency_ms``
+    trials       one row a trial, by number: ``status`` (ok, stopped, failed; continued: stopped, and
+                 taken up again as another) ``reason baseline accuracy size_bytes latency_ms``
                  (medians, and every other measured quantity), ``latency_low latency_high`` (95 %
                  interval), ``test_accuracy test_n structure duration_s feasible front model`` and one
                  column a leaf of the recipe, by its dotted name
@@ -166,7 +167,11 @@ def _table(
     constraints: Mapping[str, Mapping[str, float]],
     test: Mapping[str, Any],
 ) -> pd.DataFrame:
-    rows = [_row(record, _dict(test, str(number))) for number, record in records.items()]
+    after = {r.diagnostics["continues"]: number for number, r in records.items() if "continues" in r.diagnostics}
+    rows = [
+        _row(record, _dict(test, str(number))) | _chance(record, after.get(number))
+        for number, record in records.items()
+    ]
     numbers = [
         *dict.fromkeys([QUALITY, *COSTS, *(o.name for o in objectives)]),
         "latency_low",
@@ -214,6 +219,14 @@ def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         **recipe,
     }
+
+
+def _chance(record: TrialRecord, after: int | None) -> dict[str, str]:
+    """What a row says otherwise of a stopped trial that was taken up again as ``after``, and of that one."""
+    if after is not None:
+        return {"status": "continued", "reason": f"{record.reason}; taken up again as trial {after}"}
+    before = record.diagnostics.get("continues")
+    return {} if before is None or record.reason else {"reason": f"took up trial {before} again"}
 
 
 def _feasible(row: pd.Series, constraints: Mapping[str, Mapping[str, float]]) -> bool:

@@ -137,7 +137,7 @@ class Dominated:
         bounds = bounds + np.array(self.ties or 0.0) * np.abs(bounds)
         cheap = (values[:, 1:] <= bounds[:, None]).all(axis=2)
         best = np.where(cheap, values[:, 0], -math.inf)
-        return np.where(cheap.any(axis=1), best.argmax(axis=1), -1)
+        return np.where(best.max(axis=1) > -math.inf, best.argmax(axis=1), -1)
 
     def optimistic(self, curves: list[Curve], rung: int, confidence: float) -> np.ndarray:
         """The accuracies (M,) that the trials will not exceed, at this confidence; infinite where that is not

@@ -1,0 +1,165 @@
+"""Stopped trials that are taken up again, in the driver's loop on the fake trials of ``test_search``."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from optuna.trial import TrialState
+
+from harness.records import read_record
+from harness.report import load_study
+from harness.search import driver
+from harness.search.driver import search
+from harness.search.loop import _take_up
+from harness.search.pool import Finished
+from harness.search.run import LAST, Budget, Run
+from harness.search.rungs import Curve, Never
+from harness.search.study import CONTINUES, Study
+from tests.test_search import FakeLab, Here, box, run, space_of, trials_of  # noqa: F401
+
+LONG = "train.epochs=20"
+
+
+class Hasty(Never):
+    """Stops trials 6 and 7 after their first epoch and, if ``sorry``, would let 6 go on."""
+
+    uses_costs = True
+
+    def __init__(self, sorry: bool = True):
+        self.sorry, self.paused, self.begun = sorry, {}, {}
+
+    def begin(self, number, curve):
+        self.begun[number] = curve
+
+    def rungs(self, total):
+        return {1: 1, 5: 5}
+
+    def decide(self, number, rung, accuracy):
+        return "told to" if number in (6, 7) and rung == 1 else ""
+
+    def learn(self, number, curve, final, feasible):
+        if final is None:
+            self.paused[number] = curve
+
+    def due(self):
+        return [6] if self.sorry and 6 in self.paused else []
+
+    def take_up(self, number):
+        curve = self.paused.pop(number, None)
+        return None if curve is None else replace(curve, again=True)
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> Hasty:
+    rule = Hasty()
+    monkeypatch.setattr(driver, "_rule", lambda space: rule)
+    return rule
+
+
+def record_of(box: Path, number: int):  # noqa: F811
+    return read_record(box / "study" / "trials" / f"{number:05d}")
+
+
+def continuing(box: Path) -> list:  # noqa: F811
+    return [t for t in trials_of(box / "study") if CONTINUES in t.user_attrs]
+
+
+def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):  # noqa: F811
+    outcome = run(box, LONG)
+    [after] = continuing(box)
+    trials, first, second = trials_of(box / "study"), record_of(box, 6), record_of(box, after.number)
+    assert after.state is TrialState.COMPLETE and trials[6].state is TrialState.PRUNED, "what was told stays told"
+    assert after.number >= 14 and after.params == trials[6].params and after.user_attrs[CONTINUES] == 6
+    assert second.recipe == first.recipe and second.seed == first.seed, "it repeats alone, by its recipe"
+    assert (
+        first.diagnostics["epochs"] == 1 and second.diagnostics["epochs"] == 19 and second.diagnostics[CONTINUES] == 6
+    )
+    assert list(second.diagnostics["rungs"]) == ["1", "5"] and second.value("latency_ms") == first.value("latency_ms")
+    assert hasty.begun[after.number].again and set(hasty.paused) == {7}
+    assert outcome.finished == 14 and outcome.stopped == 1 and outcome.failed == 0
+    rows = load_study(box / "study").trials
+    assert rows["status"].value_counts().to_dict() == {"ok": 13, "stopped": 1, "continued": 1}
+    assert rows.loc[6, "reason"] == f"after epoch 1 of 20, told to; taken up again as trial {after.number}"
+    assert rows.loc[after.number, "reason"] == "took up trial 6 again"
+    summary = json.loads((box / "study" / "study.json").read_text())
+    assert summary["epochs"] == 13 * 20 + 1, "twelve, the one in two parts, and the first epoch of 7"
+
+
+def test_a_resumed_study_knows_what_has_gone_on(box, hasty):  # noqa: F811
+    run(box, LONG)
+    (box / "study" / "study.log").write_bytes(b"")
+    outcome = run(box, LONG, "search.trials=16", rebuild=True)
+    assert outcome.finished == 16 and outcome.stopped == 1 and len(continuing(box)) == 1
+
+
+def test_a_second_chance_that_was_killed_comes_again(box, hasty):  # noqa: F811
+    hasty.sorry = False
+    run(box, LONG)
+    study = Study(space_of(box, LONG), box / "study")
+    study.again(record_of(box, 6))  # a driver that died now leaves it RUNNING
+    hasty.sorry = True
+    outcome = run(box, LONG, "search.trials=15")
+    killed, after = continuing(box)
+    assert killed.state is TrialState.FAIL and after.state is TrialState.COMPLETE
+    assert outcome.finished == 15 and outcome.stopped == 1
+    assert sum(t.params == killed.params for t in trials_of(box / "study")) == 3, "not queued as a recipe of its own"
+
+
+class Dying(Here):
+    """The worker dies under the first ``deaths`` second chances."""
+
+    def __init__(self, deaths: int):
+        super().__init__()
+        self._deaths = deaths
+
+    def wait(self, timeout_s):
+        continues = self._jobs and self._jobs[0][1] == "start" and CONTINUES in self._jobs[0][2][0][0]
+        if not continues or not self._deaths:
+            return super().wait(timeout_s)
+        self._deaths -= 1
+        return [Finished(self._jobs.pop(0)[0], error="the worker died", died=True)]
+
+
+@pytest.mark.parametrize(("deaths", "states"), [(1, ["FAIL", "COMPLETE"]), (9, ["FAIL", "FAIL", "FAIL"])])
+def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, hasty, deaths, states):  # noqa: F811
+    space = space_of(box, LONG, "search.retries=2")
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Dying(deaths))
+    assert [t.state.name for t in continuing(box)] == states
+    assert outcome.finished == 14 and outcome.stopped == (1 if "COMPLETE" in states else 2)
+    assert outcome.failed == (states[-1] == "FAIL") and set(hasty.paused) == {7}, "in the end it is given up"
+
+
+def test_it_goes_on_in_the_slot_that_keeps_it(tmp_path):
+    rule, busy, taken = Hasty(), {1}, []
+    rule.paused = {6: Curve((1.0,)), 7: Curve((1.0,)), 8: Curve((1.0,))}
+    rule.due = lambda: [n for n in (6, 7, 8) if n in rule.paused]
+    (tmp_path / "trials").mkdir()
+    pool = SimpleNamespace(idle=lambda slot: slot not in busy)
+    now = SimpleNamespace(rule=rule, pool=pool, homes={6: 1, 7: 1}, folder=tmp_path)
+    assert not _take_up(now) and set(rule.paused) == {6, 7}, "8 has no home: its record is asked for, and is gone"
+    busy.clear()
+    now.study = SimpleNamespace(again=lambda record: taken.append(record))
+    assert not _take_up(now) and not rule.paused and not taken
+
+
+def test_second_chances_come_when_all_trials_have_begun_or_little_budget_is_left():
+    def closing(budget: Budget, epochs: int, finished: int = 0, asked: bool = False) -> bool:
+        state = {"open": {}, "waiting": [], "exhausted": False, "failures_in_a_row": 0, "epochs": epochs}
+        now = SimpleNamespace(**state, budget=budget, finished=finished, stop=SimpleNamespace(asked=asked))
+        now._epochs_begun = Run._epochs_begun.fget(now)
+        now.wanted = Run.wanted.fget(now)
+        return Run.closing.fget(now)
+
+    assert not closing(Budget(60), 500, 59) and closing(Budget(60), 500, 60)
+    assert not closing(Budget(60), 500, 60, asked=True)
+    late = int(1000 * (1 - LAST))
+    assert not closing(Budget(None, epochs=1000), late - 1) and closing(Budget(None, epochs=1000), late)
+    assert not closing(Budget(None, epochs=1000), 1000), "an epoch more than was asked for is too many"
+
+
+def test_second_chances_stay_within_the_epochs(box, hasty):  # noqa: F811
+    run(box, LONG, "search.epochs_total=200")
+    summary = json.loads((box / "study" / "study.json").read_text())
+    assert len(continuing(box)) == 1 and 200 <= summary["epochs"] <= 240
