@@ -12,10 +12,9 @@ from harness.records import read_record
 from harness.report import load_study
 from harness.search import driver
 from harness.search.driver import search
-from harness.search.loop import _take_up
 from harness.search.pool import Finished
 from harness.search.run import LAST, Budget, Run
-from harness.search.rungs import Curve, Never
+from harness.search.rungs import Never
 from harness.search.study import CONTINUES, Study
 from tests.test_search import FakeLab, Here, box, run, space_of, trials_of  # noqa: F401
 
@@ -131,17 +130,38 @@ def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, has
     assert outcome.failed == (states[-1] == "FAIL") and set(hasty.paused) == {7}, "in the end it is given up"
 
 
-def test_it_goes_on_in_the_slot_that_keeps_it(tmp_path):
-    rule, busy, taken = Hasty(), {1}, []
-    rule.paused = {6: Curve((1.0,)), 7: Curve((1.0,)), 8: Curve((1.0,))}
-    rule.due = lambda: [n for n in (6, 7, 8) if n in rule.paused]
-    (tmp_path / "trials").mkdir()
-    pool = SimpleNamespace(idle=lambda slot: slot not in busy)
-    now = SimpleNamespace(rule=rule, pool=pool, homes={6: 1, 7: 1}, folder=tmp_path)
-    assert not _take_up(now) and set(rule.paused) == {6, 7}, "8 has no home: its record is asked for, and is gone"
-    busy.clear()
-    now.study = SimpleNamespace(again=lambda record: taken.append(record))
-    assert not _take_up(now) and not rule.paused and not taken
+class Homely(Here):
+    """Answers come from slot 1, which is busy for a while after the trial was stopped."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.slots = 0, []
+
+    def idle(self, slot):
+        assert slot == 1
+        self.asked += 1
+        return self.asked > 1
+
+    def submit(self, job, name, *args, slot=None, **options):
+        if name == "start" and CONTINUES in args[0][0]:
+            self.slots.append(slot)
+        super().submit(job, name, *args, **options)
+
+    def wait(self, timeout_s):
+        return [replace(answer, slot=1) for answer in super().wait(timeout_s)]
+
+
+def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):  # noqa: F811
+    pool = Homely()
+    outcome = search(
+        space_of(box, LONG),
+        box / "study",
+        progress=False,
+        lab=FakeLab,
+        make_pool=lambda *_: pool,
+    )
+    assert pool.slots == [1] and pool.asked == 2
+    assert outcome.finished == 14 and outcome.stopped == 1
 
 
 def test_second_chances_come_when_all_trials_have_begun_or_little_budget_is_left():

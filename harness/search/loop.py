@@ -143,6 +143,9 @@ def _take_up(run: Run) -> bool:
         curve = run.rule.take_up(number)
         if stopped is None or curve is None:
             continue
+        if not run.taken_up:
+            run.progress.say("stopped trials that may enter the front by what is known now go on, as others")
+        run.taken_up += 1
         proposal = run.study.again(stopped)
         run.open[proposal.number], run.costs[proposal.number] = proposal, stopped
         run.rule.begin(proposal.number, curve)

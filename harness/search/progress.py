@@ -56,10 +56,12 @@ class Progress:
         """One line for a finished trial (not beside a live bar)."""
         if self._live:
             return
+        before = record.diagnostics.get("continues")
+        again = "" if before is None else f"took up {before} again"
         if record.status != "ok":
             reason = record.reason.splitlines()[0][:160] if record.reason else ""
-            self.say(f"trial {record.number:4d} {record.status}: {reason}")
+            self.say(f"trial {record.number:4d} {record.status}: {reason} {again}".rstrip())
             return
         values = " ".join(f"{name} {m.median:.6g}" for name, m in sorted(record.measurements.items()))
-        marks = " ".join(m for m in (record.baseline, "front" if on_front else "") if m)
+        marks = " ".join(m for m in (record.baseline, again, "front" if on_front else "") if m)
         self.say(f"trial {record.number:4d} {values} {record.duration_s:.1f} s {marks}".rstrip())

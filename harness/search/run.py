@@ -113,6 +113,7 @@ class Run:
     waiting: list[TrialRecord] = field(default_factory=list)
     costs: dict[int, TrialRecord] = field(default_factory=dict)  # what is known before training
     attempts: dict[int, int] = field(default_factory=dict)
+    taken_up: int = 0  # stopped trials that go on, in this run
     homes: dict[int, int] = field(default_factory=dict)  # stopped trial -> the slot that keeps its student
     finished: int = 0
     stopped: int = 0  # of the finished ones: before their end
