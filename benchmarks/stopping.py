@@ -241,7 +241,7 @@ def main() -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = {
             (part, rule): [pool.submit(judge, rule, seeds, ORDERS) for seeds in studies]
-            for part, studies in STUDIES.items()
+            for part, studies in sorted(STUDIES.items(), key=lambda item: -len(item[1][0]))  # the long ones first
             for rule in RULES
         }
         judged = {place: [job.result() for job in own] for place, own in jobs.items()}

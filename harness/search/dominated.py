@@ -13,7 +13,7 @@ from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
 from harness.search.rungs import RUNGS, Curve
 
 CURVES = 128  # finished trials that `dominated` learns from
-PAUSED = 256  # stopped trials of which it may take up some again: the latest
+PAUSED = 4096  # stopped trials of which it may take up some again: the latest
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Dominated:
     near: float = 0.5
     least: int = 6
     until: float = 0.5
-    second: float = 0.985
+    second: float = 0.987
     resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
     open: dict[int, Curve] = field(default_factory=dict)  # trials that train
     paused: dict[int, Curve] = field(default_factory=dict)  # trials that were stopped
