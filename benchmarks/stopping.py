@@ -8,8 +8,9 @@ latencies within the noise of their measurement taken as equal; clearly optimal 
 it where every other trial's accuracy counts one standard error more: of 360 samples one image decides
 many a place. Accuracies are those of validation at the rungs and of the exported file at the end. Latencies of all
 six studies are taken once more in one session, one of each structure: as searches they ran at six speeds of the
-machine. The rule's constants were chosen on the studies of seeds 0 to 3; seeds 4 and 5 are the check on that
-choice.
+machine. In the end a rule takes up again what it wants to, from where it was stopped. The rule's constants were
+chosen on the studies of seeds 0 to 3, seeds 4 and 5 are the check on that choice; but for ``until`` and the two
+confidences all six were looked at.
 
     python benchmarks/stopping.py [--record | --retime]     # the studies anew | their latencies anew
 """

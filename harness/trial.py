@@ -44,7 +44,7 @@ __all__ = ["go_on", "prepare", "run", "score_test", "start", "untrained"]
 
 _OPENED: dict[int, Opened] = {}
 _PAUSED: dict[int, Opened] = {}  # stopped here, in case they are taken up again
-PAUSED_BYTES = 128 * 2**20  # of their tensors; the latest stay
+PAUSED_BYTES = 128 * 2**20  # of their own tensors; the latest stay
 
 
 @lru_cache(maxsize=1)
@@ -157,34 +157,49 @@ def start(
         )
         folder, paused = Path(job["folder"]), _PAUSED.pop(job.get("continues", -1), None)
         if paused is not None:
-            before = paused.student.epoch
-            _OPENED[base.number] = replace(paused, base=base, folder=folder, seconds=0.0, before=before)
-            continue
-        made = caught(base, _opened, base.recipe, teacher_logits or {}, device)
+            made = caught(base, _thawed, paused.student, teacher_logits or {}, device)
+        else:
+            made = caught(base, _opened, base.recipe, teacher_logits or {}, device)
         if isinstance(made, TrialRecord):
             records.append(ended(made, folder, time.monotonic() - started, device))
         else:
-            _OPENED[base.number] = Opened(base, folder, made, job.get("rungs", {}), time.monotonic() - started)
+            rungs_so_far, seconds = job.get("rungs", {}), time.monotonic() - started
+            _OPENED[base.number] = Opened(base, folder, made, rungs_so_far, seconds, made.epoch)
     return _go(rungs, records, device)
 
 
-def go_on(stops: Mapping[int, str], rungs: Sequence[int], device: str = "cpu") -> dict[str, Any]:
+def go_on(stops: Mapping[int, str], rungs: Sequence[int], keep: bool = False, device: str = "cpu") -> dict[str, Any]:
     """Train the waiting trials on to the next of ``rungs``, without those in ``stops`` (number ->
-    reason), which end here without a file. Returns what :func:`start` does."""
+    reason), which end here without a file; ``keep``: they may be taken up again. Returns what
+    :func:`start` does."""
     records = []
     for number, reason in stops.items():
         opened = _OPENED.pop(number)
         records.append(stopped(opened, reason, device))
-        _pause(opened)
+        if keep:
+            _pause(opened)
     return _go(rungs, records, device)
 
 
 def _pause(opened: Opened) -> None:
-    """Keep a stopped student, on tensors of its own: a lane's are parts of what all lanes share."""
-    student = replace(opened.student, state=lane(stack([opened.student.state]), 0))
-    _PAUSED[opened.base.number] = replace(opened, student=student)
-    while sum(size_of(o.student.state) for o in _PAUSED.values()) > PAUSED_BYTES:
+    """Keep a stopped student, without its examples (their teacher may change meanwhile) and on tensors of its
+    own: a lane's are parts of what all lanes share."""
+    run = opened.student
+    bare = Examples(run.examples.x[:0], run.examples.y[:0])
+    _PAUSED[opened.base.number] = replace(
+        opened, student=replace(run, state=lane(stack([run.state]), 0), examples=bare)
+    )
+    while sum(_bytes(o.student) for o in _PAUSED.values()) > PAUSED_BYTES:
         del _PAUSED[next(iter(_PAUSED))]
+
+
+def _bytes(run: Run) -> int:
+    return size_of((run.state, run.hparams, tuple(run.module.parameters())))
+
+
+def _thawed(run: Run, given: Mapping[str, np.ndarray], device: str) -> Run:
+    quantities = quantities_of(run.recipe, data_of(run.recipe), given, device)
+    return replace(run, examples=_examples(run.recipe, quantities, device))
 
 
 def _go(rungs: Sequence[int], records: list[dict[str, Any]], device: str) -> dict[str, Any]:
@@ -232,8 +247,11 @@ def _opened(tree: Mapping[str, Any], given: Mapping[str, np.ndarray], device: st
 def _begin(recipe: Recipe, quantities: Tensors, parameters: Tensors, device: str) -> Run:
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    x, y = normalised_part(recipe, "train", device)
-    return begin(recipe, module.to(device), Examples(x, y, quantities), parameters)
+    return begin(recipe, module.to(device), _examples(recipe, quantities, device), parameters)
+
+
+def _examples(recipe: Recipe, quantities: Tensors, device: str) -> Examples:
+    return Examples(*normalised_part(recipe, "train", device), quantities)
 
 
 def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict[str, Any]:

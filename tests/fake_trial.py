@@ -61,12 +61,14 @@ OPEN: dict = {}
 def start(jobs, rungs, logits, device="cpu"):
     OPEN.clear()
     OPEN.update({job["number"]: [job, max(map(int, job.get("rungs", {})), default=0)] for job in jobs})
+    for job in jobs:
+        assert all(epoch > max(job.get("rungs", {0: 0})) for epoch in rungs), "rungs that the trial has passed"
     with open(Path(os.environ["HARNESS_FAKE"]) / "groups", "a") as file:
         file.write(" ".join(str(job["number"]) for job in jobs) + "\n")
     return go_on({}, rungs)
 
 
-def go_on(stops, rungs, device="cpu"):
+def go_on(stops, rungs, keep=False, device="cpu"):
     """Accuracy rises along the epochs towards what :func:`run` will find. A trial that continues another
     goes on where that one stood."""
     records = []

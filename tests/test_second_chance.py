@@ -25,6 +25,7 @@ class Hasty(Never):
     """Stops trials 6 and 7 after their first epoch and, if ``sorry``, would let 6 go on."""
 
     uses_costs = True
+    takes_up = True
 
     def __init__(self, sorry: bool = True):
         self.sorry, self.paused, self.begun = sorry, {}, {}
@@ -86,6 +87,21 @@ def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):  # 
     assert summary["epochs"] == 13 * 20 + 1, "twelve, the one in two parts, and the first epoch of 7"
 
 
+def test_a_trial_may_be_stopped_and_taken_up_more_than_once(box, hasty):  # noqa: F811
+    stops = hasty.decide
+    hasty.due = lambda: [n for n in hasty.paused if n != 7]
+    hasty.decide = lambda number, rung, a: "again" if (number, rung) == (14, 5) else stops(number, rung, a)
+    outcome = run(box, LONG)
+    assert [(t.user_attrs[CONTINUES], t.state.name) for t in continuing(box)] == [(6, "PRUNED"), (14, "COMPLETE")]
+    assert [record_of(box, n).diagnostics["epochs"] for n in (6, 14, 15)] == [1, 4, 15]
+    assert list(record_of(box, 15).diagnostics["rungs"]) == ["1", "5"]
+    assert outcome.finished == 14 and outcome.stopped == 1
+    counts = load_study(box / "study").trials["status"].value_counts().to_dict()
+    assert counts == {"ok": 13, "stopped": 1, "continued": 2}
+    again = run(box, LONG, "search.trials=15")
+    assert again.finished == 15 and again.stopped == 1 and len(continuing(box)) == 2
+
+
 def test_a_resumed_study_knows_what_has_gone_on(box, hasty):  # noqa: F811
     run(box, LONG)
     (box / "study" / "study.log").write_bytes(b"")
@@ -97,7 +113,7 @@ def test_a_second_chance_that_was_killed_comes_again(box, hasty):  # noqa: F811
     hasty.sorry = False
     run(box, LONG)
     study = Study(space_of(box, LONG), box / "study")
-    study.again(record_of(box, 6))  # a driver that died now leaves it RUNNING
+    study.again(record_of(box, 6), kept=False)  # a driver that died now leaves it RUNNING
     hasty.sorry = True
     outcome = run(box, LONG, "search.trials=15")
     killed, after = continuing(box)

@@ -175,7 +175,7 @@ def test_a_stopped_trial_that_goes_on_is_the_one_that_never_stopped(study, tmp_p
     logits, tree = study[1]["logits"], {**TREE, "prune": {"kind": "channel", "ratio": 0.4, "at": 0.1}}
     jobs = [{"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))} for n in (3, 4)]
     trial.start(jobs[:1], [1, 2], logits)
-    stopped = TrialRecord.model_validate(trial.go_on({3: "told to"}, [1, 2])["records"][0])
+    stopped = TrialRecord.model_validate(trial.go_on({3: "told to"}, [1, 2], keep=True)["records"][0])
     assert list(trial._PAUSED) == [3]
     if not kept:
         trial._PAUSED.clear()
@@ -203,14 +203,15 @@ def test_students_are_kept_up_to_a_size_on_tensors_of_their_own(study, tmp_path,
         for n, tree in enumerate(trees)
     ]
     trial.start(jobs, [1], study[1]["logits"])
-    state = trial._OPENED[0].student.state
+    state, one = trial._OPENED[0].student.state, trial._bytes(trial._OPENED[0].student)
     assert state.params.untyped_storage().nbytes() > state.params.nbytes, "a part of what the lanes share"
-    monkeypatch.setattr(trial, "PAUSED_BYTES", 2.5 * lanes.size_of(state))
-    trial.go_on({0: "told to", 1: "told to", 2: "told to"}, [1])
+    monkeypatch.setattr(trial, "PAUSED_BYTES", 2.5 * one)
+    trial.go_on({0: "told to", 1: "told to", 2: "told to"}, [1], keep=True)
     assert list(trial._PAUSED) == [1, 2], "the latest"
     kept = trial._PAUSED[1].student.state
     assert kept.params.untyped_storage().nbytes() == kept.params.nbytes
-    assert lanes.size_of(kept) >= kept.params.nbytes * 2, "its moments count too"
+    assert one > kept.params.nbytes * 3, "its moments and its module count too"
+    assert not len(trial._PAUSED[1].student.examples.y), "what all share is not kept"
 
 
 @pytest.mark.parametrize("bits", [32, 8, 3])

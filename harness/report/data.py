@@ -167,9 +167,9 @@ def _table(
     constraints: Mapping[str, Mapping[str, float]],
     test: Mapping[str, Any],
 ) -> pd.DataFrame:
-    after = {r.diagnostics["continues"]: number for number, r in records.items() if "continues" in r.diagnostics}
+    after = {str(r.diagnostics.get("continues")): n for n, r in records.items() if r.status != "failed"}
     rows = [
-        _row(record, _dict(test, str(number))) | _chance(record, after.get(number))
+        _row(record, _dict(test, str(number))) | _chance(record, after.get(str(number)))
         for number, record in records.items()
     ]
     numbers = [

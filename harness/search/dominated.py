@@ -55,6 +55,7 @@ class Dominated:
     shapes: dict[int, tuple[int, Shape]] = field(default_factory=dict)
     uses_costs = True
     often = True
+    takes_up = True
 
     def begin(self, number: int, curve: Curve) -> None:
         self.open[number] = curve

@@ -146,7 +146,7 @@ def _take_up(run: Run) -> bool:
         if not run.taken_up:
             run.progress.say("stopped trials that may enter the front by what is known now go on, as others")
         run.taken_up += 1
-        proposal = run.study.again(stopped)
+        proposal = run.study.again(stopped, kept=home is not None)
         run.open[proposal.number], run.costs[proposal.number] = proposal, stopped
         run.rule.begin(proposal.number, curve)
         _submit(run, [proposal], slot=run.homes.pop(number, None))
@@ -158,8 +158,7 @@ def _submit(run: Run, group: list[Proposal], slot: int | None = None) -> None:
     leader = group[0]
     run.groups[leader.number] = [p.number for p in group]
     jobs = [_job(run, p) for p in group]
-    done = leader.recipe.train.epochs - leader.epochs
-    epochs = [epoch for epoch in run.rule.rungs(leader.recipe.train.epochs) if epoch > done]
+    epochs = [epoch for epoch in run.rule.rungs(leader.recipe.train.epochs) if epoch > leader.reached]
     run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group), slot=slot)
 
 
@@ -188,11 +187,13 @@ def _resume_held(run: Run) -> None:
             reason = run.rule.decide(number, rungs[epoch], accuracy)
             if reason:
                 stops[number] = f"after epoch {epoch} of {total}, {reason}"
-        run.pool.submit(answer.job, "go_on", stops, list(rungs), trials=len(run.groups[answer.job]))
+        run.pool.submit(answer.job, "go_on", stops, list(rungs), run.rule.takes_up, trials=len(run.groups[answer.job]))
 
 
 def _collect(run: Run, answer: Finished) -> None:
     """Take a job's answer; a worker that died may have left records all the same."""
+    if answer.error:
+        run.homes = {number: slot for number, slot in run.homes.items() if slot != answer.slot}  # a new process now
     if answer.job in run.pricing:
         run.pricing.remove(answer.job)
         _take_price(run, answer)

@@ -241,24 +241,28 @@ class RayPool:
         return now - slot.started > self._timeout_s * slot.trials + allowance
 
     def _collect(self, slot: _Slot) -> Finished:
-        ref, job = slot.ref, slot.job
+        ref, job, at = slot.ref, slot.job, self._slots.index(slot)
         slot.ref = None
         try:
             value = ray.get(ref)
             slot.held = isinstance(value, dict) and bool(value.get("held"))
-            return Finished(job, value, slot=self._slots.index(slot))
+            return Finished(job, value, slot=at)
         except RayActorError as error:
             self._replace(slot)
-            return Finished(job, error=f"the worker died ({type(error).__name__})", died=True)
+            return Finished(job, error=f"the worker died ({type(error).__name__})", died=True, slot=at)
         except RayError as error:  # what the function raised, wrapped
             cause = getattr(error, "cause", None)
             known = cause if isinstance(cause, HarnessError) else None
-            return Finished(job, error=str(cause or error).strip().splitlines()[-1], exception=known)
+            return Finished(job, error=str(cause or error).strip().splitlines()[-1], exception=known, slot=at)
 
     def _expire(self, slot: _Slot) -> Finished:
         job = slot.job
         self._replace(slot)
-        return Finished(job, error=f"timeout: no result after {self._timeout_s:g} s (search.timeout_s)")
+        return Finished(
+            job,
+            error=f"timeout: no result after {self._timeout_s:g} s (search.timeout_s)",
+            slot=self._slots.index(slot),
+        )
 
     def _replace(self, slot: _Slot) -> None:
         """End a slot's process for certain and start a new one in its place."""

@@ -16,14 +16,14 @@ from harness.search.pool import Finished
 from harness.search.progress import Progress
 from harness.search.rungs import Rule
 from harness.search.signals import Stop
-from harness.search.study import Proposal, Study
+from harness.search.study import CONTINUES, Proposal, Study
 from harness.search.timeline import Timeline
 from harness.space import Settings, Space
 
 FAILURES_IN_A_ROW = 10
 TIMED = ("latency_ms", "load_ms")
 PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
-LAST = 0.25  # of a budget, for stopped trials that are taken up again: what they cost in benchmarks/stopping.py
+LAST = 0.25  # of a budget of time or epochs: stopped trials go on first; they trained as much in replays
 LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150  # two lanes gain less than choosing their form costs
 
 
@@ -156,7 +156,8 @@ class Run:
         if self.budget.spent(self._epochs_begun):
             return False
         # a resumed study's waiting ones were not opened here
-        unfinished = {*self.open, *(r.number for r in self.waiting)}
+        opened = {n for n, p in self.open.items() if p.continues is None}  # the others are no further trials
+        unfinished = opened | {r.number for r in self.waiting if CONTINUES not in r.diagnostics}
         return self.budget.trials is None or self.finished + len(unfinished) < self.budget.trials
 
     @property

@@ -40,10 +40,11 @@ class Curve:
 
 class Rule(Protocol):
     """Decides at rungs from the curves of the trials that it was told of. ``uses_costs``: it wants them
-    before training; ``often``: a trial reaches a rung every few epochs."""
+    before training; ``often``: a trial reaches a rung every few epochs; ``takes_up``: stopped ones may go on."""
 
     uses_costs: bool
     often: bool
+    takes_up: bool
 
     def begin(self, number: int, curve: Curve) -> None:
         """A trial starts."""
@@ -81,6 +82,7 @@ class Never:
 
     uses_costs = False
     often = False
+    takes_up = False
 
     def begin(self, number: int, curve: Curve) -> None:
         pass

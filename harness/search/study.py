@@ -38,12 +38,17 @@ class Proposal:
     recipe: Recipe
     baseline: str = ""
     continues: TrialRecord | None = None  # the stopped trial that it takes up again
+    kept: bool = False  # that one's student is there, else it trains from its start
+
+    @property
+    def reached(self) -> int:
+        """Epochs after which the stopped trial had its last rung."""
+        return max(map(int, self.continues.diagnostics["rungs"])) if self.continues else 0
 
     @property
     def epochs(self) -> int:
         """That it trains itself."""
-        done = self.continues.diagnostics["rungs"] if self.continues else {}
-        return self.recipe.train.epochs - max(map(int, done), default=0)
+        return self.recipe.train.epochs - (self.reached if self.kept else 0)
 
 
 def distribution(hole: Hole) -> BaseDistribution:
@@ -128,9 +133,9 @@ class Study:
             followers.append(self._asked())
         return [leader, *(f for f in followers if f is not None)]
 
-    def again(self, stopped: TrialRecord) -> Proposal:
-        """Open a trial that takes up a stopped one: PRUNED is final in Optuna. Its parameters, its
-        recipe, its seed."""
+    def again(self, stopped: TrialRecord, kept: bool) -> Proposal:
+        """Open a trial that takes up a stopped one (``kept``: its student is there): PRUNED is final in
+        Optuna. Its parameters, its recipe, its seed."""
         frozen = optuna.create_trial(
             state=TrialState.RUNNING,
             params={name: to_optuna(self._holes[name], code) for name, code in stopped.params.items()},
@@ -140,7 +145,7 @@ class Study:
         self.optuna.add_trial(frozen)
         trial = optuna.Trial(self.optuna, self.trials()[-1]._trial_id)
         recipe = parse_recipe(stopped.recipe, self.space.registries)
-        return replace(self._opened(trial, stopped.params, recipe, ""), continues=stopped)
+        return replace(self._opened(trial, stopped.params, recipe, ""), continues=stopped, kept=kept)
 
     def _propose(self) -> Proposal | None:
         """A recipe that has run is told FAIL and asked for again, in the end drawn at random. None

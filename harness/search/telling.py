@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.errors import TrialError
-from harness.records import TrialRecord, write_record
+from harness.records import TrialRecord, read_record, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
@@ -27,7 +27,7 @@ def take(run: Run, record: TrialRecord) -> None:
         resume.write_failed(folder, record)
         tell(run, record)
     elif record.status == "stopped":
-        known = run.costs.get(record.number)
+        known = run.costs.get(record.number) or _taken_up(run, record)
         if known is not None:
             record = record.with_measurements(*known.measurements.values())
         write_record(folder, record)
@@ -39,6 +39,12 @@ def take(run: Run, record: TrialRecord) -> None:
     else:
         _waits(run)
         run.waiting.append(record)
+
+
+def _taken_up(run: Run, record: TrialRecord) -> TrialRecord | None:
+    """The stopped trial that this one took up again: where a killed driver's costs are gone, it has them."""
+    before = record.diagnostics.get(CONTINUES)
+    return None if before is None else read_record(trial_folder(run.folder, before))
 
 
 def _waits(run: Run) -> None:
