@@ -25,6 +25,7 @@ DIRECTIONS: dict[str, Direction] = {
     "latency_ms": "minimize",
     "load_ms": "minimize",
 }
+CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: the stopped trial that this one takes up again
 
 
 class _Data(BaseModel):

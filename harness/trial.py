@@ -23,7 +23,7 @@ from harness.deploy.export import export
 from harness.ending import UNTRAINED, Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, parse_recipe
-from harness.records import TrialRecord, write_json_durably
+from harness.records import CONTINUES, TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part, rung_part, score_test
 from harness.tasks.data import Data
@@ -153,9 +153,9 @@ def start(
             recipe=dict(job["tree"]),
             params=dict(job["params"]),
             seed=int(job["tree"].get("seed", 0)),
-            diagnostics={"continues": job["continues"]} if "continues" in job else {},
+            diagnostics={CONTINUES: job[CONTINUES]} if CONTINUES in job else {},
         )
-        folder, paused = Path(job["folder"]), _PAUSED.pop(job.get("continues", -1), None)
+        folder, paused = Path(job["folder"]), _PAUSED.pop(job.get(CONTINUES, -1), None)
         if paused is not None:
             made = caught(base, _thawed, paused.student, teacher_logits or {}, device)
         else:
@@ -185,7 +185,7 @@ def _pause(opened: Opened) -> None:
     """Keep a stopped student, without its examples (their teacher may change meanwhile) and on tensors of its
     own: a lane's are parts of what all lanes share."""
     run = opened.student
-    bare = Examples(run.examples.x[:0], run.examples.y[:0])
+    bare = Examples(run.examples.x.new_empty(0), run.examples.y.new_empty(0))
     _PAUSED[opened.base.number] = replace(
         opened, student=replace(run, state=lane(stack([run.state]), 0), examples=bare)
     )

@@ -17,7 +17,7 @@ import pandas as pd
 from harness.baselines import NAMES
 from harness.errors import SpaceError
 from harness.recipe import flatten
-from harness.records import DIRECTIONS, TrialRecord, read_json, read_record
+from harness.records import CONTINUES, DIRECTIONS, TrialRecord, read_json, read_record
 from harness.report.fronts import front_mask
 from harness.settings import Objective
 
@@ -167,7 +167,7 @@ def _table(
     constraints: Mapping[str, Mapping[str, float]],
     test: Mapping[str, Any],
 ) -> pd.DataFrame:
-    after = {str(r.diagnostics.get("continues")): n for n, r in records.items() if r.status != "failed"}
+    after = {str(r.diagnostics.get(CONTINUES)): n for n, r in records.items() if r.status != "failed"}
     rows = [
         _row(record, _dict(test, str(number))) | _chance(record, after.get(str(number)))
         for number, record in records.items()
@@ -225,7 +225,7 @@ def _chance(record: TrialRecord, after: int | None) -> dict[str, str]:
     """What a row says otherwise of a stopped trial that was taken up again as ``after``, and of that one."""
     if after is not None:
         return {"status": "continued", "reason": f"{record.reason}; taken up again as trial {after}"}
-    before = record.diagnostics.get("continues")
+    before = record.diagnostics.get(CONTINUES)
     return {} if before is None or record.reason else {"reason": f"took up trial {before} again"}
 
 

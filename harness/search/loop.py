@@ -12,12 +12,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from harness.records import Artifact, Measurement, TrialRecord, read_record
+from harness.records import CONTINUES, Artifact, Measurement, TrialRecord, read_record
 from harness.search.groups import lane_key
 from harness.search.pool import Finished
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, never_stopped
-from harness.search.study import CONTINUES, Proposal
+from harness.search.study import Proposal
 from harness.search.telling import costs_of, curve_of, learn, measure, take, take_cost
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
@@ -193,7 +193,8 @@ def _resume_held(run: Run) -> None:
 def _collect(run: Run, answer: Finished) -> None:
     """Take a job's answer; a worker that died may have left records all the same."""
     if answer.error:
-        run.homes = {number: slot for number, slot in run.homes.items() if slot != answer.slot}  # a new process now
+        # the process may have died, and its students with it
+        run.homes = {number: slot for number, slot in run.homes.items() if slot != answer.slot}
     if answer.job in run.pricing:
         run.pricing.remove(answer.job)
         _take_price(run, answer)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from harness.records import TrialRecord
+from harness.records import CONTINUES, TrialRecord
 
 
 class Progress:
@@ -56,7 +56,7 @@ class Progress:
         """One line for a finished trial (not beside a live bar)."""
         if self._live:
             return
-        before = record.diagnostics.get("continues")
+        before = record.diagnostics.get(CONTINUES)
         again = "" if before is None else f"took up {before} again"
         if record.status != "ok":
             reason = record.reason.splitlines()[0][:160] if record.reason else ""

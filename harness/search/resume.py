@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 from harness.errors import SpaceError
 from harness.recipe import parse_recipe
-from harness.records import TrialRecord, read_record, write_record
+from harness.records import CONTINUES, TrialRecord, read_record, write_record
 from harness.search.run import Budget
 from harness.search.storage import JOURNAL
-from harness.search.study import CONTINUES, Study, distribution, excess, to_optuna
+from harness.search.study import Study, distribution, excess, to_optuna
 from harness.space import Space, load_space
 
 

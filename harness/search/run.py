@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.pareto import Front
-from harness.records import TrialRecord
+from harness.records import CONTINUES, TrialRecord
 from harness.search import finish
 from harness.search.latencies import Latencies
 from harness.search.pool import Finished
 from harness.search.progress import Progress
 from harness.search.rungs import Rule
 from harness.search.signals import Stop
-from harness.search.study import CONTINUES, Proposal, Study
+from harness.search.study import Proposal, Study
 from harness.search.timeline import Timeline
 from harness.space import Settings, Space
 
 FAILURES_IN_A_ROW = 10
 TIMED = ("latency_ms", "load_ms")
 PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
-LAST = 0.25  # of a budget of time or epochs: stopped trials go on first; they trained as much in replays
+LAST = 0.25  # of a budget of seconds or epochs: from here on stopped trials go on before new ones begin
 LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150  # two lanes gain less than choosing their form costs
 
 

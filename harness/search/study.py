@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.recipe import Recipe, parse_recipe
-from harness.records import TrialRecord
+from harness.records import CONTINUES, TrialRecord
 from harness.search.groups import in_lanes
 from harness.search.samplers import make_sampler, recent
 from harness.search.storage import open_storage
@@ -62,7 +62,6 @@ def distribution(hole: Hole) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=hole.log, step=hole.step)
 
 
-CONTINUES = "continues"  # user attribute and diagnostic: the stopped trial that this one takes up again
 NAMED = "named"  # user attribute of a first trial that the report marks: its name
 
 

@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from harness.errors import TrialError
-from harness.records import TrialRecord, read_record, write_record
+from harness.records import CONTINUES, TrialRecord, read_record, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
-from harness.search.study import CONTINUES
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +145,6 @@ def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     curve = replace(
         curve_of(run, record.params, record.baseline, costs_of(run, record)),
         exempt=1.0 if record.baseline else NEVER_STOPPED,
-        again=CONTINUES in record.diagnostics,
         rungs={known[epoch]: found for epoch, found in taken.items() if epoch in known},
         flagged=bool(record.diagnostics.get("flagged")),
     )
