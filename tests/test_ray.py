@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.records import read_record
+from harness.search.pool import RayPool, connect
+from harness.space import Resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -116,6 +118,22 @@ def test_workers_import_before_their_first_trial_and_on_their_own_time(tmp_path:
     assert out.strip().endswith("complete 1 0"), "the imports counted as the trial's time"
     assert sum(study.started().values()) == 1
     assert len(list(study.box.glob("imported-*"))) == 2
+
+
+def test_a_job_goes_to_the_slot_that_it_names() -> None:
+    """Each slot is a process that keeps what it has: its answers say which one it was."""
+    resources = Resources(slots=2)
+    pool = RayPool(connect(resources, None), resources, "os", 100)
+    try:
+        pids = []
+        for job, slot in enumerate((1, 1, 0, 1, None)):
+            pool.submit(job, "getpid", slot=slot)
+            [answer] = pool.wait(60)
+            assert not answer.error and answer.slot == (slot or 0) and pool.idle(0) and pool.idle(1)
+            pids.append(answer.value)
+        assert pids[0] == pids[1] == pids[3] != pids[2] == pids[4]
+    finally:
+        pool.close()
 
 
 def test_ctrl_c_drains_and_the_same_command_resumes(study: Study) -> None:

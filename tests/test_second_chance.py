@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from harness.records import read_record
+from harness.records import CONTINUES, read_record
 from harness.report import load_study
 from harness.search import driver
 from harness.search.driver import search
 from harness.search.pool import Finished
 from harness.search.run import LAST, Budget, Run
 from harness.search.rungs import Never
-from harness.search.study import CONTINUES, Study
-from tests.test_search import FakeLab, Here, box, run, space_of, trials_of  # noqa: F401
+from harness.search.study import Study
+from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, trials_of  # noqa: F401
 
 LONG = "train.epochs=20"
 
@@ -73,9 +73,7 @@ def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):  # 
     assert after.state is TrialState.COMPLETE and trials[6].state is TrialState.PRUNED, "what was told stays told"
     assert after.number >= 14 and after.params == trials[6].params and after.user_attrs[CONTINUES] == 6
     assert second.recipe == first.recipe and second.seed == first.seed, "it repeats alone, by its recipe"
-    assert (
-        first.diagnostics["epochs"] == 1 and second.diagnostics["epochs"] == 19 and second.diagnostics[CONTINUES] == 6
-    )
+    assert second.diagnostics[CONTINUES] == 6 and [r.diagnostics["epochs"] for r in (first, second)] == [1, 19]
     assert list(second.diagnostics["rungs"]) == ["1", "5"] and second.value("latency_ms") == first.value("latency_ms")
     assert hasty.begun[after.number].again and set(hasty.paused) == {7}
     assert outcome.finished == 14 and outcome.stopped == 1 and outcome.failed == 0
@@ -113,7 +111,8 @@ def test_a_second_chance_that_was_killed_comes_again(box, hasty):  # noqa: F811
     hasty.sorry = False
     run(box, LONG)
     study = Study(space_of(box, LONG), box / "study")
-    study.again(record_of(box, 6), kept=False)  # a driver that died now leaves it RUNNING
+    left = study.again(record_of(box, 6), kept=False)  # a driver that died now leaves it RUNNING
+    assert left.epochs == 20 and replace(left, kept=True).epochs == 19
     hasty.sorry = True
     outcome = run(box, LONG, "search.trials=15")
     killed, after = continuing(box)
@@ -196,6 +195,11 @@ def test_second_chances_come_when_all_trials_have_begun_or_little_budget_is_left
 
 
 def test_second_chances_stay_within_the_epochs(box, hasty):  # noqa: F811
-    run(box, LONG, "search.epochs_total=200")
+    hasty.decide = lambda number, rung, a: "told to" if number >= 6 and rung == 1 and number < 30 else ""
+    hasty.due = lambda: sorted(hasty.paused)
+    text = SPACE.replace("trials: 14, ", "epochs_total: 200, ")
+    space = space_of(box, LONG, text=text)
+    search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
     summary = json.loads((box / "study" / "study.json").read_text())
-    assert len(continuing(box)) == 1 and 200 <= summary["epochs"] <= 240
+    assert len(hasty.paused) > 3, "or they were all that there was"
+    assert len(continuing(box)) >= 2 and 200 <= summary["epochs"] <= 240

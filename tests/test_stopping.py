@@ -80,7 +80,7 @@ def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F
     assert outcome.finished == 40 and outcome.stopped == len(stopped(box / "study")) > before
     (box / "study" / "study.log").write_bytes(b"")
     rebuilt = run(box, *LEARNING, "search.trials=41", rebuild=True)
-    assert rebuilt.finished == 41 and rebuilt.stopped >= outcome.stopped
+    assert rebuilt.finished == 41 and rebuilt.stopped == len(stopped(box / "study")) > 0
 
 
 def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa: F811
