@@ -57,34 +57,32 @@ class Param:
 
     def check(self, path: str, value: Any) -> Any:
         """Return ``value`` in the declared type or raise :class:`SpaceError`."""
-        wrong = SpaceError(path, self.rule(), value, self._remedy())
         if self.by_layer and isinstance(value, Mapping):
             if "default" not in value:
                 raise SpaceError(path, "a value for each layer needs a `default`", dict(value), "Add `default:`.")
             return {str(layer): self._scalar(f"{path}.{layer}", v, self.type) for layer, v in value.items()}
         if self.type is list:
             if not isinstance(value, list | tuple) or not value:
-                raise wrong
+                raise self._wrong(path, value)
             return [self._scalar(f"{path}.{i}", v, int) for i, v in enumerate(value)]
         return self._scalar(path, value, self.type)
 
     def _scalar(self, path: str, value: Any, kind: type) -> Any:
-        wrong = SpaceError(path, self.rule(), value, self._remedy())
-        if kind in (float, int):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
-                raise wrong
-            if kind is int and not isinstance(value, int):
-                raise wrong
-            value = kind(value)
-            below = value < self.low or (self.low_open and value == self.low)
-            above = value > self.high or (self.high_open and value == self.high)
-            if below or above:
-                raise wrong
-        elif not isinstance(value, kind):
-            raise wrong
+        if not (self._in_range(value, kind) if kind in (float, int) else isinstance(value, kind)):
+            raise self._wrong(path, value)
         if self.choices and value not in self.choices:
-            raise wrong
-        return value
+            raise self._wrong(path, value)
+        return kind(value) if kind in (float, int) else value
+
+    def _in_range(self, value: Any, kind: type) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float if kind is float else int):
+            return False
+        below = value < self.low or (self.low_open and value == self.low)
+        above = value > self.high or (self.high_open and value == self.high)
+        return abs(value) <= _LARGEST and not below and not above
+
+    def _wrong(self, path: str, value: Any) -> SpaceError:
+        return SpaceError(path, self.rule(), value, self._remedy())
 
     def _remedy(self) -> str:
         return "" if self.default is REQUIRED else f"The default is {self.default!r}."
