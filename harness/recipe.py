@@ -121,9 +121,14 @@ class Recipe(Frozen):
 
     def key(self) -> str:
         """Digest without the seed: equal for recipes that are the same experiment."""
-        tree = self.to_tree()
-        del tree["seed"]
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
+        return key_of(self.to_tree())
+
+
+def key_of(tree: Mapping[str, Any]) -> str:
+    """:meth:`Recipe.key` of a whole tree (as :meth:`Recipe.to_tree` gives it and records keep it) without
+    checking the tree again."""
+    bare = {name: part for name, part in tree.items() if name != "seed"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -201,11 +206,12 @@ def _method(path: str, name: Any, registry: Mapping[str, Method], user_code: boo
 def _options(path: str, options: dict[str, Any], method: Method) -> dict[str, Any]:
     if method.free:
         return options
+    declared = method.options
     for name in options:
-        if name not in method.options:
-            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, method.options))
+        if name not in declared:
+            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, declared))
     checked = {}
-    for name, param in method.options.items():
+    for name, param in declared.items():
         if name in options:
             checked[name] = param.check(f"{path}.{name}", options[name])
         elif param.default is REQUIRED:

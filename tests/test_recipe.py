@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 
 from harness.errors import SpaceError
 from harness.methods import Method, Param, load_target, nearest
-from harness.recipe import Recipe, parse_recipe
+from harness.recipe import Recipe, key_of, parse_recipe
 from harness.registries import REGISTRIES
 from harness.space import load_recipe
 
@@ -52,7 +53,7 @@ def test_a_minimal_recipe_has_every_technique_off() -> None:
 def test_to_tree_and_back(tree: dict[str, Any]) -> None:
     recipe = parse(tree)
     assert parse(recipe.to_tree()) == recipe
-    assert parse(recipe.to_tree()).key() == recipe.key()
+    assert parse(recipe.to_tree()).key() == recipe.key() == key_of(json.loads(json.dumps(recipe.to_tree())))
 
 
 def test_a_recipe_in_json_comes_back_equal() -> None:

@@ -312,22 +312,23 @@ def test_open_trials_of_a_killed_driver_are_settled(box):
     assert len(started(box)) - before == 3
 
 
-@pytest.mark.parametrize("cut", [1, 7, 30])
-def test_a_torn_journal_is_repaired(box, cut):
+@pytest.mark.parametrize(("cut", "more"), [(1, b""), (7, b""), (30, b""), (30, b"}\n")])
+def test_a_torn_journal_is_repaired(box, cut, more):
     run(box, "search.trials=8")
     journal = box / "study" / "study.log"
-    journal.write_bytes(journal.read_bytes()[:-cut])
+    journal.write_bytes(journal.read_bytes()[:-cut] + more)
     (box / "study" / "study.json").unlink()
     outcome = run(box, "search.trials=10")
     assert outcome.finished == 10
     assert not [t for t in trials_of(box / "study") if t.state is TrialState.RUNNING]
 
 
-def test_a_damaged_journal_is_refused_and_rebuilt_from_the_records(box):
+@pytest.mark.parametrize("damage", [lambda line: b"#" + line, lambda line: line[:1] + b"#" + line[1:]])
+def test_a_damaged_journal_is_refused_and_rebuilt_from_the_records(box, damage):
     first = run(box, "search.trials=10")
     journal = box / "study" / "study.log"
     lines = journal.read_bytes().splitlines(keepends=True)
-    lines[5] = b"#" + lines[5]
+    lines[5] = damage(lines[5])
     journal.write_bytes(b"".join(lines))
     with pytest.raises(SpaceError, match=r"line 6 .*damaged.*--rebuild"):
         run(box, "search.trials=12")

@@ -23,7 +23,7 @@ from harness.deploy.latency import Lab
 from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import HarnessError, SpaceError
 from harness.pareto import Front
-from harness.recipe import parse_recipe
+from harness.recipe import key_of
 from harness.records import read_record, write_bytes_durably, write_json_durably
 from harness.search import finish, resume, warm
 from harness.search.dominated import Dominated
@@ -174,7 +174,7 @@ def _open(
         final = trial.state is not TrialState.FAIL or "final" in trial.user_attrs
         if record is None or not final:
             continue
-        study.keys.setdefault(parse_recipe(record.recipe, space.registries).key(), record.number)
+        study.keys.setdefault(key_of(record.recipe), record.number)
         count(run, record, trial.state is TrialState.COMPLETE)
     return run
 

@@ -40,7 +40,13 @@ class Journal(BaseJournalBackend):
                 number, offset = number + 1, offset + len(line)
                 self._read, self._offset = number, offset
                 if number > log_number_from:
-                    yield _shared(json.loads(line))
+                    yield _shared(self._entry(line, number))
+
+    def _entry(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise damaged(self._path, number) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -91,25 +97,31 @@ def repair_journal(path: Path) -> None:
     """
     if not path.exists():
         return
-    whole, torn_at = 0, 0  # bytes of whole lines; number of the first line that is not one
+    whole, torn_at, line = 0, 0, b""  # bytes of whole lines; number of the first line that is not one
     with open(path, "rb") as file:  # line by line: the journal of 10,000 trials is tens of megabytes
         for number, line in enumerate(file, 1):
-            if not (line.endswith(b"\n") and _is_json(line)):
+            if not (line.startswith(b"{") and line.endswith(b"}\n")):
                 torn_at = torn_at or number
             elif torn_at:
-                raise SpaceError(
-                    "",
-                    f"line {torn_at} of the study's journal is damaged",
-                    file=str(path),
-                    remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
-                )
+                raise damaged(path, torn_at)
             else:
                 whole += len(line)
+    if not torn_at and line and not _is_json(line):  # the others are read as JSON once, when Optuna asks for them
+        torn_at, whole = 1, whole - len(line)
     if torn_at:
         with open(path, "r+b") as file, open(path.with_suffix(".torn"), "ab") as beside:
             file.seek(whole)
             beside.write(file.read())
             file.truncate(whole)
+
+
+def damaged(path: Path, line: int) -> SpaceError:
+    return SpaceError(
+        "",
+        f"line {line} of the study's journal is damaged",
+        file=str(path),
+        remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
+    )
 
 
 def _is_json(line: bytes) -> bool:
