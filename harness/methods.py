@@ -68,11 +68,11 @@ class Param:
         return self._scalar(path, value, self.type)
 
     def _scalar(self, path: str, value: Any, kind: type) -> Any:
-        if not (self._in_range(value, kind) if kind in (float, int) else isinstance(value, kind)):
+        number = kind in (float, int)
+        fits = self._in_range(value, kind) if number else isinstance(value, kind)
+        if not fits or (self.choices and value not in self.choices):
             raise self._wrong(path, value)
-        if self.choices and value not in self.choices:
-            raise self._wrong(path, value)
-        return kind(value) if kind in (float, int) else value
+        return kind(value) if number else value
 
     def _in_range(self, value: Any, kind: type) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float if kind is float else int):

@@ -46,7 +46,7 @@ class Journal(BaseJournalBackend):
         try:
             return json.loads(line)
         except ValueError:
-            raise damaged(self._path, number) from None
+            raise _damaged(self._path, number) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -97,17 +97,17 @@ def repair_journal(path: Path) -> None:
     """
     if not path.exists():
         return
-    whole, torn_at, line = 0, 0, b""  # bytes of whole lines; number of the first line that is not one
+    whole, torn_at, number, line = 0, 0, 0, b""  # bytes of whole lines; number of the first line that is not one
     with open(path, "rb") as file:  # line by line: the journal of 10,000 trials is tens of megabytes
         for number, line in enumerate(file, 1):
             if not (line.startswith(b"{") and line.endswith(b"}\n")):
                 torn_at = torn_at or number
             elif torn_at:
-                raise damaged(path, torn_at)
+                raise _damaged(path, torn_at)
             else:
                 whole += len(line)
     if not torn_at and line and not _is_json(line):  # the others are read as JSON once, when Optuna asks for them
-        torn_at, whole = 1, whole - len(line)
+        torn_at, whole = number, whole - len(line)
     if torn_at:
         with open(path, "r+b") as file, open(path.with_suffix(".torn"), "ab") as beside:
             file.seek(whole)
@@ -115,7 +115,7 @@ def repair_journal(path: Path) -> None:
             file.truncate(whole)
 
 
-def damaged(path: Path, line: int) -> SpaceError:
+def _damaged(path: Path, line: int) -> SpaceError:
     return SpaceError(
         "",
         f"line {line} of the study's journal is damaged",
