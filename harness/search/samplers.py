@@ -5,29 +5,30 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Collection, Container, Sequence
+from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_gamma_multiobjective
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.space import Space
 
 RECENT, FRONT = 150, 50  # told trials that the sampler sees: the latest, and as many of the front
+LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 FEW = 3  # trials per hole below which nothing can be learned
 
 Seen = Callable[[], Collection[int] | None]  # numbers of the trials to look at; None: all
 
 
 class _View:
-    """A study of which only some trials are seen, as it was when it was looked at. Optuna's own
+    """A study of which only some trials are seen, as it was when ``number`` was asked for. Optuna's own
     samplers read no more than this."""
 
-    def __init__(self, study: optuna.Study, seen: Collection[int]):
-        self._study = study
-        trials = study.get_trials(deepcopy=False)
-        self._trials = [trials[number] for number in sorted(seen)]
+    def __init__(self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial]):
+        self._study, self.number, self._trials = study, number, trials
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -40,25 +41,45 @@ class _View:
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
 
+    @cached_property
+    def halves(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """TPE's better and worse trials; those that run count as worse."""
+        trials = [t for t in self._trials if t.state in LEARNT_FROM and t.number != self.number]
+        told = sum(t.state != TrialState.RUNNING for t in trials)
+        gamma = default_gamma_multiobjective if self._study._is_multi_objective() else default_gamma
+        return _split_trials(self._study, trials, gamma(told))
+
 
 class RecentTPE(TPESampler):
     """TPE that learns from the front and the latest trials: its ask costs the same at any number.
 
     One parameter at a time: for three objectives the multivariate form narrows down on part of the
-    front, and is behind random search after 240 trials (``benchmarks/samplers.py``).
+    front, and is behind random search after 240 trials (``benchmarks/samplers.py``). Proposes what Optuna's does
+    for the same trials, but looks at them once an ask, where Optuna's does for each parameter.
     """
 
-    def __init__(self, seen: Seen, **options: Any):
-        super().__init__(**options)
+    def __init__(self, seen: Seen, seed: int):
+        super().__init__(seed=seed, constant_liar=True)
         self._seen_numbers = seen
-        self._last: tuple[int, Any] = (-1, None)
+        self._last: _View | None = None
 
     def _view(self, study: optuna.Study, trial: FrozenTrial) -> Any:
         """The same view for everything that one ask wants to know."""
-        if self._last[0] != trial.number:
+        if self._last is None or self._last.number != trial.number:
             seen = self._seen_numbers()
-            self._last = trial.number, study if seen is None else _View(study, seen)
-        return self._last[1]
+            trials = study.get_trials(deepcopy=False) if seen is None else self._look_up(study, sorted(seen))
+            self._last = _View(study, trial.number, trials)
+        return self._last
+
+    def _look_up(self, study: optuna.Study, numbers: Sequence[int]) -> list[FrozenTrial]:
+        """The trials of these numbers, one by one: a list of the whole study grows with it."""
+        known = {t.number: t for t in self._last.get_trials() if t.state.is_finished()} if self._last else {}
+        storage = study._storage
+
+        def trial(number: int) -> FrozenTrial:
+            return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+
+        return [known[number] if number in known else trial(number) for number in numbers]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return super().infer_relative_search_space(self._view(study, trial), trial)
@@ -72,6 +93,16 @@ class RecentTPE(TPESampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return super().sample_independent(self._view(study, trial), trial, param_name, param_distribution)
+
+    def _sample(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        below, above = self._view(study, trial).halves
+        better = self._build_parzen_estimator(study, search_space, below, handle_below=True)
+        worse = self._build_parzen_estimator(study, search_space, above, handle_below=False)
+        drawn = better.sample(self._rng.rng, self._n_ei_candidates)
+        best = self._compare(drawn, self._compute_acquisition_func(drawn, better, worse))
+        return {name: d.to_external_repr(best[name]) for name, d in search_space.items()}
 
 
 def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int]) -> set[int] | None:
@@ -118,4 +149,4 @@ def make_sampler(space: Space, done: int, seen: Seen) -> BaseSampler:
                 return NSGAIISampler(seed=seed)
             case "gp":
                 return GPSampler(seed=seed)
-        return RecentTPE(seen, seed=seed, constant_liar=True)
+        return RecentTPE(seen, seed)

@@ -53,7 +53,8 @@ class Journal(BaseJournalBackend):
         with open(self._path, "ab") as file:
             file.write(text.encode())
             file.flush()
-            os.fsync(file.fileno())
+            if any("param_name" not in log for log in logs):  # parameters go to the disk with what follows them
+                os.fsync(file.fileno())
 
 
 def _shared(log: dict[str, Any]) -> dict[str, Any]:
