@@ -33,7 +33,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, suggest
 from benchmarks.report import ROOT, save
-from harness.first import spread_out
+from harness.first import starting_points
 from harness.pareto import Front, log_hypervolume
 from harness.search.groups import in_lanes
 from harness.search.samplers import Seen, make_sampler, recent
@@ -137,7 +137,7 @@ def study(name: str, seed: int) -> list[float]:
         seed, lambda: recent(range(len(values)), front.numbers, [t.number for group in waiting for t, _ in group])
     )
     found = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
-    groups = proposals(found, spread_out(space.holes, space.sample, contender.spread, seed), contender.lanes)
+    groups = proposals(found, starting_points(space.holes, space.sample, contender.spread, seed), contender.lanes)
     waiting += [next(groups) for _ in range(OPEN - 1 if contender.lanes == 1 else OPEN // 2 - 1)]
     while len(values) < contender.trials:
         waiting.append(next(groups))

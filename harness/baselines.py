@@ -80,12 +80,21 @@ def capacity(node: Any) -> float:
 def widest_code(hole: Hole) -> Any:
     """The code of a student's hole that gives most capacity (the last of equals); the default
     where no choice holds a number."""
+    return _end(hole, max)
+
+
+def narrowest_code(hole: Hole) -> Any:
+    """The code that gives least capacity (the first of equals), else as :func:`widest_code`."""
+    return _end(hole, min)
+
+
+def _end(hole: Hole, pick: Callable[..., Any]) -> Any:
     if hole.kind != "choice":
-        return hole.bounds()[1]
+        return pick(hole.bounds())
     sizes = [capacity(choice) for choice in hole.choices]
     if max(sizes) <= 0:
         return hole.default
-    return max(range(len(sizes)), key=lambda i: (sizes[i], i))
+    return pick(range(len(sizes)), key=lambda i: (sizes[i], i))
 
 
 def _widths(student: Any) -> Iterator[dict[str, Any]]:

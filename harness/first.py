@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.baselines import NAMES
+from harness.baselines import NAMES, narrowest_code, widest_code
 from harness.errors import SpaceError
 from harness.holes import SELECTORS, Hole, same
 from harness.recipe import flatten
+
+Sample = Callable[[Callable[[Hole], Any]], dict[str, Any]]  # asks for the code of every hole that is reached
 
 
 def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,17 +39,39 @@ def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
 
 
 COMPRESSION = ("student", "prune", "quant")  # sections that decide about size and latency
+SMALLEST = (1.0, 0.5)  # shares of the way to the highest pruning ratio
 
 
-def spread_out(
-    holes: Sequence[Hole], sample: Callable[[Callable[[Hole], Any]], dict[str, Any]], n: int, seed: int
-) -> list[dict[str, Any]]:
+def starting_points(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list[dict[str, Any]]:
+    """``n`` points to know a space by: the smallest models (at most a third of them), the others spread out."""
+    ends = [sample(lambda hole, share=share: _smallest(hole, share)) for share in SMALLEST]
+    ends = [p for i, p in enumerate(ends) if p not in ends[:i]][: n // 3]
+    return ends + spread_out(holes, sample, n - len(ends), seed)
+
+
+def _smallest(hole: Hole, share: float) -> Any:
+    """The narrowest student, pruned by ``share`` of what is allowed, at its highest precision: scales and further
+    operators make the file of a tiny model larger. All else at its default."""
+    match hole.name:
+        case "prune":  # a choice between methods
+            ratio = (i for i, c in enumerate(hole.choices) if isinstance(c, Mapping) and "ratio" in c)
+            return next(ratio, hole.default)
+        case "prune.ratio":
+            return _at(hole, share)
+        case "quant.bits":
+            return widest_code(hole)
+    return narrowest_code(hole) if hole.name.startswith("student") else hole.default
+
+
+def _at(hole: Hole, share: float) -> Any:
+    """The code a ``share`` of the way along a hole; choices by their position."""
+    return hole.at_share(share) if hole.kind != "choice" else min(int(share * len(hole.choices)), len(hole.choices) - 1)
+
+
+def spread_out(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list[dict[str, Any]]:
     """``n`` points that cover the ways to compress, everything else at its default: a Latin hypercube
     (McKay, Beckman, Conover 1979) over the holes of ``COMPRESSION``, n equal parts of each with one point in
-    the middle of every part.
-
-    Args:
-        sample: asks for the code of every hole that is reached (:meth:`harness.space.Space.sample`).
+    the middle of every part. ``sample``: :meth:`harness.space.Space.sample`.
     """
     draw = random.Random(f"{seed} spread out")
     orders = {h.internal: draw.sample(range(n), n) for h in holes if h.name.split(".")[0] in COMPRESSION}
@@ -55,8 +79,7 @@ def spread_out(
     def code(hole: Hole, point: int) -> Any:
         if hole.internal not in orders:
             return hole.default
-        share = (orders[hole.internal][point] + 0.5) / n
-        return int(share * len(hole.choices)) if hole.kind == "choice" else hole.at_share(share)
+        return _at(hole, (orders[hole.internal][point] + 0.5) / n)
 
     return [sample(lambda hole, i=i: code(hole, i)) for i in range(n)]
 

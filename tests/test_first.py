@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import SpaceError
-from harness.first import COMPRESSION, express, spread_out
+from harness.first import COMPRESSION, express, spread_out, starting_points
 from harness.records import read_record
 from harness.report.data import load_study
 from harness.search.driver import search
@@ -76,11 +76,48 @@ def test_spread_out_points_cover_each_hole_evenly_and_leave_training_at_its_defa
     assert points == spread_out(space.holes, space.sample, 12, seed=3) != spread_out(space.holes, space.sample, 12, 4)
 
 
+PRUNE = """prune:
+  choice:
+    - {kind: none}
+    - {kind: channel, ratio: {float: [0.1, 0.9]}, round_to: 4}
+    - {kind: weight, ratio: {choice: [0.5, 0.8, 0.9]}}
+"""
+
+
+def small(space, n):
+    """The first recipes of ``n`` starting points: width, pruning, bits."""
+    trees = [space.fill(p).to_tree() for p in starting_points(space.holes, space.sample, n, seed=0)]
+    return [(t["student"]["width"], t["prune"].get("ratio"), t["quant"]["bits"]) for t in trees]
+
+
+def test_the_smallest_models_come_first_and_are_a_third_at_most(box):  # noqa: F811
+    space = space_of(box, text=SPACE + "prune: {kind: channel, ratio: {float: [0, 0.8]}, round_to: 4}\n")
+    assert small(space, 12)[:2] == [(4, 0.8, 32), (4, 0.4, 32)]
+    rest = starting_points(space.holes, space.sample, 12, seed=0)[2:]
+    assert rest == spread_out(space.holes, space.sample, 10, seed=0), "the others cover the space"
+    assert [small(space, n).count((4, 0.8, 32)) for n in (2, 3, 5)] == [0, 1, 1]
+    assert (4, 0.4, 32) not in small(space, 5)
+    [first, *_] = starting_points(space.holes, space.sample, 12, seed=0)
+    defaults = {h.internal: h.default for h in space.holes if h.name.split(".")[0] not in COMPRESSION}
+    assert {name: code for name, code in first.items() if name in defaults}.items() <= defaults.items()
+
+
+def test_the_smallest_model_is_pruned_by_the_first_method_that_prunes(box):  # noqa: F811
+    assert small(space_of(box, text=SPACE + PRUNE), 12)[:2] == [(4, 0.9, 32), (4, 0.5, 32)]
+
+
+def test_where_nothing_prunes_there_is_one_smallest_model(box):  # noqa: F811
+    space = space_of(box)
+    points = starting_points(space.holes, space.sample, 12, seed=0)
+    assert small(space, 12)[0] == (4, None, 32)
+    assert points[1:] == spread_out(space.holes, space.sample, 11, seed=0)
+
+
 @pytest.mark.parametrize(("sampler", "expected"), [("tpe", 5), ("random", 0), ("sobol", 0)])
-def test_tpe_begins_with_points_that_are_spread_out_and_the_others_as_they_are(box, sampler, expected):  # noqa: F811
+def test_tpe_begins_with_points_to_know_the_space_by_and_the_others_as_they_are(box, sampler, expected):  # noqa: F811
     space = space_of(box, f"search.sampler={sampler}", "search.trials=20")
     go(space, box / "study")
-    points = spread_out(space.holes, space.sample, 5, space.settings.seed)
+    points = starting_points(space.holes, space.sample, 5, space.settings.seed)
     found = [r.params for p in sorted((box / "study" / "trials").iterdir()) if not (r := read_record(p)).baseline]
     assert [p for p in found if p in points] == points[:expected]
 

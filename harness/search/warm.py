@@ -1,4 +1,4 @@
-"""First trials: the space's own, the front of an earlier study, and points that cover the ways to compress."""
+"""First trials: the space's own, the front of an earlier study, and points to know the space by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
-from harness.first import express, spread_out
+from harness.first import express, starting_points
 from harness.recipe import flatten
 from harness.records import read_record
 from harness.search.samplers import choose
@@ -15,14 +15,14 @@ from harness.search.study import NAMED, Study
 from harness.space import Space
 
 MOST = 10  # points of an earlier front
-SPREAD = 12  # points over the ways to compress, before TPE's own; a quarter of a small budget
+SPREAD = 12  # points to know the space by, before TPE's own; a quarter of a small budget
 FROM = "from"
 
 
 def queue_first(study: Study, space: Space, earlier: Path | None) -> None:
     """Put the space's ``first:`` trials, the points of ``earlier``'s front and, where the sampler is TPE, which
-    would draw its first ones at random, points spread over the ways to compress before what the sampler
-    proposes; those that a resumed study has tried are not tried again.
+    would draw its first ones at random, the smallest models and points spread over the ways to compress before
+    what the sampler proposes; those that a resumed study has tried are not tried again.
 
     Another task may be behind the earlier study: what of its recipes the space can express is
     taken (width, bits, learning rate), the sampler chooses the rest.
@@ -45,7 +45,7 @@ def _spread(space: Space) -> list[dict[str, Any]]:
     if choose(space) != "tpe":
         return []
     n = SPREAD if settings.trials is None else min(SPREAD, settings.trials // 4)
-    points = spread_out(space.holes, space.sample, n, settings.seed)
+    points = starting_points(space.holes, space.sample, n, settings.seed)
     known = {baseline.recipe.key() for baseline in space.baselines()}
     return list({key: p for p in points if (key := space.fill(p).key()) not in known}.values())
 
