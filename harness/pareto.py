@@ -60,6 +60,49 @@ def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directio
     return hypervolume(rows[:-1], rows[-1].tolist(), directions)
 
 
+def best(losses: np.ndarray, count: int) -> list[int]:
+    """Indices of the ``count`` best of losses (N, M), less is better: layer after layer of the non-dominated
+    sorting, and of the layer that does not fit :func:`greedy_subset`. Rows with a value that is not finite are
+    never among them."""
+    directions: list[Direction] = ["minimize"] * losses.shape[1]
+    left, chosen = np.arange(len(losses)), list[int]()
+    while len(chosen) < count and (layer := nondominated(losses[left], directions)).any():
+        members, room = left[layer], count - len(chosen)
+        chosen += (members if len(members) <= room else members[greedy_subset(losses[members], room)]).tolist()
+        left = left[~layer]
+    return chosen
+
+
+def greedy_subset(losses: np.ndarray, count: int) -> list[int]:
+    """Indices of ``count`` of mutually non-dominated losses (N, M): always the one next that adds most
+    hypervolume (Guerreiro, Fonseca, Paquete 2016) up to a point a tenth beyond the worst of each objective.
+
+    Lazily: what a point adds only shrinks as others are taken, so only the point that promised most is
+    computed again.
+    """
+    if losses.shape[1] == 1:  # all of them are equal
+        return [*range(count)]
+    worst = losses.max(axis=0)
+    reference = np.maximum(1.1 * worst, 0.9 * worst)
+    reference[reference == 0] = 1e-12
+    volume = moocore.Hypervolume(ref=reference)
+    alone = np.prod(reference - losses, axis=1)
+    gains, known_at = alone.copy(), np.zeros(len(losses), int)
+    taken: list[int] = []
+    reached = 0.0
+    while len(taken) < count:
+        i = int(np.argmax(gains))
+        if known_at[i] < len(taken):
+            gains[i], known_at[i] = volume(losses[[*taken, i]]) - reached, len(taken)
+            continue
+        taken.append(i)
+        reached += gains[i]
+        # at most what the newest alone leaves of it
+        gains = np.minimum(gains, alone - np.prod(reference - np.maximum(losses, losses[i]), axis=1))
+        gains[taken] = -np.inf
+    return taken
+
+
 def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:
     """Index of the point of a front (N, M) nearest to the ideal one, each objective scaled to its
     range on the front (Euclidean distance; the first of equals)."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.pareto import Front, hypervolume, knee, nondominated
+from harness.pareto import Front, best, greedy_subset, hypervolume, knee, nondominated
 
 SETTINGS = settings(max_examples=80, deadline=None)
 GRID = st.lists(
@@ -91,3 +91,57 @@ def test_knee_is_the_corner():
     values = np.array([[0.5, 1.0], [0.9, 2.0], [0.95, 10.0]])
     assert knee(values, ("maximize", "minimize")) == 1
     assert knee(values[:1], ("maximize", "minimize")) == 0
+
+
+def sphere(seed, n, m):
+    """Points (N, M) of which none dominates another, less is better."""
+    points = np.abs(np.random.default_rng(seed).normal(size=(n, m))) + 0.01
+    return 2 - points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def volume(losses):
+    """Up to a tenth beyond the worst of the whole layer, as ``greedy_subset`` has it."""
+    reference = 1.1 * losses.max(axis=0)
+    return lambda rows: hypervolume(losses[list(rows)], reference.tolist(), ["minimize"] * losses.shape[1])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 14), st.integers(2, 4), st.data())
+def test_the_subset_takes_always_what_adds_most(seed, n, m, data):
+    losses = sphere(seed, n, m)
+    count, held = data.draw(st.integers(1, n)), volume(losses)
+    found = greedy_subset(losses, count)
+    assert len(set(found)) == count
+    for k, i in enumerate(found):
+        most = max(held([*found[:k], j]) for j in range(n) if j not in found[:k])
+        assert held([*found[:k], i]) == pytest.approx(most, rel=1e-9)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 8), st.data())
+def test_the_subset_holds_the_share_that_is_proven(seed, n, data):
+    """Nemhauser, Wolsey, Fisher 1978: greedily at least 1 - 1/e of the best."""
+    losses = sphere(seed, n, 3)
+    count, held = data.draw(st.integers(1, n)), volume(losses)
+    most = max(held(rows) for rows in itertools.combinations(range(n), count))
+    assert held(greedy_subset(losses, count)) >= (1 - 1 / math.e) * most
+
+
+def test_the_best_are_whole_layers_and_part_of_the_next():
+    layer = sphere(1, 6, 3)
+    losses = np.vstack([layer + 1, layer, layer + 2])
+    assert sorted(best(losses, 6)) == [6, 7, 8, 9, 10, 11]
+    assert sorted(best(losses, 8)[:6]) == [6, 7, 8, 9, 10, 11]
+    assert best(losses, 8)[6:] == greedy_subset(layer + 1, 2)
+    assert sorted(best(losses, 18)) == sorted(best(losses, 99)) == [*range(18)]
+    assert best(losses, 0) == [] == best(np.empty((0, 3)), 4)
+
+
+def test_the_best_by_one_objective_are_the_first_of_equals():
+    assert best(np.array([[3.0], [1.0], [2.0], [1.0], [2.0]]), 3) == [1, 3, 2]
+
+
+def test_equal_points_are_taken_last_and_unmeasured_ones_never():
+    losses = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0], [np.nan, 0.0], [np.inf, 0.0]])
+    assert set(best(losses, 2)) == {0, 2} and sorted(best(losses, 5)) == [0, 1, 2]
+    assert sorted(best(np.zeros((3, 2)), 2)) == [0, 1]

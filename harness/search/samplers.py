@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Collection, Container, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_gamma_multiobjective
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.pareto import as_losses, best
+from harness.records import Direction
 from harness.space import Space
 
+DIRECTION: dict[StudyDirection, Direction] = {
+    StudyDirection.MINIMIZE: "minimize",
+    StudyDirection.MAXIMIZE: "maximize",
+}
 RECENT, FRONT = 150, 50  # told trials that the sampler sees: the latest, and as many of the front
-LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 FEW = 3  # trials per hole below which nothing can be learned
 
 Seen = Callable[[], Collection[int] | None]  # numbers of the trials to look at; None: all
@@ -43,11 +50,21 @@ class _View:
 
     @cached_property
     def halves(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """TPE's better and worse trials; those that run count as worse."""
-        trials = [t for t in self._trials if t.state in LEARNT_FROM and t.number != self.number]
-        told = sum(t.state != TrialState.RUNNING for t in trials)
-        gamma = default_gamma_multiobjective if self._study._is_multi_objective() else default_gamma
-        return _split_trials(self._study, trials, gamma(told))
+        """TPE's better and worse trials, divided as Optuna does: the better are the best tenth of those told, of
+        one objective 25 at most; those that run are worse (the constant liar)."""
+        told = [t for t in self._trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        running = [t for t in self._trials if t.state == TrialState.RUNNING and t.number != self.number]
+        missed = {t.number: sum(v for v in t.constraints.values() if v > 0) for t in told}
+        complete = [t for t in told if not missed[t.number] and t.state == TrialState.COMPLETE]
+        others = [t for t in told if missed[t.number] or t.state == TrialState.PRUNED]
+        others.sort(key=lambda t: missed[t.number])  # the stopped ones that miss nothing first
+
+        directions: list[Direction] = [DIRECTION[d] for d in self._study.directions]
+        n = math.ceil(0.1 * len(told)) if len(directions) > 1 else min(math.ceil(0.1 * len(told)), 25)
+        losses = as_losses(np.array([t.values for t in complete]), directions)
+        better = {t.number for t in [*(complete[i] for i in best(losses, n)), *others][:n]}
+        worse = [t for t in told if t.number not in better] + running
+        return [t for t in told if t.number in better], sorted(worse, key=lambda t: t.number)
 
 
 class RecentTPE(TPESampler):
