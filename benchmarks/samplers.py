@@ -5,6 +5,8 @@ bytes and latency as logarithms). Each study begins with the baselines, keeps si
 groups, where lanes share a structure) open as a search on two cores does, and sees accuracies with the
 noise of 360 validation samples; hypervolumes are those of the front's true values. Compares samplers with
 each other; it says nothing of real accuracies.
+
+    python benchmarks/samplers.py [CONTENDER ...]    # those anew, the others as in the committed output
 """
 
 from __future__ import annotations
@@ -158,10 +160,12 @@ def spread_of_mean(found: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    figures: dict[str, Any] = {"open_trials": OPEN}
+    names = sys.argv[1:] or [*CONTENDERS]
+    output = ROOT / "results" / "benchmarks" / "samplers.json"
+    figures: dict[str, Any] = json.loads(output.read_text())["figures"] if sys.argv[1:] else {"open_trials": OPEN}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for name, contender in CONTENDERS.items():
-            started = time.monotonic()
+        for name in names:
+            contender, started = CONTENDERS[name], time.monotonic()
             volumes = list(pool.map(study, [name] * contender.seeds, range(contender.seeds)))
             figures[name] = {"seeds": contender.seeds, "wall_s": round(time.monotonic() - started, 1)}
             for at, found in zip(AT, zip(*volumes, strict=True), strict=False):
