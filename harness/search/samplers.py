@@ -118,8 +118,8 @@ class RecentTPE(TPESampler):
         better = self._build_parzen_estimator(study, search_space, below, handle_below=True)
         worse = self._build_parzen_estimator(study, search_space, above, handle_below=False)
         drawn = better.sample(self._rng.rng, self._n_ei_candidates)
-        best = self._compare(drawn, self._compute_acquisition_func(drawn, better, worse))
-        return {name: d.to_external_repr(best[name]) for name, d in search_space.items()}
+        likeliest = self._compare(drawn, self._compute_acquisition_func(drawn, better, worse))
+        return {name: d.to_external_repr(likeliest[name]) for name, d in search_space.items()}
 
 
 def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int]) -> set[int] | None:
