@@ -53,8 +53,9 @@ SPACES = {
     "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 300),
 }  # file, overrides, seeds, seconds
 LAB_S = 0.25  # timed seconds of a graph
-START_UP_S = 20  # our budget of time begins with the command, the clock with the first proposal; what start-up takes
-# beyond this, ours has less
+# Our budget of time begins with the command, the clock with the first proposal: what start-up takes beyond this, ours
+# has less.
+START_UP_S = 20
 
 
 @dataclass(frozen=True)

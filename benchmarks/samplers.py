@@ -35,7 +35,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, suggest
 from benchmarks.report import ROOT, save
-from harness.first import starting_points
+from harness.first import spread_out, starting_points
 from harness.pareto import Front, log_hypervolume
 from harness.search.groups import in_lanes
 from harness.search.samplers import Seen, make_sampler, recent
@@ -55,25 +55,26 @@ def ours(seed: int, seen: Seen) -> optuna.samplers.BaseSampler:
 
 @dataclass(frozen=True)
 class Contender:
-    """A sampler by seed, and how it is used: points spread out before its own, trials of one structure side
+    """A sampler by seed, and how it is used: ``SPREAD`` points before its own, trials of one structure side
     by side, trials of a study (at most), studies."""
 
     make: Callable[[int, Seen], optuna.samplers.BaseSampler]
-    spread: int = 0
+    first: Callable[..., list[dict[str, Any]]] = lambda *_: []
     lanes: int = 1
     trials: int = max(AT)
     seeds: int = 16
 
 
 CONTENDERS = {
-    "ours: tpe": Contender(ours, spread=SPREAD),
+    "ours: tpe": Contender(ours, starting_points),
+    "tpe, all points spread out": Contender(ours, spread_out),
     "tpe, no points spread out": Contender(ours),
     "random": Contender(lambda seed, _: optuna.samplers.RandomSampler(seed=seed)),
     "tpe multivariate group": Contender(
         lambda seed, _: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
     ),
     "nsga2, population 20": Contender(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed, population_size=20)),
-    "ours: tpe, 4 lanes": Contender(ours, spread=SPREAD, lanes=4),
+    "ours: tpe, 4 lanes": Contender(ours, starting_points, lanes=4),
     "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=4),  # seconds an ask
 }
 
@@ -139,7 +140,7 @@ def study(name: str, seed: int) -> list[float]:
         seed, lambda: recent(range(len(values)), front.numbers, [t.number for group in waiting for t, _ in group])
     )
     found = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
-    groups = proposals(found, starting_points(space.holes, space.sample, contender.spread, seed), contender.lanes)
+    groups = proposals(found, contender.first(space.holes, space.sample, SPREAD, seed), contender.lanes)
     waiting += [next(groups) for _ in range(OPEN - 1 if contender.lanes == 1 else OPEN // 2 - 1)]
     while len(values) < contender.trials:
         waiting.append(next(groups))

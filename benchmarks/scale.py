@@ -89,19 +89,19 @@ def visit(folder: Path) -> dict[str, Any]:
     run.latencies.use_reference = lambda path: None
     took: dict[str, list[float]] = {"ask_ms": [], "record_ms": [], "tell_ms": [], "front_ms": []}
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def timed(name: str, work: Callable[..., Any], *given: Any) -> Any:
         started = time.perf_counter()
-        found = work()
+        found = work(*given)
         took[name].append(1000 * (time.perf_counter() - started))
         return found
 
     for _ in range(ASKS):
         [proposal] = timed("ask_ms", run.study.propose)
         run.open[proposal.number] = proposal
-        record = timed("record_ms", lambda p=proposal: record_of(run, p))
+        record = timed("record_ms", record_of, run, proposal)
         front, values = copy.copy(run.front), [record.value(o.name) for o in run.space.objectives]
-        timed("front_ms", lambda f=front, n=proposal.number, v=values: f.add(n, v))
-        timed("tell_ms", lambda r=record: telling.tell(run, r))
+        timed("front_ms", front.add, proposal.number, values)
+        timed("tell_ms", telling.tell, run, record)
     return {
         "trials": run.finished,
         "front": len(run.front.numbers),

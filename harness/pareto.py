@@ -6,7 +6,7 @@ definition: an unmeasured point is never on a front.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import moocore
@@ -60,28 +60,16 @@ def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directio
     return hypervolume(rows[:-1], rows[-1].tolist(), directions)
 
 
-def best(losses: np.ndarray, count: int) -> list[int]:
-    """Indices of the ``count`` best of losses (N, M), less is better: layer after layer of the non-dominated
-    sorting, and of the layer that does not fit :func:`greedy_subset`. Rows with a value that is not finite are
-    never among them."""
-    directions: list[Direction] = ["minimize"] * losses.shape[1]
-    left, chosen = np.arange(len(losses)), list[int]()
-    while len(chosen) < count and (layer := nondominated(losses[left], directions)).any():
-        members, room = left[layer], count - len(chosen)
-        chosen += (members if len(members) <= room else members[greedy_subset(losses[members], room)]).tolist()
-        left = left[~layer]
-    return chosen
-
-
 def greedy_subset(losses: np.ndarray, count: int) -> list[int]:
     """Indices of ``count`` of mutually non-dominated losses (N, M): always the one next that adds most
-    hypervolume (Guerreiro, Fonseca, Paquete 2016) up to a point a tenth beyond the worst of each objective.
+    hypervolume (Guerreiro, Fonseca, Paquete 2016) up to a point a tenth beyond the worst of each objective. Where
+    there are no more than ``count``, all as they come.
 
     Lazily: what a point adds only shrinks as others are taken, so only the point that promised most is
     computed again.
     """
-    if losses.shape[1] == 1:  # all of them are equal
-        return [*range(count)]
+    if count >= len(losses) or losses.shape[1] == 1:  # of one objective all of them are equal
+        return [*range(min(count, len(losses)))]
     worst = losses.max(axis=0)
     reference = np.maximum(1.1 * worst, 0.9 * worst)
     reference[reference == 0] = 1e-12
@@ -101,6 +89,21 @@ def greedy_subset(losses: np.ndarray, count: int) -> list[int]:
         gains = np.minimum(gains, alone - np.prod(reference - np.maximum(losses, losses[i]), axis=1))
         gains[taken] = -np.inf
     return taken
+
+
+def best(
+    losses: np.ndarray, count: int, choose: Callable[[np.ndarray, int], Sequence[int]] = greedy_subset
+) -> list[int]:
+    """Indices of the ``count`` best of losses (N, M), less is better: layer after layer of the non-dominated
+    sorting, each in the order of ``choose`` (the members' losses, how many there is room for). Rows with a value
+    that is not finite are never among them."""
+    directions: list[Direction] = ["minimize"] * losses.shape[1]
+    left, chosen = np.arange(len(losses)), list[int]()
+    while len(chosen) < count and (layer := nondominated(losses[left], directions)).any():
+        members = left[layer]
+        chosen += members[choose(losses[members], count - len(chosen))].tolist()
+        left = left[~layer]
+    return chosen
 
 
 def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:

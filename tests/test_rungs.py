@@ -172,7 +172,7 @@ def test_moasha_with_accuracy_alone_is_successive_halving():
 
 def test_an_epsilon_net_takes_the_farthest_next():
     points = np.array([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1], [0.25, 0.75]])
-    assert epsilon_net(points, 5).tolist() == [0, 1, 2, 4, 3]
+    assert epsilon_net(points, 5) == [0, 1, 2, 4, 3]
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.pareto import nondominated
+from harness.pareto import best
 from harness.search.rungs import Curve, Never
 
 LEARNED = 300  # trials that it looks back on: a decision costs the same at any number of them
@@ -63,16 +63,10 @@ def ranked(losses: np.ndarray, count: int) -> list[int]:
     """Indices of the ``count`` best of losses (N, M), the best first: layer after layer of the
     non-dominated sorting, each layer in the order of an epsilon-net on losses scaled to [0, 1]."""
     span = np.ptp(losses, axis=0)
-    scaled = (losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0)
-    left, order = np.arange(len(losses)), []
-    while len(order) < count and len(left):
-        layer = nondominated(losses[left], ["minimize"] * losses.shape[1])
-        order += [int(i) for i in left[layer][epsilon_net(scaled[left[layer]], count - len(order))]]
-        left = left[~layer]
-    return order
+    return best((losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0), count, epsilon_net)
 
 
-def epsilon_net(points: np.ndarray, count: int) -> np.ndarray:
+def epsilon_net(points: np.ndarray, count: int) -> list[int]:
     """The first ``count`` of points (N, M): the one of the least first coordinate, then always the one
     farthest from those before it."""
     order = [int(np.argmin(points[:, 0]))]
@@ -81,4 +75,4 @@ def epsilon_net(points: np.ndarray, count: int) -> np.ndarray:
         distance[order] = -1.0
         order.append(int(np.argmax(distance)))
         distance = np.minimum(distance, np.linalg.norm(points - points[order[-1]], axis=1))
-    return np.array(order)
+    return order
