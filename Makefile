@@ -35,8 +35,8 @@ train: $(READY) ## train RECIPE for production (default: the knee of STUDY)
 test-gpu: $(READY) ## the tests that need a GPU
 	$(RUN) -m pytest -m gpu $(ARGS)
 
-lint: $(READY) ## ruff and pyright
-	$(RUN) -m ruff check . && $(RUN) -m pyright --pythonpath $$(command -v $(RUN))
+lint: $(READY) ## ruff (rules and format) and pyright
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pyright --pythonpath $$(command -v $(RUN))
 
 BENCHMARKS ?= overhead worth_it
 bench: $(READY) ## the benchmarks (minutes; they write under results/benchmarks/)

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,22 @@ def test_every_pin_has_hashes_and_no_place_is_named() -> None:
 def test_the_licence_and_package_data_are_there() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_wheel_ships_types_and_templates(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"  # a build leaves folders beside the sources
+    copy.mkdir()
+    shutil.copytree(ROOT / "harness", copy / "harness", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
+    [wheel] = copy.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {
+        p.relative_to(ROOT).as_posix() for kind in ("*.py", "*.j2", "*.css") for p in ROOT.glob(f"harness/**/{kind}")
+    }
+    assert {"harness/py.typed", *sources} <= names
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
