@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -25,3 +27,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])
+
+
+class _Package(ModuleType):
+    """This package. Importing the subpackage ``harness.train`` would set the attribute ``train`` to it and hide
+    the function of that name; a public name therefore takes no module. Imports find a subpackage without the
+    attribute: write ``from harness.train import fit``, not ``import harness.train.fit as fit``."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _LAZY and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
