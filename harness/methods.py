@@ -28,6 +28,7 @@ class Param:
 
     ``by_layer``: a mapping gives layers values of their own: ``default`` and any of ``first``,
     ``last`` and the paths of layers in the network.
+    ``shapes``: size and latency of the file depend on it before any training.
     """
 
     type: type
@@ -38,6 +39,7 @@ class Param:
     high_open: bool = False
     choices: tuple[Any, ...] = ()
     by_layer: bool = False
+    shapes: bool = False
     doc: str = ""
 
     def rule(self) -> str:
@@ -103,6 +105,8 @@ class Method:
     carries          state between steps: name -> (length, 0 for a number; first value)
     learns           ``package.module:function`` of tensors that it trains beside the network
     structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
+    graph_known      when its operators and their shapes, so its latency, are known: ``before`` where
+                     only the stored bytes follow from what was trained
     free             accept any keyword (the user's own code)
     """
 
@@ -115,6 +119,7 @@ class Method:
     carries: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     learns: str = ""
     structure_known: Literal["before", "after"] = "before"
+    graph_known: Literal["before", "after"] = "before"
     free: bool = False
 
     @property

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.trial import TrialState
-
 from harness.pareto import Front, log_hypervolume
 from harness.records import TrialRecord, write_json_durably
+from harness.search.importances import importances
 from harness.search.study import Study
 from harness.space import Space
 
@@ -86,30 +82,3 @@ def write_summary(study: Study, folder: Path, summary: dict[str, Any]) -> None:
             **summary,
         },
     )
-
-
-def importances(study: Study) -> dict[str, dict[str, float]]:
-    """Share of each parameter in each objective's variance (PED-ANOVA, Watanabe et al. 2023).
-
-    The evaluator scores what makes a target low, so objectives to maximise are negated. Empty for
-    an objective with too few or equal values.
-    """
-    found: dict[str, dict[str, float]] = {}
-    complete = study.trials(TrialState.COMPLETE)
-    for i, objective in enumerate(study.space.objectives):
-        values = {t.values[i] for t in complete if t.params}
-        if len(values) < 4:
-            found[objective.name] = {}
-            continue
-        sign = -1.0 if objective.direction == "maximize" else 1.0
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                scores = optuna.importance.get_param_importances(
-                    study.optuna, target=lambda t, i=i, sign=sign: sign * t.values[i]
-                )
-        except (ValueError, RuntimeError) as error:  # no parameter is common to all trials, say
-            log.info("no importances for %s: %s", objective.name, error)
-            scores = {}
-        found[objective.name] = {k: float(v) for k, v in scores.items() if math.isfinite(v)}
-    return found

@@ -32,8 +32,9 @@ CLIPS = {
     "weight_range": Method(f"{_HERE}.clip:weight_range", {"threshold": _THRESHOLD}, on="weights"),
 }
 
-_RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, doc="share removed")
-_ROUND_TO = Param(int, 1, low=1, doc="kept channels are a multiple of this")
+_RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, shapes=True, doc="share removed")
+_SHARE = Param(float, low=0, high=1, high_open=True, by_layer=True, doc="share of single weights removed")
+_ROUND_TO = Param(int, 1, low=1, shapes=True, doc="kept channels are a multiple of this")
 _SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"))
 _PENALTY = {
     "regularise": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
@@ -56,7 +57,10 @@ PRUNERS = {
     ),
     "rollback": Method(
         f"{_HERE}.prune:rollback",
-        {"ratio": Param(float, low=0, high=1, high_open=True, doc="share that is aimed at"), "round_to": _ROUND_TO},
+        {
+            "ratio": Param(float, low=0, high=1, high_open=True, shapes=True, doc="share that is aimed at"),
+            "round_to": _ROUND_TO,
+        },
         {
             "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before the first attempt"),
             "step": Param(float, 0.1, low=0, high=1, low_open=True, doc="share that an attempt removes"),
@@ -66,11 +70,12 @@ PRUNERS = {
         },
         off={"ratio": 0.0, "regularise": "none"},
         structure_known="after",
+        graph_known="after",
     ),
     "weight": Method(
         f"{_HERE}.prune:weight",
         {
-            "ratio": _RATIO,
+            "ratio": _SHARE,
             "start": Param(float, 0.1, low=0, high=1, doc="share of the epochs before pruning begins"),
             "end": Param(float, 0.6, low=0, high=1, doc="share of the epochs when the ratio is reached"),
         },
@@ -82,13 +87,13 @@ PRUNERS = {
 
 _ROUNDING = {
     "start": Param(float, 0.5, low=0, high=1, doc="share of the epochs before weights are rounded; 1: after training"),
-    "activation_bits": Param(int, 8, low=2, high=8),
+    "activation_bits": Param(int, 8, low=2, high=8, shapes=True),
     "activations": Param(str, "range", choices=("range", "pact"), doc="observed and frozen, or trained from there"),
 }
 
 
 def _bits(*choices: int) -> Param:
-    return Param(int, choices=(*choices, 32), by_layer=True)
+    return Param(int, choices=(*choices, 32), by_layer=True, shapes=True)
 
 
 QUANTISERS = {

@@ -1,0 +1,125 @@
+"""Which parameter matters for which objective: importances of those that can touch it.
+
+A score for a parameter that cannot touch an objective is noise (a temperature moves no latency), so
+only those that can are scored:
+
+    size_bytes              what shapes the file before training; all that trains, where the bytes are known after it
+    latency_ms, load_ms     the same with the graph that runs; a weight removed singly leaves it as it is
+    any other objective     every parameter
+
+What shapes a file: the student, ``prune.kind`` and ``quant.kind``, the options declared ``shapes``
+(:class:`harness.methods.Param`), and of ``deploy`` what the quantity depends on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.holes import Hole
+from harness.methods import Method
+from harness.search.study import Study
+from harness.space import Space
+
+log = logging.getLogger(__name__)
+GRAPH = ("latency_ms", "load_ms", "device_latency_ms")
+PRICED = ("size_bytes", *GRAPH)
+# Leaves of ``deploy`` that a quantity does not depend on. The runtime unpacks a file when it loads it.
+_FREE = {
+    "size_bytes": ("deploy.batch_size", "deploy.threads"),
+    "load_ms": (),
+    "latency_ms": ("deploy.format",),
+    "device_latency_ms": ("deploy.format",),
+}
+_BYTES = ("size_bytes", "load_ms")  # what depends on the bytes stored and not on the graph alone
+_DEFAULT_KIND = {"prune": "none", "quant": "uniform"}
+
+
+def importances(study: Study) -> dict[str, dict[str, float]]:
+    """Share of each parameter in each objective's variance (PED-ANOVA, Watanabe et al. 2023), among those
+    that can touch it and that all complete trials have.
+
+    The evaluator scores what makes a target low, so objectives to maximise are negated. Empty for
+    an objective with too few or equal values.
+    """
+    complete = [t for t in study.trials(TrialState.COMPLETE) if t.params]
+    shared = [h for h in study.space.holes if all(h.internal in t.params for t in complete)]
+    found: dict[str, dict[str, float]] = {}
+    for i, objective in enumerate(study.space.objectives):
+        names = [h.internal for h in shared if touches(study.space, h, objective.name)]
+        few = len({t.values[i] for t in complete}) < 4
+        sign = -1.0 if objective.direction == "maximize" else 1.0
+        found[objective.name] = {} if few or not names else _scores(study.optuna, names, i, sign)
+    return found
+
+
+def _scores(study: optuna.Study, names: list[str], index: int, sign: float) -> dict[str, float]:
+    def target(trial: FrozenTrial) -> float:
+        return sign * trial.values[index]
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores = optuna.importance.get_param_importances(study, params=names, target=target)
+    except (ValueError, RuntimeError) as error:  # all trials have one value of each parameter, say
+        log.info("no importances: %s", error)
+        return {}
+    return {k: float(v) for k, v in scores.items() if math.isfinite(v)}
+
+
+def touches(space: Space, hole: Hole, objective: str) -> bool:
+    """Can the parameter change the objective, wherever in the space it exists?"""
+    if objective not in PRICED:
+        return True
+    if hole.name in _FREE[objective]:
+        return False
+    pruners = [space.registries.pruners[k] for k in _kinds(space, "prune", hole)]
+    if any(m.graph_known == "after" for m in pruners):
+        return True  # training decides which channels are left
+    if objective in _BYTES and (_packed(space, hole) or any(m.structure_known == "after" for m in pruners)):
+        return True
+    return _shapes(space, hole)
+
+
+def _shapes(space: Space, hole: Hole) -> bool:
+    """Does the file's structure follow from the parameter before any training?"""
+    section, _, leaf = hole.name.partition(".")
+    leaf = leaf.partition(".")[0]  # a value of one layer
+    if section in ("student", "deploy"):
+        return leaf != "checkpoint"
+    registries: Mapping[str, Mapping[str, Method]]
+    registries = {"prune": space.registries.pruners, "quant": space.registries.quantisers}
+    if section not in registries:
+        return False
+    methods = [registries[section][k] for k in _kinds(space, section, hole)]
+    options = [m.options for m in methods]
+    if leaf in ("", "kind"):
+        return any(p.shapes for own in options for p in own.values())
+    return any(own[leaf].shapes for own in options if leaf in own)
+
+
+def _kinds(space: Space, section: str, hole: Hole) -> set[str]:
+    """The kinds that ``section`` may have where the hole exists."""
+    default = _DEFAULT_KIND[section]
+    nodes = _reached(space.tree.get(section, {"kind": default}), dict(hole.parents))
+    return {str(kind) for node in nodes for kind in _reached(node.get("kind", default), dict(hole.parents))}
+
+
+def _packed(space: Space, hole: Hole) -> bool:
+    """May the file be entropy-coded where the hole exists? Its bytes follow from the values then."""
+    nodes = _reached(space.tree.get("deploy", {}), dict(hole.parents))
+    return any("packed" in _reached(node.get("format", "onnx"), dict(hole.parents)) for node in nodes)
+
+
+def _reached(node: Any, made: Mapping[str, int]) -> list[Any]:
+    """What may stand in place of ``node`` once the choices in ``made`` are made."""
+    if not isinstance(node, Hole):
+        return [node]
+    choices = [node.choices[made[node.internal]]] if node.internal in made else node.choices
+    return [found for choice in choices for found in _reached(choice, made)]
