@@ -17,7 +17,8 @@ from harness.report import load_study, write_report
 from harness.report.confirmed import confirmed_rows, terminal_table
 from harness.search.confirm import confirm
 from harness.search.driver import search
-from harness.search.members import Noisy, interval_of_another, membership, pooled_sd
+from harness.search.members import Noisy, membership
+from tests import fake_trial
 from tests.test_search import FakeLab, Here, space_of
 
 DIRECTIONS = ("maximize", "minimize")
@@ -39,27 +40,12 @@ def test_a_tie_within_the_noise_is_possible_and_a_clear_loser_is_not() -> None:
     assert found[:2] == pytest.approx([0.5, 0.5], abs=0.03) and found[2] == 0
 
 
-@pytest.mark.parametrize("k", [2, 3, 5])
-def test_another_confirmation_lands_inside_as_often_as_said(k: int) -> None:
-    rng = np.random.default_rng(k)
-    inside = []
-    for _ in range(200):
-        first, second = (0.9 + rng.normal(0, 0.01, (20, k)) for _ in range(2))
-        half = interval_of_another(pooled_sd(first, 10_000), k)
-        inside.append((np.abs(first.mean(axis=1) - second.mean(axis=1)) <= half).mean())
-    assert 0.93 <= np.mean(inside) <= 0.97
-
-
 def test_points_of_one_structure_err_together() -> None:
     """Equal files but for an accuracy that is surely higher: the lower one never wins by a timing."""
     mean, sd = np.array([[0.95, 10.0], [0.94, 10.0]]), np.array([[0.0, 0.1], [0.0, 0.1]])
     logged = np.array([False, True])
     assert membership(Noisy(mean, sd, logged, np.array(["a", "a"])), DIRECTIONS, draws=500)[1] == 0
     assert membership(Noisy(mean, sd, logged, np.array(["a", "b"])), DIRECTIONS, draws=500)[1] > 0.3
-
-
-def test_equal_trainings_still_leave_one_sample_of_doubt() -> None:
-    assert pooled_sd(np.full((4, 3), 0.9), 100) == 0.01
 
 
 class Bench(Lab):
@@ -107,3 +93,20 @@ def test_what_was_trained_is_not_trained_again_and_a_repeat_is_new(study: Path, 
     again = read_record(next((study / "confirm" / "1").glob("[0-9]*/0")))
     first = read_record(next((study / "confirm" / "0").glob("[0-9]*/0")))
     assert again is not None and first is not None and again.recipe["seed"] != first.recipe["seed"]
+
+
+def test_what_the_new_seeds_score_on_test_makes_no_member(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every accuracy on test the other way round: the same members, only the told test values are others."""
+    first = {p["trial"]: p for p in run(study)["points"]}
+
+    def other_way_round(folder: str) -> dict[str, float]:
+        accuracy = read_record(Path(folder)).value("accuracy")  # type: ignore[union-attr]
+        return {"accuracy": 1.0 - accuracy, "n": 50.0}
+
+    monkeypatch.setattr(fake_trial, "score_test", other_way_round)
+    second = {p["trial"]: p for p in run(study, repeat=1)["points"]}
+    assert len(first) > 3
+    for number, point in first.items():
+        assert second[number]["probability"] == pytest.approx(point["probability"], abs=0.03)
+        assert second[number]["validation_accuracy"] == pytest.approx(point["promised"]["accuracy"])
+        assert second[number]["test_accuracy"] == pytest.approx(1 - point["validation_accuracy"])

@@ -12,8 +12,8 @@ from rich.table import Table
 from harness.report import units
 
 COLUMNS = (
-    "trial", "on the front", "probability", "test", "test interval", "size", "latency", "+-", "search said",
-    "search's latency",
+    "trial", "on the front", "probability", "validation", "search said", "test", "test interval", "size", "latency",
+    "+-", "search's latency",
 )  # fmt: skip
 
 
@@ -33,12 +33,13 @@ def _row(point: Mapping[str, Any]) -> list[str]:
         str(point["trial"]),
         point["member"],
         f"{point['probability']:.2f}",
+        units.share(point["validation_accuracy"]),
+        units.share(promised["accuracy"]),
         units.share(point["test_accuracy"]),
         f"{units.share(low)} .. {units.share(high)}",
         units.size(point["size_bytes"]),
         units.time(point["latency_ms"]) + unstable,
         f"{(slow - fast) / 2 / point['latency_ms']:.1%}",
-        units.share(promised["accuracy"]),
         units.time(promised["latency_ms"]),
     ]
 
@@ -56,7 +57,7 @@ def terminal_table(result: Mapping[str, Any]) -> str:
 def note(result: Mapping[str, Any]) -> str:
     """What the numbers are."""
     return (
-        f"test accuracy: mean of {result['seeds']} new trainings (n = {result['test_n']:.0f} each); its interval holds "
-        "the mean of another such confirmation in 95 of 100 cases. sure: on the front in 95 of 100 draws; "
-        "possible: in 5 of 100."
+        f"validation, test: means of {result['seeds']} new trainings (n = {result['test_n']:.0f} each on test); the "
+        "interval holds the mean of another such confirmation in 95 of 100 cases. sure: by validation, on the front "
+        "in 95 of 100 draws; possible: in 5 of 100. Test decides nothing here."
     )

@@ -1,6 +1,6 @@
 """Confirming a front: its likely members trained again on new seeds, and timed side by side.
 
-    which points -> train each on k seeds -> test accuracy, once -> bench -> members, with intervals
+    which points -> train each on k seeds -> test accuracy, once -> bench -> members by validation, with intervals
 
 What won the search is flattered by its selection (the winner's curse); what is published after
 this is the confirmed value, with the search's own beside it. A run that was interrupted goes on:

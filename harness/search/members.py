@@ -12,6 +12,7 @@ import numpy as np
 from harness.deploy.bench import Timing
 from harness.pareto import nondominated
 from harness.records import TrialRecord
+from harness.search.seeds import half_widths
 from harness.search.study import excess
 from harness.space import Space
 
@@ -78,17 +79,18 @@ def confirmed(
     runs: Mapping[int, list[TrialRecord]],
     timings: Mapping[int, Timing],
 ) -> dict[str, Any]:
+    """Members by the validation accuracy of the new trainings; what they score on test is only told."""
     tests = np.array([[r.diagnostics["test"]["accuracy"] for r in runs[n]] for n in chosen])
     validations = np.array([[r.value("accuracy") for r in runs[n]] for n in chosen], float)
-    k = tests.shape[1]
     n_test = float(runs[chosen[0]][0].diagnostics["test"]["n"])
-    spread = pooled_sd(tests, n_test)
-    half = interval_of_another(spread, k)
+    around = half_widths(validations, float(runs[chosen[0]][0].measurements["accuracy"].conditions["n"]))
+    around_test = half_widths(tests, n_test)
     names = [o.name for o in space.objectives]
     mean = np.array(
-        [[_value(n, name, tests[i].mean(), runs[n], timings[n]) for name in names] for i, n in enumerate(chosen)]
+        [[_value(name, validations[i].mean(), runs[n], timings[n]) for name in names] for i, n in enumerate(chosen)]
     )
-    sd = np.array([[_noise(name, spread / math.sqrt(k), timings[n]) for name in names] for n in chosen])
+    error = around / (1.96 * math.sqrt(2))  # of one mean, not of two
+    sd = np.array([[_noise(name, error[i], timings[n]) for name in names] for i, n in enumerate(chosen)])
     timed = np.array([str(timings[n].job.path) for n in chosen])
     points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]), timed)
     probability = membership(points, [o.direction for o in space.objectives])
@@ -100,9 +102,10 @@ def confirmed(
                 "trial": number,
                 "probability": round(float(probability[i]), 4),
                 "member": "sure" if probability[i] >= SURE else "possible" if probability[i] >= 1 - SURE else "no",
-                "test_accuracy": float(tests[i].mean()),
-                "test_interval": [float(tests[i].mean() - half), float(min(1.0, tests[i].mean() + half))],
                 "validation_accuracy": float(validations[i].mean()),
+                "validation_interval": _interval(float(validations[i].mean()), float(around[i])),
+                "test_accuracy": float(tests[i].mean()),
+                "test_interval": _interval(float(tests[i].mean()), float(around_test[i])),
                 "size_bytes": float(np.median([r.value("size_bytes") or 0.0 for r in runs[number]])),
                 "latency_ms": timing.p50_ms,
                 "latency_interval_ms": list(timing.p50_interval),
@@ -111,10 +114,14 @@ def confirmed(
                 "promised": {name: record.value(name) for name in ("accuracy", "size_bytes", "latency_ms")},
             }
         )
-    return {"points": rows, "test_n": n_test, "seed_sd": spread}
+    return {"points": rows, "test_n": n_test}
 
 
-def _value(number: int, name: str, accuracy: float, runs: list[TrialRecord], timing: Timing) -> float:
+def _interval(mean: float, half: float) -> list[float]:
+    return [max(0.0, mean - half), min(1.0, mean + half)]
+
+
+def _value(name: str, accuracy: float, runs: list[TrialRecord], timing: Timing) -> float:
     if name == "accuracy":
         return accuracy
     if name == "latency_ms":
@@ -129,17 +136,3 @@ def _noise(name: str, accuracy_sd: float, timing: Timing) -> float:
         low, high = timing.ratio_interval  # what slows all files alike changes no order
         return math.log(high / low) / (2 * 1.96) if low > 0 and math.isfinite(high) else 0.02
     return 0.0
-
-
-def pooled_sd(values: np.ndarray, n: float) -> float:
-    """Standard deviation (N, k) of single trainings around their point's mean, pooled over the
-    points; never below that of one flipped sample of ``n``."""
-    k = values.shape[1]
-    inside = float(np.sqrt(values.var(axis=1, ddof=1).mean())) if k > 1 else 0.0
-    return max(inside, 1.0 / n)
-
-
-def interval_of_another(sd: float, k: int) -> float:
-    """Half-width in which another confirmation's mean of ``k`` lies in 95 of 100 cases: the
-    difference of two such means has the standard deviation sd * sqrt(2 / k)."""
-    return 1.96 * sd * math.sqrt(2 / k)
