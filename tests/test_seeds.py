@@ -52,7 +52,7 @@ def confirmations(rng, k, uneven, points=30):
 @pytest.mark.parametrize("uneven", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("k", [3, 5])
 def test_another_confirmation_lands_inside_as_often_as_said(k, uneven):
-    """In every quarter of the accuracies. One deviation for all points: 0.78 to 0.88 of the weakest, 1.00 of the best."""
+    """In every quarter of the accuracies. One deviation for all: 0.78 to 0.88 of the weakest, 1.00 of the best."""
     rng, inside, accuracy, pooled = np.random.default_rng(k), [], [], []
     for _ in range(150):
         first, second = confirmations(rng, k, uneven)

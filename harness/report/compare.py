@@ -142,8 +142,8 @@ def verdicts(contenders: Sequence[Contender]) -> list[str]:
 
 
 def attained(contenders: Sequence[Contender], cost: str) -> list[tuple[float, list[float]]]:
-    """Bounds on ``cost`` and, for each contender, the median over its studies of the best test
-    accuracy within the bound (NaN where none is within)."""
+    """Bounds on ``cost`` and, for each contender, the median over its studies of the test accuracy of the
+    point within the bound that is best on validation (NaN where none is within)."""
     fronts = [[f.to_dict("records") for f in (s.front for s in c.studies)] for c in contenders]
     values = [row[cost] for studies in fronts for rows in studies for row in rows]
     if not values:
@@ -153,7 +153,8 @@ def attained(contenders: Sequence[Contender], cost: str) -> list[tuple[float, li
 
 
 def _best(rows: Sequence[Mapping[str, float]], cost: str, bound: float) -> float:
-    return max((tested(r)["accuracy"] for r in rows if r[cost] <= bound * (1 + 1e-9)), default=math.nan)
+    within = [r for r in rows if r[cost] <= bound * (1 + 1e-9)]
+    return tested(max(within, key=lambda r: r["accuracy"]))["accuracy"] if within else math.nan
 
 
 def _median(values: Sequence[float]) -> float:

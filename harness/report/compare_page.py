@@ -92,16 +92,15 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
 
 
 def fronts(contenders: Sequence[Contender], cost: str) -> go.Figure:
-    """Every study's front in the plane of ``cost`` and test accuracy."""
+    """Every study's front in the plane of ``cost`` and accuracy by validation, drawn at its test accuracies."""
     figure, values = go.Figure(), []
     for contender, colour in zip(contenders, COLOURS * 9, strict=False):
         for i, study in enumerate(contender.studies):
-            rows = study.front.assign(quality=[tested(r)["accuracy"] for r in study.front.to_dict("records")])
-            rows = projected(rows, cost, "quality")
+            rows = projected(study.front, cost, "accuracy")
             values += rows[cost].tolist()
             figure.add_scatter(
                 x=rows[cost].tolist(),
-                y=rows["quality"].tolist(),
+                y=[tested(r)["accuracy"] for r in rows.to_dict("records")],
                 name=contender.label,
                 legendgroup=contender.label,
                 showlegend=i == 0,
