@@ -2,9 +2,10 @@
 
 For each seed: the searched front's hypervolume (files chosen on validation, scored once on test)
 minus that of the plain fp32 width sweep, and the smallest file that has, on validation, at most 1
-accuracy point less than the widest fp32 student, with what the two score on test. The sweep's students are the study's own baselines: same epochs, same teacher
-logits at hand, same export, timed in the same run. A front is taken without its baselines, so that
-the search is not credited with points that it was given.
+accuracy point less than the widest fp32 student, with what the two score on test. The sweep's
+students are the study's own baselines: same epochs, same teacher logits at hand, same export, timed in
+the same run. A front is taken without its baselines, so that the search is not credited with points that
+it was given.
 """
 
 from __future__ import annotations

@@ -49,6 +49,34 @@ def hypervolume(values: np.ndarray, reference: Sequence[float], directions: Sequ
 LOGGED = ("size_bytes", "latency_ms", "load_ms", "device_latency_ms")
 
 
+BEYOND = 1.5  # a reference point's cost over the worst one that counts
+MARGIN = 0.1  # its distance from the worst value of any other quantity, of their range
+
+
+def reference_point(
+    values: np.ndarray, names: Sequence[str], directions: Sequence[Direction], bounds: Mapping[str, float]
+) -> dict[str, float]:
+    """A hypervolume's reference that every row of values (N, M), N > 0, is better than in every objective, so
+    that each of them counts.
+
+    An objective's value is that of ``bounds`` where all rows are better than it; else the worst row's, times
+    ``BEYOND`` for the costs in ``LOGGED``, for others moved by ``MARGIN`` of the rows' range (of 1 where
+    that is 0). Rows with a value that is not finite do not count.
+    """
+    losses = as_losses(values, directions)
+    losses = losses[np.isfinite(losses).all(axis=1)]
+    found: dict[str, float] = {}
+    for name, direction, column in zip(names, directions, losses.T, strict=True):
+        sign = 1.0 if direction == "minimize" else -1.0
+        worst = float(column.max())
+        span = float(column.max() - column.min()) or 1.0
+        if name in bounds and sign * bounds[name] > worst:
+            found[name] = float(bounds[name])
+        else:
+            found[name] = worst * BEYOND if name in LOGGED else sign * (worst + MARGIN * span)
+    return found
+
+
 def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directions: Sequence[Direction]) -> float:
     """:func:`hypervolume` of values (N, M), one column for each name of ``reference``, with the
     logarithms of the quantities in ``LOGGED``."""

@@ -1,7 +1,7 @@
 """The report's one door to :mod:`harness.pareto`: fronts, hypervolumes, ties.
 
 Hypervolume is measured in (accuracy, ln bytes, ln milliseconds): halving a file counts the same
-at 100 kB as at 10 kB. The reference point was fixed when the study began (``study.json``).
+at 100 kB as at 10 kB. The reference point is beyond every baseline and every point of the front.
 """
 
 from __future__ import annotations
@@ -35,52 +35,40 @@ def projected(rows: pd.DataFrame, cost: str, quality: str) -> pd.DataFrame:
 
 
 def reference_point(data: StudyData) -> dict[str, float]:
-    """Raw value of every objective at the hypervolume's reference.
-
-    Taken from ``study.json``; where that has none: accuracy 0, the widest fp32 student's bytes,
-    1.5 times its milliseconds, the worst value seen of anything else.
-    """
-    given = data.study.get("reference")
+    """Raw value of every objective at the hypervolume's reference: that of ``study.json``, moved where a baseline
+    or a point of the front, on validation or on test, would not count (:func:`harness.pareto.reference_point`).
+    Where ``study.json`` has none: accuracy 0 and the same rule."""
     names = [o.name for o in data.objectives]
-    if isinstance(given, Mapping) and all(n in given for n in names):
-        return {n: float(given[n]) for n in names}
-    if isinstance(given, list) and len(given) == len(names):
-        return dict(zip(names, map(float, given), strict=True))
-    return {o.name: _fallback(data, o) for o in data.objectives}
-
-
-def _fallback(data: StudyData, objective: Objective) -> float:
-    widest, column = data.widest, data.finished[objective.name]
-    if objective.name == "accuracy" or column.empty:
-        return 0.0
-    if widest is not None and objective.name in pareto.LOGGED:
-        return float(widest[objective.name]) * (1.5 if objective.name == "latency_ms" else 1.0)
-    return float(column.min() if objective.direction == "maximize" else column.max())
+    given = data.study.get("reference")
+    bounds = {"accuracy": 0.0, **(given if isinstance(given, Mapping) else {})}
+    rows = data.finished[data.finished["front"] | (data.finished["baseline"] != "")]
+    if rows.empty:
+        return {n: float(bounds.get(n, 0.0)) for n in names}
+    tested = rows.assign(accuracy=rows["test_accuracy"].fillna(rows["accuracy"]))
+    values = np.vstack([r[names].to_numpy(float) for r in (rows, tested)])
+    return pareto.reference_point(values, names, [o.direction for o in data.objectives], bounds)
 
 
 def hypervolume(rows: pd.DataFrame, data: StudyData) -> float:
     """Volume between the rows' front and the reference point (0 for no rows)."""
-    return _volume(rows[[o.name for o in data.objectives]].to_numpy(float), data)
+    return _volume(rows[[o.name for o in data.objectives]].to_numpy(float), data, reference_point(data))
 
 
-def _volume(values: np.ndarray, data: StudyData) -> float:
-    point = reference_point(data)
-    return pareto.log_hypervolume(
-        values, {o.name: point[o.name] for o in data.objectives}, [o.direction for o in data.objectives]
-    )
+def _volume(values: np.ndarray, data: StudyData, point: Mapping[str, float]) -> float:
+    return pareto.log_hypervolume(values, point, [o.direction for o in data.objectives])
 
 
 def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:
     """Hypervolume after each of the rows; computed anew only when the front changes."""
     values = rows[[o.name for o in data.objectives]].to_numpy(float)
     kept = np.empty((0, len(data.objectives)))
-    volumes: list[float] = []
+    volumes, point = list[float](), reference_point(data)
     for value in values:
         tried = np.vstack([kept, value])
         mask = front_mask(tried, data.objectives)
         changed = bool(mask[-1])
         kept = tried[mask] if changed else kept
-        volumes.append(_volume(kept, data) if changed or not volumes else volumes[-1])
+        volumes.append(_volume(kept, data, point) if changed or not volumes else volumes[-1])
     return volumes
 
 

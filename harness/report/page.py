@@ -17,7 +17,7 @@ from harness.report.audits import audit_rows, slower_integers
 from harness.report.confirmed import COLUMNS as CONFIRMED_COLUMNS
 from harness.report.confirmed import confirmed_rows, note
 from harness.report.data import StudyData
-from harness.report.fronts import accuracy_interval, comparison, tied_members
+from harness.report.fronts import accuracy_interval, comparison, reference_point, tied_members
 from harness.report.picks import best_points, recipe_yaml
 from harness.report.tables import write_csv
 
@@ -51,6 +51,7 @@ def render(data: StudyData, points: dict[str, int]) -> str:
         summary=summary(data),
         warnings=warnings(data),
         figures=_figures(data),
+        reference=", ".join(units.quantity(name, value) for name, value in reference_point(data).items()),
         audits={"columns": AUDIT_COLUMNS, "rows": audit_rows(data)},
         confirmed=_confirmed(data),
         columns=_columns(data),

@@ -215,7 +215,7 @@ def _close(run: Run, started: float) -> Outcome:
             "stopped": run.stopped,
             "epochs": run.epochs,
             "budget": {"trials": run.budget.trials, "epochs": run.budget.epochs, "seconds": run.budget.seconds},
-            "reference": run.reference.point(),
+            "reference": run.reference.point(run.front),
             "hypervolume": run.reference.hypervolume(run.front),
             "driver_peak_mib": peak_memory_mib(),
             "wall_s": round(time.monotonic() - started, 1),

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.pareto import Front, log_hypervolume
+import numpy as np
+
+from harness.pareto import Front, log_hypervolume, reference_point
 from harness.records import TrialRecord, write_json_durably
 from harness.search.importances import importances
 from harness.search.study import Study
@@ -21,28 +23,28 @@ log = logging.getLogger(__name__)
 
 
 class Reference:
-    """The hypervolume's reference point, fixed by the first baseline: chance accuracy, the widest
-    fp32 student's bytes and 1.5 times its latency. Costs count in logarithms."""
+    """The hypervolume's reference point: chance accuracy, and 1.5 times the largest cost of the baselines and
+    of the front (:func:`harness.pareto.reference_point`). The baselines are the first trials, so it stands
+    when they have finished; it moves only where a point of the front costs more than every one of them."""
 
     def __init__(self, space: Space, chance: float):
-        self._objectives, self._chance = space.objectives, chance
-        self._record: TrialRecord | None = None
+        self._objectives, self._bounds = space.objectives, {"accuracy": chance}
+        self._baselines: list[list[float]] = []
 
     def see(self, record: TrialRecord) -> None:
-        """Take the widest fp32 student's values (until it is there: the first finished trial's)."""
-        if self._record is None or record.baseline == "widest-fp32":
-            self._record = record
+        """Take a finished baseline's values."""
+        values = [record.value(o.name) for o in self._objectives]
+        if record.baseline and None not in values:
+            self._baselines.append([float(v) for v in values if v is not None])
 
-    def point(self) -> dict[str, float]:
+    def point(self, front: Front) -> dict[str, float]:
         """Raw value of each objective; empty before any trial finished."""
-        if self._record is None:
-            return {}
-        factor = {"latency_ms": 1.5, "load_ms": 1.5}
-        found = {o.name: (self._record.value(o.name) or 0.0) * factor.get(o.name, 1.0) for o in self._objectives}
-        return {**found, **({"accuracy": self._chance} if "accuracy" in found else {})}
+        rows = [*self._baselines, *front.values().tolist()]
+        names = [o.name for o in self._objectives]
+        return reference_point(np.array(rows), names, front.directions, self._bounds) if rows else {}
 
     def hypervolume(self, front: Front) -> float:
-        point = self.point()
+        point = self.point(front)
         return log_hypervolume(front.values(), point, front.directions) if point else 0.0
 
 
