@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,23 @@ DIRECTIONS: dict[str, Direction] = {
     "latency_ms": "minimize",
     "load_ms": "minimize",
 }
+# columns of a study's tables and keys of a recipe's promise: a task's metric must not be mistaken for one
+RESERVED = (
+    *DIRECTIONS, "device_latency_ms", "n", "number", "status", "reason", "baseline", "structure", "duration_s", "model",
+    "feasible", "front", "complete", "latency_low", "latency_high", "accuracy_n", "latency_interval_ms", "host", "study",
+    "trial", "seed", "teacher",
+)  # fmt: skip
+_METRIC = re.compile(r"[A-Za-z_][\w@%+/-]*")
 CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: the stopped trial that this one takes up again
+
+
+def metric_name_mistake(name: Any) -> str:
+    """The rule that ``name`` breaks as the name of a task's metric; empty where it may be one."""
+    if name in RESERVED or str(name).startswith("test_"):
+        return "is a reserved name"
+    if not isinstance(name, str) or not _METRIC.fullmatch(name):
+        return "must be a word of letters, digits and _ @ % + / -"
+    return ""
 
 
 class _Data(BaseModel):

@@ -13,7 +13,7 @@ from harness.deploy import runtimes
 from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import TrialRecord
 from harness.registries import REGISTRIES
-from harness.tasks.data import Data, load_data
+from harness.tasks.data import Data, load_data, own_metrics
 from harness.train.fit import Trained
 from harness.train.predict import normalised, predict
 
@@ -65,8 +65,7 @@ def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime"
     the runtime."""
     x, y = getattr(data, part)
     logits, labels = runtimes.load(runtime, path).logits(x.float().numpy()), y.numpy()
-    own = {} if data.metrics is None else {k: float(v) for k, v in data.metrics(logits, labels).items()}
-    return {"accuracy": float((logits.argmax(1) == labels).mean()), **own}
+    return {"accuracy": float((logits.argmax(1) == labels).mean()), **own_metrics(data, logits, labels)}
 
 
 def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime") -> dict[str, float]:

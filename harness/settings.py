@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from harness.errors import SpaceError
 from harness.holes import is_number
 from harness.methods import Param, nearest
-from harness.records import DIRECTIONS, Direction
+from harness.records import DIRECTIONS, Direction, metric_name_mistake
 
 Sampler = Literal["auto", "tpe", "nsga2", "random", "sobol", "gp"]
 Stopping = Literal["none", "dominated", "moasha"]
@@ -157,6 +157,8 @@ def _objective(path: str, entry: Any) -> Objective:
     for key in entry:
         if key not in ("name", "direction"):
             raise SpaceError(f"{path}.{key}", "unknown key", remedy=nearest(key, ("name", "direction")))
+    if name not in DIRECTIONS and (rule := metric_name_mistake(name)):
+        raise SpaceError(f"{path}.name", f"a metric of the task: {rule}", name, "Give the metric another name.")
     direction = entry.get("direction", DIRECTIONS.get(name))
     for known in get_args(Direction):
         if direction == known and DIRECTIONS.get(name, known) == known:

@@ -21,12 +21,14 @@ import torch
 
 from harness.deploy.export import export
 from harness.ending import UNTRAINED, Opened, caught, ended, failure, finished, ship, stopped, templates
+from harness.errors import SpaceError
+from harness.methods import nearest
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import CONTINUES, TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part, rung_part, score_test
-from harness.tasks.data import Data
+from harness.tasks.data import Data, metric_names
 from harness.train.evaluate import accuracy
 from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
@@ -54,21 +56,25 @@ def _settle() -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
 
 
-def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") -> dict[str, Any]:
+def prepare(
+    trees: list[Mapping[str, Any]], folder: str, wanted: Mapping[str, str] | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """What a study needs before its first trial: data checked, student built once, teachers ready.
 
     Args:
         trees: recipes that between them name every teacher of the space.
         folder: the study's folder; written only when everything succeeded.
+        wanted: metrics that the task must return; where the space asks for it -> its name.
     Returns:
         ``logits`` (teacher key -> (N, C) float32 over the training part), ``chance`` (accuracy of
         the most frequent class), ``classes``.
     Raises:
-        SpaceError: the data, the teacher or the student cannot be had.
+        SpaceError: the data, a wanted metric, the teacher or the student cannot be had.
     """
     _settle()
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
     data = data_of(recipes[0])
+    _check_metrics(data, recipes[0].task.name, wanted or {})
     student = build_model(recipes[0].student, data.input_shape, data.classes, recipes[0].seed)
     by_layer("quant.bits", recipes[0].quant.options["bits"], weighted_layers(student))
     logits: dict[str, np.ndarray] = {}
@@ -84,6 +90,13 @@ def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") ->
         _write_teacher(Path(folder), recipe, module.cpu(), data, first=index == 0)
     labels = data.validation[1].numpy()
     return {"logits": logits, "classes": data.classes, "chance": float(np.bincount(labels).max() / len(labels))}
+
+
+def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
+    known = ["accuracy", *metric_names(data, task)]
+    for path, name in wanted.items():
+        if name not in known:
+            raise SpaceError(path, f"the metrics of task {task!r} must hold it", name, nearest(name, known))
 
 
 def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: Data, first: bool) -> None:

@@ -31,7 +31,7 @@ if "HARNESS_FAKE" in os.environ:
     Path(os.environ["HARNESS_FAKE"], f"imported-{os.getpid()}").touch()
 
 
-def prepare(trees, folder, device="cpu"):
+def prepare(trees, folder, wanted=None, device="cpu"):
     if trees[0]["task"].get("split_seed") == 13:
         raise SpaceError("task.split_seed", "brings bad luck", 13)
     write_json_durably(

@@ -24,7 +24,7 @@ from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import HarnessError, SpaceError
 from harness.pareto import Front
 from harness.recipe import key_of
-from harness.records import read_record, write_bytes_durably, write_json_durably
+from harness.records import DIRECTIONS, read_record, write_bytes_durably, write_json_durably
 from harness.search import finish, resume, warm
 from harness.search.dominated import Dominated
 from harness.search.latencies import Latencies
@@ -120,7 +120,8 @@ def _search(
     with Stop() as stop, lab() as measuring, Progress(folder.name, budget.trials, progress) as shown:
         try:
             shown.say("preparing: data, teacher, first export")
-            ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()))
+            with space.source.at("", ()):
+                ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()), own_metrics(space))
             pool.share(ready["logits"])
             run = _open(space, folder, budget, pool, measuring, shown, stop, float(ready["chance"]))
             warm.queue_first(run.study, space, warm_start)
@@ -133,6 +134,13 @@ def _search(
             return _close(run, started)
         finally:
             pool.close()
+
+
+def own_metrics(space: Space) -> dict[str, str]:
+    """The metrics that the task itself must return: where the space asks for one -> its name."""
+    objectives = {f"objectives.{i}": o.name for i, o in enumerate(space.objectives)}
+    asked = objectives | {f"constraints.{name}": name for name in space.constraints}
+    return {path: name for path, name in asked.items() if name not in DIRECTIONS}
 
 
 def teacher_trees(space: Space) -> list[dict[str, Any]]:

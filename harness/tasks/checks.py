@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from harness.errors import SpaceError
+from harness.errors import SpaceError, TrialError
+from harness.records import metric_name_mistake
 
 Samples = tuple[np.ndarray, np.ndarray]  # x (N, C, H, W) or (N, F), uint8 or float32; y (N,) int64
 
@@ -63,3 +65,23 @@ def check_together(path: str, parts: Mapping[str, Samples]) -> None:
         if len(strange := np.setdiff1d(y, present)):
             rule = f"y of {name} must hold only classes that train has (0..{len(present) - 1})"
             raise SpaceError(path, rule, strange[:20].tolist())
+
+
+def metric_values(found: Any) -> dict[str, float]:
+    """What a task's metrics function returned, as name -> finite number.
+
+    Raises:
+        TrialError: it is something else; names the metric.
+    """
+    if not isinstance(found, Mapping):
+        raise TrialError(f"metrics must return a mapping name -> number, but got {type(found).__name__!r}")
+    for name, value in found.items():
+        if rule := metric_name_mistake(name):
+            raise TrialError(f"metric {name!r} {rule}; give it another name")
+        try:
+            finite = math.isfinite(float(value))
+        except (TypeError, ValueError):
+            raise TrialError(f"metric {name!r} must be a number, but got {value!r}") from None
+        if not finite:
+            raise TrialError(f"metric {name!r} must be finite, but got {float(value)}")
+    return {name: float(value) for name, value in found.items()}

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError, SpaceError
+from harness.errors import HarnessError, SpaceError, TrialError
 from harness.methods import load_own
 from harness.recipe import Selected
 from harness.tasks import TASKS
-from harness.tasks.checks import Samples, check_together, checked
+from harness.tasks.checks import Samples, check_together, checked, metric_values
 from harness.tasks.split import split, stratified
 
 Part = tuple[Tensor, Tensor]
-Metrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
 VALIDATION = 0.15  # share of the training samples, where the task does not say
 _CHUNK = 1024  # samples converted to float64 at a time
@@ -146,7 +146,41 @@ def load_data(selected: Selected) -> Data:
         raise
     except Exception as error:  # the user's function may raise anything
         raise SpaceError("task.name", f"{selected.name!r} raised {type(error).__name__}: {error}") from error
-    return found if isinstance(found, Data) else _from_mapping(selected.name, found)
+    data = found if isinstance(found, Data) else _from_mapping(selected.name, found)
+    metric_names(data, selected.name)
+    return data
+
+
+def own_metrics(data: Data, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The task's own metrics of logits (N, C), by name; none where the task has none.
+
+    Raises:
+        TrialError: the task's function raised, or returned something else than finite numbers.
+    """
+    if data.metrics is None:
+        return {}
+    try:
+        found = data.metrics(logits, labels)
+    except Exception as error:  # the user's function may raise anything
+        raise TrialError(f"metrics raised {type(error).__name__}: {error}") from error
+    return metric_values(found)
+
+
+def metric_names(data: Data, name: str) -> list[str]:
+    """Names of the task's own metrics, found on random predictions for validation and test.
+
+    Raises:
+        SpaceError: the metrics of the task ``name`` cannot be computed there, or are not finite.
+    """
+    found: dict[str, float] = {}
+    for part in ("validation", "test"):
+        labels = getattr(data, part)[1].numpy()
+        logits = np.random.default_rng(0).normal(size=(len(labels), data.classes)).astype(np.float32)
+        try:
+            found = own_metrics(data, logits, labels)
+        except TrialError as error:
+            raise SpaceError("task.name", f"{name!r}, tried on random predictions for {part}: {error}") from error
+    return list(found)
 
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
