@@ -15,7 +15,7 @@ else
 RUN   := $(VENV)/bin/python
 endif
 
-.PHONY: help search test report train test-gpu lint bench clean
+.PHONY: help search test chaos report train test-gpu lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ search: $(READY) ## search SPACE (default: the digits) and write its report; ARG
 
 test: $(READY) ## all tests that need no GPU, a file of them per core
 	$(RUN) -m pytest -m "not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+chaos: $(READY) ## kill, tear and refuse a search at every file operation (most of an hour)
+	$(RUN) -m tests.chaos $(ARGS)
 
 report: $(READY) ## write the report of STUDY again (default: the study of SPACE)
 	$(RUN) -m harness report $(STUDY) $(ARGS)

@@ -18,17 +18,23 @@ from harness import __version__
 from harness.deploy import machine
 from harness.deploy.audit import audit
 from harness.deploy.export import Export, Templates, export
-from harness.errors import HarnessError
+from harness.errors import HarnessError, disk_error
 from harness.models.build import build_model
 from harness.recipe import Recipe
-from harness.records import Measurement, TrialRecord, write_bytes_durably, write_json_durably, write_record
+from harness.records import (
+    UNTRAINED,
+    Measurement,
+    TrialRecord,
+    write_bytes_durably,
+    write_json_durably,
+    write_record,
+)
 from harness.scoring import data_of, file_metrics, parity
 from harness.tasks.folders import cache_folder
 from harness.train.fit import Trained, finish
 from harness.train.run import Run
 
 FILES = {"onnx": "model.onnx", "packed": "model.hpk"}
-UNTRAINED = "untrained.onnx"
 
 
 @dataclass(frozen=True)
@@ -162,4 +168,6 @@ def caught(base: TrialRecord, work: Callable[..., Any], *given: Any) -> Any:
     try:
         return work(*given)
     except Exception as error:  # the worker must answer, whatever a user's model does
+        if disk_error(error) is not None:
+            raise  # no fault of the trial: the search ends, and a resumed one tries it again
         return failure(base, error)

@@ -1,7 +1,8 @@
-"""The three errors a user can meet. Text = where, rule, value got, remedy."""
+"""The errors a user can meet. Text = where, rule, value got, remedy."""
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
 from typing import Any
 
@@ -40,6 +41,22 @@ class SpaceError(HarnessError):
         if self.got is not SpaceError.UNSET:
             text += f", but got {self.got!r}"
         return f"{text}. {self.remedy}".rstrip() if self.remedy else f"{text}."
+
+
+class DiskError(HarnessError):
+    """The disk takes nothing: full, read-only or broken. The search ends; what finished is kept."""
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+DENIED = (errno.EACCES, errno.EPERM)
+
+
+def disk_error(error: object, denied: bool = False) -> DiskError | None:
+    """``error`` in words where it is the system's about a disk (``denied``: or about permissions), else None."""
+    if not isinstance(error, OSError) or error.errno not in (DISK + DENIED if denied else DISK):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return DiskError(f"{where}{error.strerror}")
 
 
 class TrialError(HarnessError):

@@ -6,6 +6,7 @@ too, so that after a power cut the name holds either nothing or the whole record
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ RESERVED = (
     "trial", "seed", "teacher",
 )  # fmt: skip
 _METRIC = re.compile(r"[A-Za-z_][\w@%+/-]*")
+UNTRAINED = "untrained.onnx"  # in a trial's folder until it has a result: the file that its costs are read from
 CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: the stopped trial that this one takes up again
 
 
@@ -141,6 +143,14 @@ def write_bytes_durably(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left below ``folder``; nothing may be writing there."""
+    for path in folder.rglob("*.tmp"):
+        if re.fullmatch(r".+\.\d+\.tmp", path.name):
+            with contextlib.suppress(OSError):  # they do no harm
+                path.unlink()
 
 
 def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:

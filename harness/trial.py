@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from harness.deploy.export import export
-from harness.ending import UNTRAINED, Opened, caught, ended, failure, finished, ship, stopped, templates
+from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.errors import SpaceError
 from harness.methods import nearest
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, parse_recipe
-from harness.records import CONTINUES, TrialRecord, write_json_durably
+from harness.records import CONTINUES, UNTRAINED, TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, normalised_part, rung_part, score_test
 from harness.tasks.data import Data, metric_names

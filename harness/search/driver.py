@@ -8,6 +8,7 @@ killed, a finished trial is found again.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
@@ -21,10 +22,10 @@ from optuna.trial import TrialState
 
 from harness.deploy.latency import Lab
 from harness.deploy.machine import environment, peak_memory_mib
-from harness.errors import HarnessError, SpaceError
+from harness.errors import DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
 from harness.recipe import key_of
-from harness.records import DIRECTIONS, read_record, write_bytes_durably, write_json_durably
+from harness.records import DIRECTIONS, read_record, remove_temporaries, write_bytes_durably, write_json_durably
 from harness.search import finish, resume, warm
 from harness.search.dominated import Dominated
 from harness.search.latencies import Latencies
@@ -37,10 +38,11 @@ from harness.search.run import FAILURES_IN_A_ROW, PRICED, TIMED, Budget, Pool, R
 from harness.search.rungs import Never, Rule
 from harness.search.signals import Stop
 from harness.search.study import Study
-from harness.search.telling import count, take
+from harness.search.telling import count, epochs_of, take
 from harness.search.timeline import Timeline
 from harness.space import Space
 
+log = logging.getLogger(__name__)
 MAX_TEACHERS = 16
 LATENCY_TIE = 0.02  # how well a latency of the search repeats (results/benchmarks/confirmation.json: 1.2 %)
 TRIAL_MODULE = "harness.trial"
@@ -81,24 +83,35 @@ def search(
         warm_start: folder of an earlier study, whose front is tried first.
     Raises:
         SpaceError: nothing was run and nothing is left half-written.
+        DiskError: the disk is full or read-only; what finished is kept, and the same call goes on.
     """
     folder, budget = Path(folder), Budget.of(space.settings, trials)
-    fresh = not folder.exists()
+    fresh, pool = not folder.exists(), make_pool or _ray_pool
     try:
         with run_lock(folder):
-            resume.check_same_space(space, folder)
-            if rebuild:
-                resume.rebuild(space, folder)
-            done = resume.complete_already(folder, budget)
-            if done is not None:
-                counts = (done[name] for name in ("finished", "failed", "front"))
-                return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
-            pool = make_pool or _ray_pool
-            return _search(space, folder, budget, progress, warm_start, lab, lambda: pool(space, address, module))
+            try:
+                resume.check_same_space(space, folder)
+                if rebuild:
+                    resume.rebuild(space, folder)
+                done = resume.complete_already(folder, budget)
+                if done is not None:
+                    counts = (done[name] for name in ("finished", "failed", "front"))
+                    return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
+                return _search(space, folder, budget, progress, warm_start, lab, lambda: pool(space, address, module))
+            finally:
+                remove_temporaries(folder)
     except SpaceError:
         if fresh and not (folder / "space.yaml").exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    except (OSError, DiskError) as error:
+        known = error if isinstance(error, DiskError) else disk_error(error, denied=True)
+        if known is None:
+            raise
+        raise DiskError(
+            f"{folder}: the search ended, since the disk takes nothing ({known}). What finished is kept. "
+            "Make room or give the right to write, then give the same command again."
+        ) from None
 
 
 def _ray_pool(space: Space, address: str | None, module: str) -> Pool:
@@ -177,14 +190,29 @@ def _open(
         Timeline(folder),
     )
     study.front = lambda: run.front.numbers
-    for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
-        record = read_record(trial_folder(folder, trial.number))
-        final = trial.state is not TrialState.FAIL or "final" in trial.user_attrs
-        if record is None or not final:
-            continue
-        study.keys.setdefault(key_of(record.recipe), record.number)
-        count(run, record, trial.state is TrialState.COMPLETE)
+    _take_in(run)
     return run
+
+
+def _take_in(run: Run) -> None:
+    """Account for what a former run was told."""
+    told: dict[int, int] = {}
+    for trial in run.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        if trial.state is TrialState.FAIL and "final" not in trial.user_attrs:
+            continue
+        record = read_record(trial_folder(run.folder, trial.number))
+        told[trial.number] = 0 if record is None else epochs_of(record)
+        if record is not None:
+            run.study.keys.setdefault(key_of(record.recipe), record.number)
+            count(run, record, trial.state is TrialState.COMPLETE)
+        elif trial.state is TrialState.COMPLETE:
+            run.study.damaged.append(trial.number)
+    run.timeline.open(told)
+    for number in run.study.damaged:
+        log.warning(
+            "%s: the record is damaged or does not match its file; the trial counts no more, and is repeated",
+            trial_folder(run.folder, number),
+        )
 
 
 def _rule(space: Space) -> Rule:

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from harness.errors import DiskError
 from harness.records import CONTINUES, Artifact, Measurement, TrialRecord, read_record
 from harness.search.groups import lane_key
 from harness.search.pool import Finished
@@ -61,10 +62,12 @@ def _waited(run: Run, slots: int) -> bool:
 
 
 def _baselines_left(run: Run) -> list[int]:
+    """Those without a result. What is RUNNING now was settled from its record and waits for the lab."""
     done = {
         t.user_attrs.get("baseline_index")
         for t in run.study.trials()
-        if t.state.name in ("COMPLETE", "PRUNED") or "final" in t.user_attrs
+        if (t.state.name in ("COMPLETE", "PRUNED", "RUNNING") or "final" in t.user_attrs)
+        and t.number not in run.study.damaged
     }
     return [i for i in range(len(run.space.baselines())) if i not in done]
 
@@ -191,7 +194,13 @@ def _resume_held(run: Run) -> None:
 
 
 def _collect(run: Run, answer: Finished) -> None:
-    """Take a job's answer; a worker that died may have left records all the same."""
+    """Take a job's answer; a worker that died may have left records all the same.
+
+    Raises:
+        DiskError: the worker could not write.
+    """
+    if isinstance(answer.exception, DiskError):
+        raise answer.exception
     if answer.error:
         # the process may have died, and its students with it
         run.homes = {number: slot for number, slot in run.homes.items() if slot != answer.slot}

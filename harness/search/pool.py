@@ -17,7 +17,7 @@ import psutil
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from harness.errors import HarnessError, SpaceError
+from harness.errors import HarnessError, SpaceError, disk_error
 from harness.space import Resources
 
 OBJECT_STORE_BYTES = 300 * 2**20
@@ -252,7 +252,7 @@ class RayPool:
             return Finished(job, error=f"the worker died ({type(error).__name__})", died=True, slot=at)
         except RayError as error:  # what the function raised, wrapped
             cause = getattr(error, "cause", None)
-            known = cause if isinstance(cause, HarnessError) else None
+            known = cause if isinstance(cause, HarnessError) else disk_error(cause)
             return Finished(job, error=str(cause or error).strip().splitlines()[-1], exception=known, slot=at)
 
     def _expire(self, slot: _Slot) -> Finished:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from harness.errors import SpaceError
 from harness.recipe import parse_recipe
-from harness.records import CONTINUES, TrialRecord, read_record, write_record
+from harness.records import CONTINUES, UNTRAINED, TrialRecord, read_record, write_record
 from harness.search.run import Budget
 from harness.search.storage import JOURNAL
 from harness.search.study import Study, distribution, excess, to_optuna
@@ -66,27 +66,35 @@ def check_nothing_lost(study: Study, folder: Path) -> None:
 
 
 def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
-    """The summary of a study that has its ``budget`` and is closed, else None. Seconds are those of one
-    run, so they are never there already."""
+    """The summary of a study that has its ``budget``, is closed and has its front's records and files whole,
+    else None. Seconds are those of one run, so they are never there already."""
     try:
         summary = json.loads((folder / "study.json").read_bytes())
     except (OSError, ValueError):
         return None
     enough = budget.trials is not None and summary["finished"] >= budget.trials
     spent = budget.epochs is not None and summary.get("epochs", 0) >= budget.epochs
-    return summary if summary["status"] == "complete" and (enough or spent) else None
+    if summary["status"] != "complete" or not (enough or spent):
+        return None
+    whole = all(read_record(folder / "trials" / f"{number:05d}") is not None for number in summary["front"])
+    return summary if whole else None
 
 
 def settle(study: Study, folder: Path, retries: int, finished: Callable[[TrialRecord], None]) -> None:
-    """Settle every trial that a killed driver left RUNNING: told from its record where that is
-    whole, otherwise failed and queued again."""
+    """Settle every trial that a killed driver left RUNNING, or WAITING to be asked for: told from its record
+    where that is whole, otherwise failed and queued again."""
+    for _ in study.trials(TrialState.WAITING):
+        study.optuna.ask()  # takes the oldest one: now it is RUNNING
     for trial in study.trials(TrialState.RUNNING):
-        record = read_record(folder / "trials" / f"{trial.number:05d}")
+        place = folder / "trials" / f"{trial.number:05d}"
+        record = read_record(place)
         if record is not None:
             study.reopen(trial)
             finished(record)
         else:
+            (place / UNTRAINED).unlink(missing_ok=True)
             study.retry(trial, "the search was killed while it ran", retries)
+    study.queue_retries()
 
 
 def write_failed(folder: Path, record: TrialRecord) -> None:

@@ -50,11 +50,17 @@ class Journal(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with open(self._path, "ab") as file:
-            file.write(text.encode())
-            file.flush()
-            if any("param_name" not in log for log in logs):  # parameters go to the disk with what follows them
-                os.fsync(file.fileno())
+        left = memoryview(text.encode())
+        with open(self._path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                if any("param_name" not in log for log in logs):  # parameters go to the disk with what follows them
+                    os.fsync(file.fileno())
+            except OSError:  # a full disk takes half a line, after which no other may follow
+                file.truncate(end)
+                raise
 
 
 def _shared(log: dict[str, Any]) -> dict[str, Any]:

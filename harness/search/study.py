@@ -63,6 +63,8 @@ def distribution(hole: Hole) -> BaseDistribution:
 
 
 NAMED = "named"  # user attribute of a first trial that the report marks: its name
+AGAIN = "again"  # user attribute of a lost trial that shall be tried again: how often it has been begun
+RETRY_OF = "retry_of"  # user attribute of the trial that does so: the lost one's number
 
 
 def to_optuna(hole: Hole, code: Any) -> Any:
@@ -95,6 +97,7 @@ class Study:
         self.keys: dict[str, int] = {}  # recipe key -> number of the trial that has it
         self.queue: list[tuple[Mapping[str, Any], dict[str, Any]]] = []  # tried before the sampler's own
         self.told = [t.number for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        self.damaged: list[int] = []  # COMPLETE, but without a whole record and file
         self.front: Callable[[], Sequence[int]] = list  # numbers on the front, which the sampler always sees
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -111,10 +114,8 @@ class Study:
     def baseline(self, index: int) -> Proposal:
         """Open the trial of the ``index``-th baseline of the space."""
         baseline = self.space.baselines()[index]
-        if baseline.params is not None:
-            self.enqueue(baseline.params, {})
+        self.enqueue(baseline.params or {}, {"baseline_index": index})
         trial = self.optuna.ask()
-        trial.set_user_attr("baseline_index", index)
         params = {} if baseline.params is None else self.space.sample(lambda hole: self._suggest(trial, hole))
         recipe = baseline.recipe.model_copy(update={"seed": self.seed_of(trial.number)})
         return self._opened(trial, params, recipe, baseline.name)
@@ -194,24 +195,36 @@ class Study:
         return self._random.choice(hole.spread(1000))
 
     def enqueue(self, params: Mapping[str, Any], attrs: dict[str, Any]) -> None:
-        """Queue a trial of these codes; what they leave open the sampler chooses."""
+        """Queue a trial of these codes; what they leave open the sampler chooses. The caller asks for it at
+        once: ``ask`` takes the oldest one that waits, so there must never be another."""
         stored = {name: to_optuna(self._holes[name], code) for name, code in params.items()}
         self.optuna.enqueue_trial(stored, user_attrs=attrs)
 
     def retry(self, trial: FrozenTrial, reason: str, retries: int) -> None:
-        """Settle a trial that was left RUNNING without a result: FAIL, and its parameters queued
-        again unless that has been done ``retries`` times."""
-        attempt = int(trial.user_attrs.get("attempt", 0))
-        own = "baseline_index" not in trial.user_attrs and CONTINUES not in trial.user_attrs
-        again = attempt < retries and own and bool(trial.params)
+        """Settle a trial that was left RUNNING without a result: FAIL, and marked to be tried again unless
+        that has been done ``retries`` times. Baselines and trials taken up again are asked for by the loop."""
+        attempt = int(trial.user_attrs.get("attempt", 0)) + ("recipe" in trial.user_attrs)  # else it never began
         self.reopen(trial)
         self._attr(trial.number, "reason", reason)
+        if attempt <= retries and not {"baseline_index", CONTINUES} & set(trial.user_attrs):
+            self._attr(trial.number, AGAIN, attempt)
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         del self._open[trial.number]
-        if again:
-            named = {NAMED: trial.user_attrs[NAMED]} if NAMED in trial.user_attrs else {}
-            attrs = {"retry_of": trial.number, "attempt": attempt + 1, **named}
-            self.optuna.enqueue_trial(trial.params, user_attrs=attrs)
+
+    def queue_retries(self) -> None:
+        """Put what is marked to be tried again or damaged, and has not been repeated, before everything else
+        in the queue (but baselines, which the loop asks for)."""
+        trials = self.trials()
+        tried = {t.user_attrs.get(RETRY_OF) for t in trials}
+        queued: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+        for t in trials:
+            params = t.system_attrs.get("fixed_params", {}) | t.params
+            lost = AGAIN in t.user_attrs or (t.number in self.damaged and "baseline_index" not in t.user_attrs)
+            if lost and t.number not in tried and params:
+                named = {NAMED: t.user_attrs[NAMED]} if NAMED in t.user_attrs else {}
+                attempt = t.user_attrs.get(AGAIN, 0)
+                queued.append((self.codes(params), {RETRY_OF: t.number, "attempt": attempt, **named}))
+        self.queue[:0] = queued
 
     def _attr(self, number: int, name: str, value: Any) -> None:
         self._open[number].set_user_attr(name, value)

@@ -104,18 +104,23 @@ def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
 
 def tell(run: Run, record: TrialRecord) -> None:
     """Tell the study, and count."""
+    run.timeline.add(record.number, run.epochs + epochs_of(record))
     feasible = run.study.tell(record)
     run.told += 1
     run.open.pop(record.number, None)
     run.costs.pop(record.number, None)
     count(run, record, feasible)
-    run.timeline.add(record.number, run.epochs)
     run.progress.trial(record, record.number in run.front.numbers)
+
+
+def epochs_of(record: TrialRecord) -> int:
+    """That the trial trained itself."""
+    return int(record.diagnostics.get("epochs", 0))
 
 
 def count(run: Run, record: TrialRecord, feasible: bool) -> None:
     """Account for a told record: the front, the reference, the rule, the counters."""
-    run.epochs += int(record.diagnostics.get("epochs", 0))
+    run.epochs += epochs_of(record)
     continues = record.diagnostics.get(CONTINUES)
     if continues is not None:
         run.rule.take_up(continues)  # a resumed study's rule has learned of it as of a stopped one

@@ -1,0 +1,115 @@
+"""The driver killed, torn off and refused at its file operations: what :mod:`tests.chaos` checks, at some of them.
+
+``make chaos`` strikes at every one.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+
+from harness.ending import caught
+from harness.records import read_record
+from tests import chaos, fake_trial
+from tests.disk import MODES
+from tests.oracle import SPACE, Snapshot, violations
+from tests.test_search import box, run, trials_of  # noqa: F401
+
+pytestmark = pytest.mark.slow
+STRIKES = {"kill": 12, "torn": 4, "full": 4, "readonly": 4}
+
+
+@cache
+def _sampled(parent: Path) -> dict[str, list[int]]:
+    """Where to strike: seeded, spread over the whole search."""
+    chaos.search_in(chaos.new_box(parent))  # what it imports, the forked ones have
+    names, draw = chaos.operations(parent), random.Random(22)
+    spread = {}
+    for mode, count in STRIKES.items():
+        points = chaos.points_of(names, mode)
+        edges = [round(i * len(points) / count) for i in range(count + 1)]
+        spread[mode] = [draw.choice(points[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    return spread
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_search_survives_a_strike_at_any_file_operation(mode, tmp_path_factory):
+    parent = tmp_path_factory.getbasetemp()
+    found = {at: chaos.attack(parent, mode, at) for at in _sampled(parent)[mode]}
+    assert not any(found.values()), {at: what for at, what in found.items() if what}
+
+
+def test_the_oracle_sees_what_is_wrong(tmp_path):
+    """Each kind of damage to a sound study is named."""
+    place = chaos.new_box(tmp_path)
+    chaos.search_in(place)
+    folder = place / "study"
+    before = Snapshot.of(place)
+    assert before.told and violations(place, before) == []
+
+    def broken(path: str, old: str, new: str) -> set[str]:
+        whole = (folder / path).read_text()
+        assert old in whole
+        (folder / path).write_text(whole.replace(old, new, 1))
+        kinds = {found.split(":")[0] for found in violations(place, before)}
+        (folder / path).write_text(whole)
+        return kinds
+
+    assert "I2" in broken("trials/00000/record.json", '"number": 0,', '"number": 0')
+    assert "I1" in broken("study.log", '"state":1,"values":[0.9', '"state":1,"values":[0.8')
+    assert "I3" in broken("study.log", '"state":1,"values"', '"state":0,"values"')
+    assert "I5" in broken("study.json", '"front": [\n', '"front": [\n  7777,\n')
+    assert "I6" in broken("trials/00002/record.json", '"width": 4', '"width": 5')
+    assert "told.csv" in broken("told.csv", "\n0,", "\n99,")
+    (folder / ".record.json.1.tmp").touch()
+    assert any(found.startswith("left") for found in violations(place, before))
+
+
+def test_a_disk_that_takes_nothing_ends_a_command_in_one_message(tmp_path):
+    """A limit of no bytes a file, which the system enforces."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    study = tmp_path / "study"
+    command = [sys.executable, "-m", "harness", "search", str(tmp_path / "space.yaml"), "--out", str(study)]
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (0, 0))
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, timeout=200)
+    assert ended.returncode == 1 and ended.stdout == ""
+    [said] = ended.stderr.splitlines()
+    assert said.startswith(f"harness: {study}: the search ended, since the disk takes nothing (File too large)")
+    assert "give the same command again" in said
+
+
+def test_a_worker_whose_disk_is_full_fails_no_trial():
+    """It would be recorded as the recipe's fault, and never tried again."""
+    base = fake_trial.base_of({"seed": 0}, 0, {}, "")
+    with pytest.raises(OSError, match="No space left"):
+        caught(base, lambda: Path("/dev/full").write_bytes(b"x" * 9))
+    assert caught(base, lambda: Path("/dev/null/x").read_bytes()).reason.startswith("NotADirectoryError")
+
+
+@pytest.mark.parametrize("damage", ["record.json", "model.onnx"])
+def test_a_damaged_trial_of_the_front_is_named_and_repeated(box, caplog, damage):  # noqa: F811
+    first = run(box)
+    number = next(n for n in first.front if n > 3)
+    path = box / "study" / "trials" / f"{number:05d}" / damage
+    path.write_bytes(path.read_bytes()[:-9])
+    again = run(box)
+    assert f"trials/{number:05d}" in caplog.text and "damaged" in caplog.text
+    assert again.status == "complete" and again.finished == 14 and number not in again.front
+    [repeated] = [t for t in trials_of(box / "study") if t.user_attrs.get("retry_of") == number]
+    assert repeated.params == trials_of(box / "study")[number].params
+    assert repeated.number in again.front, "the same recipe stands where the damaged one stood"
+    assert run(box).status == "already complete"
+
+
+def test_a_damaged_baseline_runs_again(box):  # noqa: F811
+    run(box)
+    (box / "study" / "trials" / "00002" / "record.json").write_bytes(b"{")
+    run(box, "search.trials=15")
+    baselines = [t.number for t in trials_of(box / "study") if t.user_attrs.get("baseline_index") == 2]
+    assert len(baselines) == 2 and read_record(box / "study" / "trials" / f"{baselines[1]:05d}") is not None
