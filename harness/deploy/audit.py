@@ -62,10 +62,12 @@ def audit(path: Path, runtime: str = "onnxruntime") -> Audit:
     kernels = load(runtime, path).layers()
     data = packed.read(path)
     model = onnx.ModelProto.FromString(data)
-    found = list(_weights(model))
+    products = list(_products(model))
+    if len(kernels) != len(products):  # fused or split by the runtime: say what ran, of no one layer
+        kernels = [_common(kernels)] * len(products)
+    kernels = [ran for ran, (_, name, _) in zip(kernels, products, strict=True) if name]
+    found = [product for product in products if product[1]]
     values = evaluate(model, [name for _, name, _ in found])
-    if len(kernels) != len(found):  # fused or split by the runtime: say what ran, of no one layer
-        kernels = [_common(kernels)] * len(found)
     layers = tuple(
         LayerAudit(node.op_type, v.shape, stored, float((v == 0).mean()), _zero_channels(v), ran.kernel, ran.integer)
         for (node, _, stored), v, ran in zip(found, values, kernels, strict=True)
@@ -82,8 +84,9 @@ def _common(kernels: list[Layer]) -> Layer:
     return Layer("", " / ".join(names) or "unknown", bool(kernels) and all(k.integer for k in kernels))
 
 
-def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
-    """(layer, name of the tensor that holds its weight before it is dequantised, how it is stored)."""
+def _products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
+    """(layer, name of the tensor that holds its weight before it is dequantised, how it is stored); a product of two
+    activations, as of attention, has no weight: empty names."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     tensors = {t.name: t for t in model.graph.initializer}
     fed = {value.name for value in model.graph.input}
@@ -94,8 +97,7 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]
         if name in made_by and made_by[name].op_type == "DequantizeLinear":
             name = made_by[name].input[0]
         nodes, sources = behind(name, made_by)
-        if not sources & fed:
-            yield node, name, _stored(name, nodes, tensors)
+        yield (node, "", "") if sources & fed else (node, name, _stored(name, nodes, tensors))
 
 
 def _stored(name: str, nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> str:

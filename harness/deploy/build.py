@@ -51,12 +51,19 @@ class _Build:
     parts: Parts = field(default_factory=Parts)
     bytes_of: dict[str, str] = field(default_factory=dict)  # tensor -> its dequantised twin
     scale_of: dict[str, float] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)  # weights that are in the store, a layer may be called twice
 
     def shared(self, name: str, values: np.ndarray) -> str:
-        """An initialiser that several layers read; onnxruntime builds its int8 operators only where
+        """An initialiser that several nodes read; onnxruntime builds its int8 operators only where
         the weight's zero point is written out, so equal ones are written once."""
         if name not in {t.name for t in self.parts.tensors}:
             self.parts.tensor(name, values)
+        return name
+
+    def dequantised(self, inputs: list[str], name: str, axis: int) -> str:
+        """A weight's or bias's floats, from its integers; written once."""
+        if name not in {output for node in self.parts.nodes for output in node.output}:
+            self.parts.node("DequantizeLinear", inputs, name, axis=axis)
         return name
 
 
@@ -77,7 +84,8 @@ def build_graph(
             outputs bit for bit).
         unfolds: see :class:`harness.deploy.pack.Store`.
     """
-    state = {k: v.detach().numpy() for k, v in module.state_dict().items()}
+    tensors = {**dict(module.named_buffers()), **module.state_dict()}  # buffers that are not saved are computed with
+    state = {k: v.detach().numpy() for k, v in tensors.items()}
     groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
     build = _Build(template, state, quantised, groups, dict(template.paths))
     for path in template.paths.values():
@@ -114,7 +122,8 @@ def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodePro
     for node in nodes:
         source = producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
         path = build.paths.get(source.output[0], "") if source is not None else ""
-        if source is None or path not in build.layers or readers[node.input[0]] > 1:
+        foldable = source is not None and source.op_type in ("Conv", "Gemm")  # a MatMul's channels are its last axis
+        if source is None or not foldable or path not in build.layers or readers[node.input[0]] > 1:
             kept.append(node)
             continue
         gamma, beta, mean, variance = (build.state[name].astype(np.float64) for name in node.input[1:5])
@@ -133,7 +142,7 @@ def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> N
     if path is None:
         for name in node.input:
             if name in build.state:
-                build.parts.tensor(name, build.state[name])
+                build.shared(name, build.state[name])
     elif path in build.layers:
         _place_layer(build, node, path, store, sparse)
     elif build.quantised is not None:
@@ -149,23 +158,27 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
         for attribute in node.attribute:
             if attribute.name == "group":
                 attribute.i = build.groups[path]
-    weight, bias = f"{path}.w", f"{path}.b"
-    store.add(weight, np.ascontiguousarray(layer.weight), layer.bits, sparse)
+    product = node.op_type == "MatMul"  # its weight has the output channels last, and its bias is a sum behind it
+    weight, bias = f"{path}.v" if product else f"{path}.w", None if product else layer.bias
+    if weight not in build.stored:
+        build.stored.add(weight)
+        store.add(weight, np.ascontiguousarray(layer.weight.T if product else layer.weight), layer.bits, sparse)
     del node.input[2:]
     if layer.scale is None:
         node.input[1] = weight
-        if layer.bias is not None:
-            node.input.append(build.parts.tensor(bias, layer.bias.astype(np.float32)))
+        if bias is not None:
+            node.input.append(build.shared(f"{path}.b", bias.astype(np.float32)))
         return
     node.input[0] = _as_bytes(build, node.input[0], path)
-    scale = build.parts.tensor(f"{path}.s", layer.scale.astype(np.float32))
-    zeros = build.shared(f"zeros{len(layer.scale)}", np.zeros(len(layer.scale), np.int8))
-    node.input[1] = build.parts.node("DequantizeLinear", [weight, scale, zeros], f"{path}.W", axis=0)
-    if layer.bias is not None:
+    scale = build.shared(f"{path}.s", layer.scale.astype(np.float32))
+    shared = f"{weight}.z" if product else f"zeros{len(layer.scale)}"  # onnxruntime may turn a product's to uint8, once
+    zeros = build.shared(shared, np.zeros(len(layer.scale), np.int8))
+    node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.d", int(product))
+    if bias is not None:
         step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]
-        q = np.clip(np.rint(layer.bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
-        names = [build.parts.tensor(bias, q), build.parts.tensor(f"{path}.t", step.astype(np.float32))]
-        node.input.append(build.parts.node("DequantizeLinear", names, f"{path}.B", axis=0))
+        q = np.clip(np.rint(bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        names = [build.shared(f"{path}.b", q), build.shared(f"{path}.t", step.astype(np.float32))]
+        node.input.append(build.dequantised(names, f"{path}.B", 0))
 
 
 def _as_bytes(build: _Build, tensor: str, point: str) -> str:
@@ -175,10 +188,12 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
             raise ValueError("a float32 graph has no quantisation points")
         scale, zero, top = build.quantised.activations[point]
         given = [
-            build.parts.tensor(f"{point}.x", np.asarray(scale, np.float32)),
-            build.parts.tensor(f"{point}.z", np.asarray(zero, np.uint8)),
+            build.shared(f"{point}.x", np.asarray(scale, np.float32)),
+            build.shared(f"{point}.z", np.asarray(zero, np.uint8)),
         ]
-        most = "" if top == BYTE else build.parts.tensor(f"{point}.m", np.asarray(top, np.uint8))
+        most = "" if top == BYTE else build.shared(f"{point}.m", np.asarray(top, np.uint8))
+        if any(node.output[0] == f"{point}.d" for node in build.nodes):
+            point = f"{point}.{len(build.bytes_of)}"  # another input of a layer that is called again
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
         if flatten is not None:  # bytes before it too (the same bytes): the layer in front writes them
             build.nodes.remove(flatten)

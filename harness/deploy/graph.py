@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from harness.models.add import Add
-from harness.train.points import READS_BYTES
+from harness.train.points import has_point, is_weighted
 
 OPSET, IR_VERSION = 21, 10
 _AT_POINTS = ("Conv", "Gemm", "MatMul", "Add", "ReduceMean", "AveragePool", "GlobalAveragePool")
@@ -31,7 +31,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 @dataclass(frozen=True)
 class Template:
     """Nodes without weights. ``paths``: node output -> path of the module whose quantisation point
-    it reads (weighted layers, sums, average pools);
+    it reads (weighted layers, sums, average pools); a linear layer of samples with further axes is a MatMul,
+    its bias an Add;
     ``constants``: small tensors of the graph that belong to no layer (mean, std, axes)."""
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -66,8 +67,10 @@ class _Normalised(nn.Module):
         self.register_buffer("input_mean", torch.from_numpy(mean))  # names that no operator's output has
         self.register_buffer("input_std", torch.from_numpy(std))
 
+        self.raw = not mean.any() and bool((std == 1).all())
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.module((x - self.input_mean) / self.input_std)
+        return self.module(x if self.raw else (x - self.input_mean) / self.input_std)
 
 
 def per_channel(values: tuple[float, ...], input_shape: tuple[int, ...]) -> np.ndarray:
@@ -108,6 +111,8 @@ class _Reducer:
     modules: dict[str, nn.Module]
     producers: dict[str, onnx.NodeProto]
     known: dict[str, np.ndarray]
+    tensors: dict[str, torch.Tensor]  # the module's own, by the graph's names
+    shapes: dict[str, tuple[int | str, ...]]  # of tensors; an axis without a number by its name
     paths: dict[str, str] = field(default_factory=dict)
 
     def constant(self, name: str) -> np.ndarray | None:
@@ -132,7 +137,7 @@ class _Reducer:
         """Path (inside the student) of the innermost module with a quantisation point around the node."""
         for scope in reversed(_scopes(node)):
             path = scope.removeprefix("module").removeprefix(".")
-            if scope.startswith("module") and isinstance(self.modules.get(path), (*READS_BYTES, Add)):
+            if scope.startswith("module") and path in self.modules and has_point(self.modules[path]):
                 return path
         return None
 
@@ -140,9 +145,11 @@ class _Reducer:
         new = onnx.NodeProto()
         new.CopyFrom(node)
         path = self.layer(node)
-        if node.op_type in _AT_POINTS and path is not None:
-            self.paths[node.output[0]] = path
         owner = self.modules.get(path or "")
+        if node.op_type in _AT_POINTS and path is not None and self._at_point(node, self.modules[path]):
+            self.paths[node.output[0]] = path
+            if node.op_type == "MatMul":
+                new.input[1] = f"module.{path}.weight"  # instead of its transpose: the weight is stored so
         if node.op_type == "Conv" and isinstance(owner, nn.Conv2d) and owner.bias is None:
             del new.input[2:]  # the exporter makes zeros of a fixed width
         elif node.op_type == "Reshape" and self._flattens(node):
@@ -151,11 +158,27 @@ class _Reducer:
             new = helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output))
         return new
 
+    def _at_point(self, node: onnx.NodeProto, owner: nn.Module) -> bool:
+        """Is the node the owner's own product, sum or average (not the sum with its bias, say)?"""
+        if not is_weighted(owner):
+            return isinstance(owner, Add) == (node.op_type == "Add")
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            return False
+        name = node.input[1]
+        turned = self.producers.get(name)
+        if turned is not None and turned.op_type == "Transpose":
+            name = turned.input[0]
+        return self.tensors.get(name) is owner.weight
+
     def _flattens(self, node: onnx.NodeProto) -> bool:
-        """Reshape to (batch, N), N written out: a flatten that would fix the width."""
+        """Reshape of (batch, ...) to (batch, N), N written out: a flatten that would fix the width."""
         shape = self.producers.get(node.input[1])
+        before, after = (self.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
         return (
             shape is not None
+            and len(after) == 2
+            and before[:1] == after[:1]
+            and isinstance(after[0], str)
             and shape.op_type == "Concat"
             and len(shape.input) == 2
             and self.constant(shape.input[0]) is None
@@ -163,6 +186,8 @@ class _Reducer:
         )
 
     def _pools(self, node: onnx.NodeProto) -> bool:
+        if len(self.shapes.get(node.input[0], ())) != 4:
+            return False
         axes = self.constant(node.input[1]) if len(node.input) > 1 else None
         keep = {a.name: helper.get_attribute_value(a) for a in node.attribute}.get("keepdims", 1)
         return keep == 1 and axes is not None and sorted(int(a) for a in axes) in ([-2, -1], [2, 3])
@@ -172,11 +197,12 @@ def _reduce(model: onnx.ModelProto, module: nn.Module, input_shape: tuple[int, .
     graph = model.graph
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     producers = {out: node for node in graph.node for out in node.output}
-    reducer = _Reducer(dict(module.named_modules()), producers, known)
+    own = _own_tensors(module)
+    reducer = _Reducer(dict(module.named_modules()), producers, known, own, _shapes(graph))
     nodes = [reducer.rewrite(node) for node in graph.node]
     nodes = _alive(nodes, {o.name for o in graph.output})
     used = {name for node in nodes for name in node.input}
-    constants = {k: v for k, v in known.items() if k in used and not k.startswith("module.")}
+    constants = {k.removeprefix("module."): v for k, v in known.items() if k in used and k not in own}
     for node in nodes:
         del node.metadata_props[:]
         node.name, node.doc_string = "", ""
@@ -185,7 +211,19 @@ def _reduce(model: onnx.ModelProto, module: nn.Module, input_shape: tuple[int, .
     return Template(tuple(nodes), constants, reducer.paths, input_shape)
 
 
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their names in the graph, shared ones by all of their names."""
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {f"module.{name}": tensor for name, tensor in named}
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str, ...]]:
+    told = (*graph.value_info, *graph.input, *graph.output)
+    return {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in told}
+
+
 def _alive(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that ``outputs`` are computed from, in order."""
     kept: list[onnx.NodeProto] = []
     wanted = set(outputs)
     for node in reversed(nodes):

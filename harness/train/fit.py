@@ -18,6 +18,7 @@ from harness.techniques import optim
 from harness.train import lanes
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
+from harness.train.points import left_alone
 from harness.train.pruning import materialise
 from harness.train.rounding import Quantised, integers, used_weights
 from harness.train.run import Run
@@ -129,6 +130,7 @@ def _trained(run: Run) -> Trained:
     diagnostics = {
         "clipped_share": float(np.mean([row["clipped_share"] for row in history])) if history else 0.0,
         "gradient_norm": float(np.median([row["gradient_norm"] for row in history])) if history else 0.0,
+        "left_alone": left_alone(module),
         "channels_kept": {k: list(v) for k, v in run.kept.items()},
         "sparsity": 1 - float(np.mean([m.mean().item() for m in masks.values()])) if masks else 0.0,
     }

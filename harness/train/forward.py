@@ -27,7 +27,7 @@ from torch.func import functional_call
 
 from harness.models.add import Add
 from harness.techniques import activations
-from harness.train.points import READS_BYTES, Ranges, quantised_activations, watched
+from harness.train.points import Ranges, has_point, quantised_activations, watched
 
 Tensors = dict[str, Tensor]
 Watch = Mapping[str, str]  # name in what is seen -> path of a module, whose first input it is
@@ -173,7 +173,7 @@ def _call(node: fx.Node, module: nn.Module) -> _Call | None:
     path = str(node.target)
     leaf = module.get_submodule(path)
     kind = _kind(leaf)
-    points = (path,) if isinstance(leaf, READS_BYTES) else (f"{path}.0", f"{path}.1") if kind == "sum" else ()
+    points = (f"{path}.0", f"{path}.1") if kind == "sum" else (path,) if has_point(leaf) else ()
     return (
         _Call(kind, node.name, names * (3 - len(names)) if kind == "sum" else names, path, leaf, points)
         if kind

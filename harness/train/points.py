@@ -10,25 +10,55 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from harness.models.add import Add
 from harness.techniques import activations
 
-READS_BYTES = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 # point -> (scale, zero point, largest integer), 0-d each; what is absent is not rounded
 Ranges = dict[str, tuple[Tensor, Tensor, Tensor]]
 
 
+_FORWARDS = (nn.Conv2d.forward, nn.Linear.forward)
+
+
+def is_weighted(module: nn.Module) -> bool:
+    """A convolution or linear layer that computes as torch's own does. ``nn.MultiheadAttention`` multiplies by its
+    output layer's weight without calling that layer, so nothing can be known of what arrives there."""
+    own = isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in _FORWARDS
+    return own and not isinstance(module, NonDynamicallyQuantizableLinear)
+
+
 def weighted_layers(module: nn.Module) -> list[str]:
     """Paths of the layers whose weights are quantised and pruned."""
-    return [name for name, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [name for name, m in module.named_modules() if is_weighted(m)]
+
+
+def has_point(module: nn.Module) -> bool:
+    """Does the file round what arrives at the module?"""
+    return is_weighted(module) or isinstance(module, (*AVERAGES, Add))
+
+
+def left_alone(module: nn.Module) -> dict[str, str]:
+    """Path -> type of what has weights but is neither quantised nor pruned: it is exported as it is. Vectors, of
+    norms say, are not named."""
+    found: dict[str, str] = {}
+    for name, m in module.named_modules():
+        whole = isinstance(m, nn.MultiheadAttention) or not list(m.children())
+        own = [f"{name}.{p}".lstrip(".") for p, values in m.named_parameters(recurse=False) if values.dim() > 1]
+        if not own or is_weighted(m) or any(name.startswith(f"{path}.") for path in found):
+            continue
+        found |= {name: type(m).__name__} if whole else dict.fromkeys(own, "Parameter")
+    return found
 
 
 def points_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
     """Module path -> its quantisation points, one per input."""
-    one = {name: (name,) for name, m in module.named_modules() if isinstance(m, READS_BYTES)}
+    one = {name: (name,) for name, m in module.named_modules() if has_point(m) and not isinstance(m, Add)}
     two = {name: (f"{name}.0", f"{name}.1") for name, m in module.named_modules() if isinstance(m, Add)}
     return {**one, **two}
 
@@ -87,8 +117,12 @@ def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor) -> Iterator[
     """Fill ``ranges`` from the smallest and largest value that passes each point; ``top``: the
     largest integer (0-d)."""
 
+    ends: dict[str, tuple[Tensor, Tensor]] = {}
+
     def observe(point: str, x: Tensor) -> Tensor:
-        ranges[point] = (*activations.integer_range(x.min(), x.max(), top), top)
+        low, high = ends.get(point, (x.min(), x.max()))  # a layer may be called several times
+        ends[point] = torch.minimum(low, x.min()), torch.maximum(high, x.max())
+        ranges[point] = (*activations.integer_range(*ends[point], top), top)
         return x
 
     with at_points(module, observe):

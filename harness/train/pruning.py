@@ -167,6 +167,10 @@ def network_of(run: Run) -> Tensors:
 
 
 def materialise(module: nn.Module, tensors: Tensors) -> nn.Module:
-    """Load ``tensors`` into ``module`` and return it on the CPU."""
-    module.load_state_dict(tensors)
+    """Load ``tensors``, parameters and buffers by name, into ``module`` and return it on the CPU."""
+    saved = module.state_dict().keys()
+    module.load_state_dict({name: t for name, t in tensors.items() if name in saved})
+    for name, buffer in module.named_buffers():
+        if name not in saved:  # one that is no part of the state_dict
+            buffer.data = tensors[name].to(buffer.device)
     return module.cpu()

@@ -8,7 +8,8 @@ goes by our own scores and only let it cut.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,23 @@ from harness.errors import TrialError
 Slices = dict[str, Tensor]  # state_dict key -> flat indices of what stays, shaped like the result
 Kept = dict[str, tuple[int, int]]  # layer path -> (channels kept, channels before)
 
+log = logging.getLogger(__name__)
+SAME = 1e-4  # of the largest output: how near the smaller network must come
+
 _WEIGHTED = (nn.Conv2d, nn.Linear)
+_WHOLE = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # their channels are coupled inside
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _OUT = (tp.prune_conv_out_channels, tp.prune_linear_out_channels, tp.prune_depthwise_conv_out_channels)
 _IN = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """The channels ``gone`` of the layer at ``path``, and of all that are coupled with them."""
+
+    path: str
+    handler: Callable[..., nn.Module]
+    gone: list[int]
 
 
 @dataclass(frozen=True)
@@ -46,35 +60,109 @@ def shrink(
 ) -> tuple[nn.Module, Slices, Kept]:
     """Copy ``module`` without the channels that ``keep`` leaves out.
 
+    A group stays whole where its removal would change what the rest computes: channels that recurrent or attention
+    layers read, that a layer norm averages over, or that are split into heads.
+
     Args:
         module: on the CPU; left as it is.
         input_shape: of one sample, for tracing.
         keep: a group of coupled channels -> indices that stay, ascending and not empty.
         gradients: of the module's parameters, by name.
     Returns:
-        The smaller module; for every tensor of its state_dict the flat indices into the old
+        The smaller module; for every parameter and buffer the flat indices into the old
         tensor (so that an optimiser's moments can be cut alike); kept and former counts.
     Raises:
         TrialError: channels should have gone, but a layer did not get smaller.
     """
-    small = copy.deepcopy(module).eval()
-    sample = torch.zeros(1, *input_shape, dtype=next(small.parameters()).dtype)
-    graph = tp.DependencyGraph().build_dependency(small, sample)
-    names, cuts = {m: name for name, m in small.named_modules()}, []
-    for group in list(graph.get_all_groups(root_module_types=list(_WEIGHTED))):
-        if not any(item.dep.handler in _IN for item in group):
-            continue  # nothing consumes these channels: they are the network's outputs
-        channels = _channels(group, names, gradients or {})
-        kept = keep(channels)
-        gone = sorted(set(range(len(channels.weights))) - set(kept.tolist()))
-        if gone:
-            cuts.append((group[0].dep.target.module, group[0].dep.handler, gone))
-    slices = _cut(small, graph, cuts)
+    sample = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    sample = sample.to(next(module.parameters()).dtype)
+    cuts = _planned(module, sample, keep, gradients or {})
+    small, slices = _cut(module, cuts, sample)
+    if not _same_function(module, small, slices, sample):
+        cuts = _harmless(module, cuts, sample)
+        small, slices = _cut(module, cuts, sample)
     before = {name: m.weight.shape[0] for name, m in module.named_modules() if isinstance(m, _WEIGHTED)}
     after = {name: m.weight.shape[0] for name, m in small.named_modules() if isinstance(m, _WEIGHTED)}
     if cuts and sum(after.values()) >= sum(before.values()):
         raise TrialError(f"channels were to be removed from {len(cuts)} groups of layers, but none got smaller")
     return small.train(module.training), slices, {k: (after[k], n) for k, n in before.items()}
+
+
+def _planned(
+    module: nn.Module, sample: Tensor, keep: Callable[[Channels], Tensor], gradients: Mapping[str, Tensor]
+) -> list[_Removal]:
+    """What ``keep`` leaves out of every group that can be cut."""
+    copied = copy.deepcopy(module).eval()
+    graph = _graph(copied, sample)
+    names, cuts = {m: name for name, m in copied.named_modules()}, []
+    for group in [] if graph is None else _groups(graph):
+        if not any(item.dep.handler in _IN for item in group):
+            continue  # nothing consumes these channels: they are the network's outputs
+        if any(isinstance(item.dep.target.module, _WHOLE) for item in group):
+            continue
+        channels = _channels(group, names, gradients)
+        kept = keep(channels)
+        gone = sorted(set(range(len(channels.weights))) - set(kept.tolist()))
+        if gone:
+            cuts.append(_Removal(names[group[0].dep.target.module], group[0].dep.handler, gone))
+    return cuts
+
+
+def _groups(graph: tp.DependencyGraph) -> Iterator[Any]:
+    """Groups of coupled channels, one after the other; what torch-pruning cannot follow is no group."""
+    seen: set[nn.Module] = set()
+    for layer in list(graph.module2node):
+        pruner = graph.get_pruner_of_module(layer) if isinstance(layer, _WEIGHTED) and layer not in seen else None
+        if pruner is None:
+            continue
+        try:
+            group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(layer.weight.shape[0])))
+        except Exception as error:  # it raises many kinds, where it does not know an operator
+            log.info("the channels of %s stay (%s: %s)", layer, type(error).__name__, error)
+            continue
+        seen |= {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        yield group
+
+
+def _graph(module: nn.Module, sample: Tensor) -> tp.DependencyGraph | None:
+    """Which layers share channels; None where the network cannot be traced, so that nothing is removed."""
+    try:
+        return tp.DependencyGraph().build_dependency(module, sample[:1])
+    except Exception as error:  # torch-pruning raises whatever a network's operators bring about
+        log.warning("no channels can be removed, the network's graph cannot be read (%s)", error)
+        return None
+
+
+def _harmless(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> list[_Removal]:
+    """Those of ``cuts`` after which the rest computes what it did, tried one after the other."""
+    kept: list[_Removal] = []
+    for cut in cuts:
+        try:
+            small, slices = _cut(module, [*kept, cut], sample)
+        except Exception as error:  # torch-pruning and the user's own forward raise many kinds
+            log.info("the channels of %s stay (%s)", cut.path, error)
+            continue
+        if _same_function(module, small, slices, sample):
+            kept.append(cut)
+    return kept
+
+
+@torch.no_grad()
+def _same_function(module: nn.Module, small: nn.Module, slices: Slices, sample: Tensor) -> bool:
+    """Does ``small`` compute what ``module`` does with zeros in place of all that was removed?"""
+    masked = copy.deepcopy(module).eval()
+    for key, tensor in _tensors(masked).items():
+        stays = torch.zeros(tensor.numel(), dtype=torch.bool)
+        stays[slices[key].flatten()] = True
+        tensor.data = torch.where(stays.reshape(tensor.shape), tensor.data, torch.zeros_like(tensor.data))
+    try:
+        wanted, got = masked(sample), small.eval()(sample)
+    except Exception as error:  # the user's forward may split a width that is no longer there
+        log.info("a removal does not fit the network (%s)", error)
+        return False
+    if got.shape != wanted.shape or not bool(wanted.isfinite().all()):
+        return got.shape == wanted.shape  # a network that diverged tells nothing
+    return bool((got - wanted).abs().max() <= SAME * wanted.abs().max() + SAME**2)
 
 
 def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], gradients: Mapping[str, Tensor]) -> Channels:
@@ -99,18 +187,23 @@ def _by_channel(values: Tensor, item: Any, count: int) -> Tensor:
     return found.index_add(0, torch.as_tensor(item.root_idxs), rows.cpu()[torch.as_tensor(item.idxs)])
 
 
-def _cut(
-    small: nn.Module, graph: tp.DependencyGraph, cuts: list[tuple[nn.Module, Callable[..., nn.Module], list[int]]]
-) -> Slices:
-    """Prune ``small`` in place. While it is cut, every tensor holds its own indices instead of
-    values: what is left afterwards says what stayed, for any layer type."""
-    old = {k: v.clone() for k, v in small.state_dict().items()}
-    tensors = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    for tensor in tensors.values():
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those included that are no part of the state_dict."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _cut(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> tuple[nn.Module, Slices]:
+    """Prune a copy. While it is cut, every tensor holds its own indices instead of values: what is left
+    afterwards says what stayed, for any layer type."""
+    small = copy.deepcopy(module).eval()
+    graph = _graph(small, sample) if cuts else None
+    old = {k: v.detach().clone() for k, v in _tensors(small).items()}
+    for tensor in _tensors(small).values():
         tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
-    for module, handler, gone in cuts:
-        graph.get_pruning_group(module, handler, idxs=gone).prune()
-    slices = {k: v.long() for k, v in small.state_dict().items()}
-    for key, tensor in {**dict(small.named_parameters()), **dict(small.named_buffers())}.items():
+    for cut in cuts:
+        assert graph is not None  # else nothing had been planned
+        graph.get_pruning_group(small.get_submodule(cut.path), cut.handler, idxs=cut.gone).prune()
+    slices = {k: v.detach().long() for k, v in _tensors(small).items()}
+    for key, tensor in _tensors(small).items():
         tensor.data = old[key].flatten()[slices[key].flatten()].reshape(slices[key].shape)
-    return slices
+    return small, slices
