@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import SpaceError
 from harness.methods import REQUIRED, Method, Param, Registries, nearest
+from harness.normalize import Normalization, Normalize, read_normalize
 
 Part = TypeVar("Part", bound="Frozen")
 
@@ -30,6 +31,22 @@ class Selected(Frozen):
 
     name: str
     options: dict[str, Any] = {}
+
+
+class Task(Selected):
+    """The data, and how samples are normalized before the network sees them.
+
+    normalize  ``auto``: by mean and standard deviation of the training part (or as the user's task function
+               returns them), ``none``: raw samples, or numbers of the user's own
+    """
+
+    normalize: Normalization = "auto"
+
+    def to_tree(self) -> dict[str, Any]:
+        """The section; ``auto`` is left out."""
+        own = self.normalize
+        told = {"mean": list(own.mean), "std": list(own.std)} if isinstance(own, Normalize) else own
+        return {"name": self.name, **self.options, **({} if own == "auto" else {"normalize": told})}
 
 
 class Model(Selected):
@@ -74,7 +91,7 @@ class Deploy(Frozen):
 class Recipe(Frozen):
     """What a trial is. ``teacher`` is None where nothing is distilled."""
 
-    task: Selected
+    task: Task
     teacher: Teacher | None
     student: Model
     train: Train
@@ -103,7 +120,7 @@ class Recipe(Frozen):
             }
         )
         return {
-            "task": {"name": self.task.name, **self.task.options},
+            "task": self.task.to_tree(),
             "teacher": teacher,
             "student": model(self.student),
             "train": self.train.model_dump(),
@@ -161,7 +178,7 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
     r = registries
     student = _model("student", tree["student"], r.models)
     return Recipe(
-        task=_selected("task", tree["task"], "name", r.tasks, user_code=True),
+        task=_task(tree["task"], r.tasks),
         teacher=_teacher(tree.get("teacher"), student, r),
         student=student,
         train=_fixed("train", tree.get("train", {}), Train),
@@ -192,6 +209,13 @@ def _selected(
     name = options.pop(selector, default)
     method = _method(f"{path}.{selector}", name, registry, user_code)
     return Selected(name=name, options=_options(path, options, method))
+
+
+def _task(value: Any, registry: Mapping[str, Method]) -> Task:
+    options = _mapping("task", value)
+    normalize = read_normalize("task.normalize", options.pop("normalize", "auto"))
+    chosen = _selected("task", options, "name", registry, user_code=True)
+    return Task(name=chosen.name, options=chosen.options, normalize=normalize)
 
 
 def _method(path: str, name: Any, registry: Mapping[str, Method], user_code: bool) -> Method:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from harness.deploy import runtimes
-from harness.recipe import Recipe, Selected, parse_recipe
+from harness.recipe import Recipe, Task, parse_recipe
 from harness.records import TrialRecord
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data, load_data, own_metrics
@@ -23,7 +22,7 @@ RUNG_SAMPLES = 1000
 
 @lru_cache(maxsize=2)
 def _data(task_json: str) -> Data:
-    return load_data(Selected(**json.loads(task_json)))
+    return load_data(Task.model_validate_json(task_json))
 
 
 def data_of(recipe: Recipe) -> Data:

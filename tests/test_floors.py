@@ -27,6 +27,7 @@ FLOORS = {
             "space",
             "first",
             "intervals",
+            "normalize",
         ),
         0,
     ),

@@ -8,6 +8,7 @@ _HERE = "harness.tasks"
 _SPLIT = {
     "validation": Param(float, 0.15, low=0, high=1, low_open=True, high_open=True, doc="share of train"),
     "split_seed": Param(int, 0, low=0),
+    "split": Param(str, "", doc="an .npz of row numbers, train and validation, instead of the seeded split"),
 }
 _SUBSET = {"train_limit": Param(int, 0, low=0, doc="use only so many training samples (0: all)")}
 _TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, ""), "download": Param(bool, True)}
@@ -30,6 +31,7 @@ TASKS = {
             **_SUBSET,
             "train": Param(str, doc="an .npz with x and y, or a glob of several parts"),
             "test": Param(str),
+            "validation_samples": Param(str, "", doc="an .npz as train, instead of a share of train"),
         },
     ),
 }

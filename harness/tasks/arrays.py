@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import zipfile
 import zlib
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +19,64 @@ from harness.tasks.checks import Samples, check_together, checked
 from harness.tasks.data import VALIDATION, Data, assemble
 
 
-def arrays(train: str, test: str, validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0) -> Data:
-    """Data from .npz files; ``train`` and ``test`` are each a file, or a glob of several parts.
+def arrays(
+    train: str,
+    test: str,
+    validation: float = VALIDATION,
+    split_seed: int = 0,
+    train_limit: int = 0,
+    split: str = "",
+    validation_samples: str = "",
+) -> Data:
+    """Data from .npz files; ``train``, ``test`` and ``validation_samples`` are each a file, or a glob of parts.
 
-    Parts are read in the order of their names. Nothing is unpickled.
+    Parts are read in the order of their names. Nothing is unpickled. Validation is a part of ``train``, by the
+    rows in ``split`` or by a seeded split, unless ``validation_samples`` brings it.
 
     Raises:
-        SpaceError: at ``task.train`` or ``task.test``.
+        SpaceError: at ``task.train``, ``task.test``, ``task.split`` or ``task.validation_samples``.
     """
+    if split and validation_samples:
+        raise SpaceError("task.split", "does not go with task.validation_samples", split, "Give one of the two.")
     files = {"train": _files("task.train", train), "test": _files("task.test", test)}
-    if both := {p.resolve() for p in files["train"]} & {p.resolve() for p in files["test"]}:
-        raise SpaceError("task.test", "a file must not be both train and test", str(min(both)))
+    if validation_samples:
+        files["validation_samples"] = _files("task.validation_samples", validation_samples)
+    for one, other in combinations(files, 2):
+        if both := {p.resolve() for p in files[one]} & {p.resolve() for p in files[other]}:
+            raise SpaceError(f"task.{other}", f"a file must not be both {one} and {other}", str(min(both)))
     return from_files(
-        files["train"], files["test"], validation=validation, split_seed=split_seed, train_limit=train_limit
+        files["train"],
+        files["test"],
+        files.get("validation_samples"),
+        validation=validation,
+        split_seed=split_seed,
+        train_limit=train_limit,
+        rows=split,
     )
 
 
-def from_files(train: list[Path], test: list[Path], *, validation: float, split_seed: int, train_limit: int) -> Data:
-    """Data from the parts of train and the parts of test."""
+def from_files(
+    train: list[Path],
+    test: list[Path],
+    held: list[Path] | None = None,
+    *,
+    validation: float,
+    split_seed: int,
+    train_limit: int,
+    rows: str = "",
+) -> Data:
+    """Data from the parts of train and the parts of test; ``held``: those of validation."""
     samples = {"train": _joined("task.train", train), "test": _joined("task.test", test)}
+    if held is not None:
+        samples["validation"] = _joined("task.validation_samples", held)
     check_together("task.train", samples)
     return assemble(
-        samples["train"], samples["test"], validation=validation, split_seed=split_seed, train_limit=train_limit
+        samples["train"],
+        samples["test"],
+        validation=samples.get("validation", validation),
+        split_seed=split_seed,
+        train_limit=train_limit,
+        rows=rows,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from harness.errors import HarnessError, SpaceError, TrialError
 from harness.methods import load_own
-from harness.recipe import Selected
+from harness.normalize import Normalization, read_normalize
+from harness.recipe import Selected, Task
 from harness.tasks import TASKS
 from harness.tasks.checks import Samples, check_together, checked, metric_values
-from harness.tasks.split import split, stratified
+from harness.tasks.split import rows_of, split, stratified
 
 Part = tuple[Tensor, Tensor]
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
@@ -75,6 +76,7 @@ def assemble(
     validation: float | Samples = VALIDATION,
     split_seed: int = 0,
     train_limit: int = 0,
+    rows: str = "",
     metrics: Metrics | None = None,
 ) -> Data:
     """Make :class:`Data` from checked samples.
@@ -82,6 +84,8 @@ def assemble(
     Args:
         validation: the share of every class of ``train`` to carve out, or samples of their own.
         train_limit: use only so many of the training samples that are left (0: all), stratified.
+        rows: a file with the rows of ``train`` that train and those that validate (:func:`rows_of`), empty
+            for the seeded split.
     Raises:
         SpaceError: fewer training samples asked for than there are classes.
     """
@@ -89,9 +93,11 @@ def assemble(
     if isinstance(validation, tuple):
         held, kept = validation, np.arange(len(y))
     else:
-        kept, carved = split(y, validation, split_seed)
+        kept, carved = rows_of(rows, len(y)) if rows else split(y, validation, split_seed)
         held = (x[carved], y[carved])
     classes = len(np.unique(y))
+    if len(np.unique(y[kept])) < classes:
+        raise SpaceError("task.split", f"train must have samples of each of the {classes} classes", rows)
     if 0 < train_limit < classes:
         raise SpaceError("task.train_limit", f"must be 0 (all) or at least {classes}, one sample a class", train_limit)
     if 0 < train_limit < len(kept):
@@ -132,11 +138,34 @@ def load_data(selected: Selected) -> Data:
 
     The user's ``package.module:function`` is called with the section's other keys and returns
     :class:`Data`, or a mapping of arrays ``x_train y_train x_test y_test``, optionally with
-    ``x_validation y_validation`` (else 15 % of the training samples) and ``metrics``.
+    ``x_validation y_validation`` (else 15 % of the training samples), ``metrics`` and ``normalize``
+    (as ``task.normalize``, which goes before it where it is not ``auto``).
 
     Raises:
         SpaceError: the data are not there or not usable; names ``task.name`` for user's code.
     """
+    data = _loaded(selected)
+    own = selected.normalize if isinstance(selected, Task) else "auto"
+    return normalized_by(data, own, "task.normalize")
+
+
+def normalized_by(data: Data, own: Normalization, path: str) -> Data:
+    """``data`` with the user's own normalization.
+
+    Raises:
+        SpaceError: at ``path``, where there are more numbers than one and not one a channel.
+    """
+    if own == "auto":
+        return data
+    mean, std = ((0.0,), (1.0,)) if own == "none" else (own.mean, own.std)
+    channels = data.input_shape[0]
+    if len(mean) not in (1, channels):
+        rule = f"must have one number, or one for each of the {channels} channels of a sample {data.input_shape}"
+        raise SpaceError(path, rule, len(mean))
+    return replace(data, mean=mean, std=std)
+
+
+def _loaded(selected: Selected) -> Data:
     if selected.name in TASKS:
         return TASKS[selected.name].load()(**selected.options)
     function = load_own(selected.name, "task.name")
@@ -184,7 +213,7 @@ def metric_names(data: Data, name: str) -> list[str]:
 
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-_OPTIONAL = ("x_validation", "y_validation", "metrics")
+_OPTIONAL = ("x_validation", "y_validation", "metrics", "normalize")
 
 
 def _from_mapping(name: str, found: Any) -> Data:
@@ -218,9 +247,12 @@ def _from_mapping(name: str, found: Any) -> Data:
         part: checked("task.name", f"{part} of {name}", found[f"x_{part}"], found[f"y_{part}"]) for part in parts
     }
     check_together("task.name", samples)
-    return assemble(
+    where = f"task.name: normalize of {name!r}"
+    own = read_normalize(where, found.get("normalize", "auto"))
+    data = assemble(
         samples["train"],
         samples["test"],
         validation=samples.get("validation", VALIDATION),
         metrics=cast("Metrics | None", metrics),
     )
+    return normalized_by(data, own, where)

@@ -6,21 +6,28 @@ from importlib.metadata import distribution
 
 import numpy as np
 
+from harness.tasks.checks import check_together
 from harness.tasks.data import VALIDATION, Data, assemble
-from harness.tasks.split import split
+from harness.tasks.split import rows_of
+from harness.tasks.split import split as carve
 
 # What ``sklearn.datasets.load_digits`` reads; importing scikit-learn for it takes 2 to 3 s, in every worker.
 FILE = "sklearn/datasets/data/digits.csv.gz"
 _TEST_SEED = 0
 
 
-def digits(validation: float = VALIDATION, split_seed: int = 0, test: float = 0.2) -> Data:
+def digits(validation: float = VALIDATION, split_seed: int = 0, test: float = 0.2, split: str = "") -> Data:
     """Digits as bytes (1, 8, 8).
 
     The set has no test part of its own; ``test`` of it is set aside by a fixed seed, so that
-    another ``split_seed`` moves samples between training and validation only.
+    another ``split_seed`` moves samples between training and validation only. The file ``split`` has the rows
+    of all three parts, as scikit-learn's ``load_digits`` numbers them.
     """
     table = np.loadtxt(str(distribution("scikit-learn").locate_file(FILE)), delimiter=",", dtype=np.uint8)
     x, y = table[:, :64].reshape(-1, 1, 8, 8), table[:, 64].astype(np.int64)
-    rest, held = split(y, test, _TEST_SEED)
+    if split:
+        parts = [(x[rows], y[rows]) for rows in rows_of(split, len(y), ("train", "validation", "test"))]
+        check_together("task.split", dict(zip(("train", "validation", "test"), parts, strict=True)))
+        return assemble(parts[0], parts[2], validation=parts[1])
+    rest, held = carve(y, test, _TEST_SEED)
     return assemble((x[rest], y[rest]), (x[held], y[held]), validation=validation, split_seed=split_seed)

@@ -1,8 +1,13 @@
-"""Seeded, stratified choice of samples: how one part is carved out of another."""
+"""How one part is carved out of another: a seeded, stratified choice of samples, or the user's own rows."""
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
+
 import numpy as np
+
+from harness.errors import SpaceError
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, leave: int = 0) -> np.ndarray:
@@ -47,3 +52,30 @@ def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.n
     """
     carved = stratified(labels, round(share * len(labels)), seed, leave=1)
     return np.setdiff1d(np.arange(len(labels)), carved), carved
+
+
+def rows_of(file: str, count: int, parts: tuple[str, ...] = ("train", "validation")) -> list[np.ndarray]:
+    """The row numbers of each part in the user's .npz ``file``, of ``count`` samples. Rows in no part are unused.
+
+    Raises:
+        SpaceError: at ``task.split``.
+    """
+    path = Path(file).expanduser()
+    remedy = f"Write it with numpy.savez(file, {', '.join(f'{name}=rows' for name in parts)})."
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = [np.asarray(archive[name]) for name in parts]
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise SpaceError("task.split", f"cannot read row numbers from the .npz ({error})", file, remedy) from error
+    for name, rows in zip(parts, found, strict=True):
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+            got = f"{rows.dtype} {rows.shape}"
+            raise SpaceError("task.split", f"{name} in {file} must be a list of row numbers", got, remedy)
+        if rows.min() < 0 or rows.max() >= count:
+            got = int(rows.min() if rows.min() < 0 else rows.max())
+            raise SpaceError("task.split", f"{name} in {file} must hold rows 0..{count - 1}", got)
+    together = np.concatenate(found)
+    if len(np.unique(together)) != len(together):
+        values, times = np.unique(together, return_counts=True)
+        raise SpaceError("task.split", f"{file} must name a row once, in one part", int(values[times > 1][0]))
+    return found

@@ -26,29 +26,46 @@ _CIFAR = "cifar-10-batches-py"
 
 
 def mnist(
-    validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "", download: bool = True
+    validation: float = VALIDATION,
+    split_seed: int = 0,
+    train_limit: int = 0,
+    root: str = "",
+    download: bool = True,
+    split: str = "",
 ) -> Data:
     """LeCun's 60,000 + 10,000 handwritten digits, bytes (1, 28, 28)."""
     train, test = _idx_set("MNIST", root, download)
-    return assemble(train, test, validation=validation, split_seed=split_seed, train_limit=train_limit)
+    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
+    return assemble(train, test, **kept)
 
 
 def fashion_mnist(
-    validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "", download: bool = True
+    validation: float = VALIDATION,
+    split_seed: int = 0,
+    train_limit: int = 0,
+    root: str = "",
+    download: bool = True,
+    split: str = "",
 ) -> Data:
     """Zalando's 60,000 + 10,000 pictures of clothes, bytes (1, 28, 28)."""
     train, test = _idx_set("FashionMNIST", root, download)
-    return assemble(train, test, validation=validation, split_seed=split_seed, train_limit=train_limit)
+    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
+    return assemble(train, test, **kept)
 
 
 def cifar10(
-    validation: float = VALIDATION, split_seed: int = 0, train_limit: int = 0, root: str = "", download: bool = True
+    validation: float = VALIDATION,
+    split_seed: int = 0,
+    train_limit: int = 0,
+    root: str = "",
+    download: bool = True,
+    split: str = "",
 ) -> Data:
     """Krizhevsky's 50,000 + 10,000 small pictures, bytes (3, 32, 32).
 
     Read from torchvision's ``cifar-10-batches-py``, else from ``cifar10/{train*,test}.npz``.
     """
-    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit}
+    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
     for folder in data_roots(root):
         if (folder / _CIFAR).is_dir():
             return assemble(*_pictures(folder), **kept)

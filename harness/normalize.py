@@ -1,0 +1,57 @@
+"""How samples are normalized before the network sees them. Floor 0.
+
+    x -> (x - mean) / std,   mean and std in the data's raw units
+
+The exported file takes raw samples and does this inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.errors import SpaceError
+from harness.holes import is_number
+
+EXAMPLE = "In the data's raw units: a network that read bytes divided by 255 (ToTensor) has {mean: 0, std: 255}."
+
+
+class Normalize(BaseModel):
+    """Means and deviations, equally many: one for all values, or one a channel of an image (a feature of a vector)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+Normalization = Literal["auto", "none"] | Normalize
+
+
+def read_normalize(path: str, value: Any) -> Normalization:
+    """``auto``, ``none``, or a mapping of ``mean`` and ``std``, each a number or a list of numbers.
+
+    Raises:
+        SpaceError: at ``path``.
+    """
+    if isinstance(value, str) and value in ("auto", "none"):
+        return "auto" if value == "auto" else "none"
+    if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
+        raise SpaceError(path, "must be auto, none or {mean: ..., std: ...}", value, EXAMPLE)
+    mean, std = (_numbers(f"{path}.{name}", value[name]) for name in ("mean", "std"))
+    for number in std:
+        if number <= 0:
+            raise SpaceError(f"{path}.std", "must be above 0", number, EXAMPLE)
+    n = max(len(mean), len(std))
+    if {len(mean), len(std)} - {1, n}:
+        raise SpaceError(path, "must have as many deviations as means", f"{len(mean)} means, {len(std)} deviations")
+    return Normalize(mean=mean * (n // len(mean)), std=std * (n // len(std)))
+
+
+def _numbers(path: str, value: Any) -> tuple[float, ...]:
+    numbers = [value] if is_number(value) else list(value) if hasattr(value, "__len__") else []
+    if isinstance(value, str | Mapping) or not numbers or not all(is_number(n) for n in numbers):
+        raise SpaceError(path, "must be a finite number or a list of them", value, EXAMPLE)
+    return tuple(float(n) for n in numbers)
