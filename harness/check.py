@@ -45,7 +45,7 @@ def check(folder: Path, seconds: float = 0.5, processes: int = 5, lab: Callable[
     records = claimed_records(folder)
     claims = [_bytes(folder, record) for record in records.values()]
     intact = {n: r for (n, r), c in zip(records.items(), claims, strict=True) if c.holds}
-    claims += [_accuracy(folder, record) for record in intact.values()]
+    claims += [claim for record in intact.values() for claim in _scores(folder, record)]
     return claims + _latencies(folder, intact, seconds, processes, lab)
 
 
@@ -82,7 +82,8 @@ def _bytes(folder: Path, record: TrialRecord) -> Claim:
     return Claim(str(path), "bytes", str(claimed), found, same, "equal size and SHA-256")
 
 
-def _accuracy(folder: Path, record: TrialRecord) -> Claim:
+def _scores(folder: Path, record: TrialRecord) -> list[Claim]:
+    """Accuracy and the task's own metrics, from the file."""
     from harness import scoring
     from harness.recipe import parse_recipe
     from harness.registries import REGISTRIES
@@ -90,12 +91,16 @@ def _accuracy(folder: Path, record: TrialRecord) -> Claim:
     path = record.file(folder / "trials" / f"{record.number:05d}")
     recipe = parse_recipe(record.recipe, REGISTRIES)
     data = scoring.data_of(recipe)
-    found = scoring.file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
-    claimed = record.value("accuracy") or 0.0
     same = all(record.environment.get(k) == environment()[k] for k in ("isa", "onnxruntime"))
     allowed = 0.0 if same else FLIPPED
     rule = "equal" if same else f"within {FLIPPED:.0%} (another instruction set or runtime version)"
-    return Claim(str(path), "accuracy", f"{claimed:.6f}", f"{found:.6f}", abs(found - claimed) <= allowed, rule)
+    claims = []
+    for name, found in scoring.file_metrics(path, data, "validation", recipe.deploy.runtime).items():
+        claimed = record.value(name)
+        if claimed is not None:
+            holds = abs(found - claimed) <= allowed * max(1.0, abs(claimed))
+            claims.append(Claim(str(path), name, f"{claimed:.6f}", f"{found:.6f}", holds, rule))
+    return claims
 
 
 def _latencies(

@@ -147,15 +147,21 @@ def report(
 def status(study: StudyFolder) -> None:
     """Print how far STUDY is."""
     from harness.report import load_study
+    from harness.report.units import head, quantity
+    from harness.search.lock import holder
 
-    data = load_study(study)
+    data, running = load_study(study), holder(study)
     counts = data.trials["status"].value_counts()
-    typer.echo(f"{data.name}: {data.study.get('status', 'unknown')}")
+    typer.echo(f"{data.name}: {running or data.study.get('status') or _UNENDED}")
+    typer.echo(f"objectives: {', '.join(f'{o.direction} {head(o.name)}' for o in data.objectives)}")
     typer.echo(
         f"trials: {len(data.finished)} finished, {counts.get('stopped', 0)} stopped early, "
         f"{counts.get('failed', 0)} failed, "
         f"{len(data.unreadable)} unreadable; on the front: {len(data.front)}"
     )
+    if not data.front.empty:
+        name, best = data.quality.name, data.best_first(data.front).iloc[0]
+        typer.echo(f"best {head(name)}: {quantity(name, best[name])} (trial {best['number']})")
     for number, reason in data.trials.loc[data.trials["status"] == "failed", "reason"].items():
         typer.echo(f"  trial {number} failed: {reason}")
 
@@ -166,12 +172,29 @@ def pick(
     max_latency_ms: Annotated[float | None, typer.Option(help="at most so slow")] = None,
     max_size_bytes: Annotated[int | None, typer.Option(help="at most so large")] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="at least so accurate, 0.95")] = None,
+    most: Annotated[list[str] | None, typer.Option("--max", metavar="NAME=VALUE", help="any quantity: at most")] = None,
+    least: Annotated[list[str] | None, typer.Option("--min", metavar="NAME=VALUE", help="f1=0.9: at least")] = None,
 ) -> None:
     """Print the recipe of STUDY's front to take."""
     from harness.report import load_study
     from harness.report import pick as choose
 
-    typer.echo(choose(load_study(study), max_latency_ms, max_size_bytes, min_accuracy))
+    named = {"latency_ms": max_latency_ms, "size_bytes": max_size_bytes}
+    highest = {name: float(value) for name, value in named.items() if value is not None}
+    lowest = {} if min_accuracy is None else {"accuracy": min_accuracy}
+    typer.echo(choose(load_study(study), {**highest, **_limits("--max", most)}, {**lowest, **_limits("--min", least)}))
+
+
+def _limits(option: str, given: list[str] | None) -> dict[str, float]:
+    """``NAME=VALUE`` as name -> number."""
+    found = {}
+    for text in given or []:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise SpaceError(option, "must be NAME=VALUE", text, "Example: --min f1=0.9.") from None
+    return found
 
 
 @app.command()
@@ -191,7 +214,8 @@ def train(
     from harness.production import train as run
 
     made = run(loaded, folder, epochs=epochs, seed=seed, promise=promise)
-    typer.echo(f"{made.folder}: test accuracy {made.test['accuracy']:.4f} (n = {int(made.test['n'])})")
+    own = "".join(f", {name} {value:.4f}" for name, value in made.test.items() if name not in ("accuracy", "n"))
+    typer.echo(f"{made.folder}: test accuracy {made.test['accuracy']:.4f}{own} (n = {int(made.test['n'])})")
     rows = [[c.name, _number(c.promised), _number(c.outcome), _KEPT[c.kept], c.note] for c in made.checks]
     _table(["quantity", "promised", "outcome", "kept", "rule"], rows)
 
@@ -222,6 +246,7 @@ _ENDED = {
     "exhausted": "the study ended: no recipe is left to try, or too many trials failed in a row.",
     "interrupted": "interrupted: what finished is kept, and the same command resumes.",
 }
+_UNENDED = "not ended: the same search command resumes it"
 _KEPT = {True: "yes", False: "NO", None: ""}
 
 
@@ -258,7 +283,16 @@ def _show(folder: Path, write: bool, objectives: tuple[str, ...] | None = None) 
     knee = folder / "best" / "knee.yaml"
     if knee.exists():
         typer.echo(f"Next:   harness train {knee}")
-        typer.echo(f"        harness pick {folder} --min-accuracy 0.95")
+        typer.echo(f"        harness pick {folder} {_target(data)}")
+
+
+def _target(data: StudyData) -> str:
+    """An example of a limit: the quality of the front's best point, rounded to what more points have."""
+    name, direction = data.quality.name, data.quality.direction
+    if name == "accuracy":
+        return "--min-accuracy 0.95"
+    value = float(data.front[name].median())
+    return f"{'--min' if direction == 'maximize' else '--max'} {name}={value:.3g}"
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def train(
     Args:
         epochs: train longer (or shorter) than the recipe says.
         promise: what the search measured (a best/*.yaml carries it): ``accuracy``,
-            ``accuracy_n``, ``size_bytes``, ``latency_ms``, ``latency_interval_ms``.
+            ``accuracy_n``, ``size_bytes``, ``latency_ms``, ``latency_interval_ms``, metrics of the
+            task and the ``directions`` of those that were objectives.
     Raises:
         TrialError: the training failed; the folder then holds the record with the reason.
     """
@@ -73,14 +75,29 @@ def train(
     record = record.with_measurements(latency)
     write_record(folder, record)
     test = trial.score_test(str(folder))
-    checks = compare(record, promise or {})
+    checks = compare(record, promise or {}, trial.metric_spread(str(folder)))
     write_bytes_durably(folder / "model_card.md", model_card(record, test, checks).encode())
     return Produced(folder, record, test, checks)
 
 
-def compare(record: TrialRecord, promise: dict[str, Any]) -> list[Check]:
-    """Each objective of the promise beside the outcome, with the rule that decides."""
-    return [_accuracy(record, promise), _size(record, promise), _latency(record, promise)]
+def compare(record: TrialRecord, promise: dict[str, Any], spread: Mapping[str, float] | None = None) -> list[Check]:
+    """Each objective of the promise beside the outcome, with the rule that decides; ``spread``: standard
+    deviations of the task's own metrics."""
+    own = [_metric(name, sd, record, promise) for name, sd in (spread or {}).items()]
+    return [_accuracy(record, promise), *own, _size(record, promise), _latency(record, promise)]
+
+
+def _metric(name: str, sd: float, record: TrialRecord, promise: dict[str, Any]) -> Check:
+    """A metric of the task; kept or not only where its direction is known, as it is of an objective."""
+    outcome, promised = record.measurements[name].median, promise.get(name)
+    direction = (promise.get("directions") or {}).get(name)
+    if promised is None or direction is None:
+        return Check(name, promised, outcome, None, "validation")
+    worse = (promised - outcome) * (1 if direction == "maximize" else -1)
+    margin = 1.96 * math.sqrt(2) * sd
+    word = "lower" if direction == "maximize" else "higher"
+    rule = f"kept when at most {margin:.4f} {word}: 95 % interval of the difference of two such values (bootstrap)"
+    return Check(name, promised, outcome, worse <= margin, rule)
 
 
 def _accuracy(record: TrialRecord, promise: dict[str, Any]) -> Check:
@@ -137,6 +154,7 @@ def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check])
         "",
         f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by "
         f"{record.recipe['deploy']['runtime']}",
+        *(f"- test {name}: {value:.4f}" for name, value in test.items() if name not in ("accuracy", "n")),
         f"- size: {record.artifact.size_bytes if record.artifact else 0:,} bytes on the disk",
         f"- latency: {latency.median:.4f} ms (95 % interval {low:.4f} to {high:.4f}), {latency.conditions}",
         f"- machine: {env.get('cpu_model', 'unknown')}; harness {env.get('harness')}, torch {env.get('torch')}",

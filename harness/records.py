@@ -30,8 +30,8 @@ DIRECTIONS: dict[str, Direction] = {
 # columns of a study's tables and keys of a recipe's promise: a task's metric must not be mistaken for one
 RESERVED = (
     *DIRECTIONS, "device_latency_ms", "n", "number", "status", "reason", "baseline", "structure", "duration_s", "model",
-    "feasible", "front", "complete", "latency_low", "latency_high", "accuracy_n", "latency_interval_ms", "host", "study",
-    "trial", "seed", "teacher",
+    "feasible", "front", "complete", "latency_low", "latency_high", "accuracy_n", "latency_interval_ms", "host",
+    "study", "trial", "directions", "seed", "teacher", "options", "path",
 )  # fmt: skip
 _METRIC = re.compile(r"[A-Za-z_][\w@%+/-]*")
 UNTRAINED = "untrained.onnx"  # in a trial's folder until it has a result: the file that its costs are read from

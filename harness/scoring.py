@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.deploy import runtimes
+from harness.errors import TrialError
 from harness.recipe import Recipe, Task, parse_recipe
 from harness.records import TrialRecord
 from harness.registries import REGISTRIES
@@ -18,6 +20,7 @@ from harness.train.predict import normalised, predict
 
 PARITY_SAMPLES = 256
 RUNG_SAMPLES = 1000
+RESAMPLES = 200
 
 
 @lru_cache(maxsize=2)
@@ -95,3 +98,25 @@ def score_test(folder: str) -> dict[str, float]:
     data = data_of(recipe)
     metrics = file_metrics(record.file(Path(folder)), data, "test", recipe.deploy.runtime)
     return {**metrics, "n": float(len(data.test[1]))}
+
+
+def metric_spread(folder: str) -> dict[str, float]:
+    """Standard deviation of each of the task's own metrics of a trial's file on the validation part, over
+    ``RESAMPLES`` draws of its samples with replacement (the bootstrap: Efron 1979). A draw on which a metric has
+    no value counts for none."""
+    record = TrialRecord.model_validate_json((Path(folder) / "record.json").read_bytes())
+    recipe = parse_recipe(record.recipe, REGISTRIES)
+    data, drawn = data_of(recipe), list[dict[str, float]]()
+    if data.metrics is None:
+        return {}
+    x, y = data.validation
+    logits, labels = (
+        runtimes.load(recipe.deploy.runtime, record.file(Path(folder))).logits(x.float().numpy()),
+        y.numpy(),
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(0, len(labels), len(labels))
+        with contextlib.suppress(TrialError):
+            drawn.append(own_metrics(data, logits[chosen], labels[chosen]))
+    return {name: float(np.std([d[name] for d in drawn], ddof=1)) for name in (drawn[0] if len(drawn) > 1 else {})}

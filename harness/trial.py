@@ -21,14 +21,14 @@ import torch
 
 from harness.deploy.export import export
 from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
-from harness.errors import SpaceError
+from harness.errors import SpaceError, TrialError
 from harness.methods import nearest
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import CONTINUES, UNTRAINED, TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
-from harness.scoring import data_of, file_metrics, normalised_part, rung_part, score_test
-from harness.tasks.data import Data, metric_names
+from harness.scoring import data_of, file_metrics, metric_spread, normalised_part, rung_part, score_test
+from harness.tasks.data import Data, metric_names, own_metrics
 from harness.train.evaluate import accuracy
 from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
@@ -41,7 +41,7 @@ from harness.train.run import Run
 from harness.train.schedule import begin
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 
-__all__ = ["go_on", "prepare", "run", "score_test", "start", "untrained"]
+__all__ = ["go_on", "metric_spread", "prepare", "run", "score_test", "start", "untrained"]
 
 
 _OPENED: dict[int, Opened] = {}
@@ -67,7 +67,7 @@ def prepare(
         wanted: metrics that the task must return; where the space asks for it -> its name.
     Returns:
         ``logits`` (teacher key -> (N, C) float32 over the training part), ``chance`` (accuracy of
-        the most frequent class), ``classes``.
+        the most frequent class), ``metrics`` (the task's own, of the same), ``classes``.
     Raises:
         SpaceError: the data, a wanted metric, the teacher or the student cannot be had.
     """
@@ -89,7 +89,22 @@ def prepare(
     for index, (recipe, module) in enumerate(modules.values()):
         _write_teacher(Path(folder), recipe, module.cpu(), data, first=index == 0)
     labels = data.validation[1].numpy()
-    return {"logits": logits, "classes": data.classes, "chance": float(np.bincount(labels).max() / len(labels))}
+    return {
+        "logits": logits,
+        "classes": data.classes,
+        "chance": float(np.bincount(labels).max() / len(labels)),
+        "metrics": _metrics_at_chance(data, labels),
+    }
+
+
+def _metrics_at_chance(data: Data, labels: np.ndarray) -> dict[str, float]:
+    """The task's metrics of always saying the most frequent class; none where one has no value there."""
+    logits = np.zeros((len(labels), data.classes), np.float32)
+    logits[:, np.bincount(labels).argmax()] = 1
+    try:
+        return own_metrics(data, logits, labels)
+    except TrialError:  # a share of what was found, where nothing was
+        return {}
 
 
 def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
@@ -106,13 +121,13 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Trained(module.eval(), None, False, [], {})
     made = export(plain, templates(), path, data.input_shape, data.mean, data.std)
-    accuracy = file_metrics(path, data, "validation", recipe.deploy.runtime)["accuracy"]
+    metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     write_json_durably(
         folder / "teacher.json",
         {
             "model": recipe.teacher.model.name,
             "options": recipe.teacher.model.options,
-            "accuracy": accuracy,
+            **metrics,
             "size_bytes": made.artifact.size_bytes,
             "path": "teacher/model.onnx",
             "structure": made.structure,

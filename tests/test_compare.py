@@ -91,7 +91,7 @@ def test_the_page_and_the_table(contenders, tmp_path):
     page = write_comparison(contenders, tmp_path / "compare.html").read_text()
     own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.S)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
-    for part in ("over_elapsed_s", "over_epochs", "front_size_bytes", "front_latency_ms"):
+    for part in ("over_elapsed_s", "over_epochs", "front_size_bytes_accuracy", "front_latency_ms_accuracy"):
         assert f'id="{part}"' in page
     assert "ours against random" in terminal(contenders)
 

@@ -75,7 +75,10 @@ def test_a_good_metric_is_found_and_is_scikit_learns(own):
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        ({"objectives.0": "f2"}, "objectives.0: the metrics of task 'OWN:good' must hold it, but got 'f2'. Known: accuracy, f1."),
+        (
+            {"objectives.0": "f2"},
+            "objectives.0: the metrics of task 'OWN:good' must hold it, but got 'f2'. Known: accuracy, f1.",
+        ),
         ({"constraints.f2": "f2"}, "constraints.f2: the metrics of task 'OWN:good' must hold it, but got 'f2'"),
     ],
 )
@@ -115,5 +118,7 @@ def test_an_objective_of_a_reserved_name_is_a_mistake_in_the_space(tmp_path: Pat
         "task: {name: 'own:data'}\nstudent: {model: mlp, hidden: {choice: [[4], [8]]}}\n"
         f"objectives: [{{name: {name}, direction: maximize}}, size_bytes]\n"
     )
-    with pytest.raises(SpaceError, match=r"space.yaml:3: objectives.0.name: a metric of the task: (is a reserved name|must be a word)"):
+    with pytest.raises(
+        SpaceError, match=r"space.yaml:3: objectives.0.name: a metric of the task: (is a reserved name|must be a word)"
+    ):
         load_space(path)

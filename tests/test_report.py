@@ -47,7 +47,7 @@ def test_the_page_is_one_file_that_asks_nobody(study):
     own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.S)  # plotly.js itself names its home page
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
     assert "Content-Security-Policy" in page and "<b>study" not in own and "&lt;b&gt;study" in own
-    for part in ("tradeoff_size_bytes", "tradeoff_latency_ms", "volume", "waterfall", "parallel", "importance"):
+    for part in ("tradeoff_size_bytes_accuracy", "tradeoff_latency_ms_accuracy", "volume", "parallel", "importance"):
         assert f'id="{part}"' in page
 
 
@@ -84,13 +84,13 @@ def test_best_recipes_load_and_carry_their_promise(study):
 def test_pick_keeps_the_limits_or_names_the_nearest(study):
     data = load_study(study)
     limit = float(data.front["size_bytes"].median())
-    number = int(re.search(r"trial (\d+)", pick(data, max_size_bytes=limit)).group(1))
+    number = int(re.search(r"trial (\d+)", pick(data, {"size_bytes": limit})).group(1))
     allowed = data.front[data.front["size_bytes"] <= limit]
     assert data.trials.loc[number, "accuracy"] == allowed["accuracy"].max()
-    smallest = int(re.search(r"trial (\d+)", pick(data, min_accuracy=0.7)).group(1))
+    smallest = int(re.search(r"trial (\d+)", pick(data, least={"accuracy": 0.7})).group(1))
     assert data.trials.loc[smallest, "size_bytes"] == data.front[data.front["accuracy"] >= 0.7]["size_bytes"].min()
     with pytest.raises(SpaceError, match=r"no point.*nearest is trial \d+"):
-        pick(data, max_latency_ms=1e-9)
+        pick(data, {"latency_ms": 1e-9})
 
 
 def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, tmp_path):

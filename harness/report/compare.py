@@ -21,6 +21,7 @@ from harness.pareto import Front, log_hypervolume
 from harness.records import Direction
 from harness.report.data import StudyData, load_study
 from harness.report.fronts import reference_point
+from harness.settings import Objective
 
 POINTS = 5  # sizes and latencies at which attained accuracies are given
 
@@ -91,15 +92,15 @@ def steps(study: StudyData, reference: Mapping[str, float]) -> list[Step]:
     for number, elapsed, epochs in _timeline(study):
         row = rows.get(number)
         if row is not None and front.add(number, [row[o.name] for o in study.objectives]):
-            last = volume([tested(rows[n]) for n in front.numbers], reference, directions)
+            last = volume([tested(rows[n], study.qualities) for n in front.numbers], reference, directions)
         found.append(Step(elapsed, epochs, last))
     return found or [Step(0.0, 0, 0.0)]
 
 
-def tested(row: Mapping[str, float]) -> dict[str, float]:
-    """The row with its test accuracy, where it has one, in place of validation's."""
-    known = row["test_accuracy"]
-    return {**row, "accuracy": row["accuracy"] if math.isnan(known) else known}
+def tested(row: Mapping[str, float], qualities: Sequence[Objective]) -> dict[str, float]:
+    """The row with its test values of the qualities, where it has them, in place of validation's."""
+    known = {q.name: row[f"test_{q.name}"] for q in qualities if not math.isnan(row[f"test_{q.name}"])}
+    return {**row, **known}
 
 
 def _timeline(study: StudyData) -> list[tuple[int, float, int]]:
@@ -142,19 +143,23 @@ def verdicts(contenders: Sequence[Contender]) -> list[str]:
 
 
 def attained(contenders: Sequence[Contender], cost: str) -> list[tuple[float, list[float]]]:
-    """Bounds on ``cost`` and, for each contender, the median over its studies of the test accuracy of the
-    point within the bound that is best on validation (NaN where none is within)."""
+    """Bounds on ``cost`` and, for each contender, the median over its studies of the test value of the point
+    within the bound that is best on validation in the first quality (NaN where none is within)."""
+    quality = contenders[0].studies[0].quality
     fronts = [[f.to_dict("records") for f in (s.front for s in c.studies)] for c in contenders]
     values = [row[cost] for studies in fronts for rows in studies for row in rows]
     if not values:
         return []
     bounds = np.geomspace(min(values), max(values), POINTS)
-    return [(float(b), [_median([_best(rows, cost, b) for rows in studies]) for studies in fronts]) for b in bounds]
+    return [
+        (float(b), [_median([_best(rows, cost, b, quality) for rows in studies]) for studies in fronts]) for b in bounds
+    ]
 
 
-def _best(rows: Sequence[Mapping[str, float]], cost: str, bound: float) -> float:
+def _best(rows: Sequence[Mapping[str, float]], cost: str, bound: float, quality: Objective) -> float:
+    best = max if quality.direction == "maximize" else min
     within = [r for r in rows if r[cost] <= bound * (1 + 1e-9)]
-    return tested(max(within, key=lambda r: r["accuracy"]))["accuracy"] if within else math.nan
+    return tested(best(within, key=lambda r: r[quality.name]), [quality])[quality.name] if within else math.nan
 
 
 def _median(values: Sequence[float]) -> float:

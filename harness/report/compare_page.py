@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from harness.records import write_bytes_durably
 from harness.report import units
 from harness.report.compare import Contender, at, attained, tested, verdicts
 from harness.report.fronts import projected
-from harness.report.plots import log_axis, page_layout
+from harness.report.page import figure_id, scale
+from harness.report.plots import log_axis, page_layout, tick_format
+from harness.settings import Objective
 
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#be185d", "#a16207", "#475569")
 AXES = {"elapsed_s": "seconds since the first proposal", "epochs": "epochs trained, all trials together"}
@@ -33,16 +36,22 @@ def write_comparison(contenders: Sequence[Contender], path: Path) -> Path:
     environment = Environment(
         loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    costs = [c for c in ("size_bytes", "latency_ms") if c in contenders[0].studies[0].costs]
-    figures = {f"over_{axis}": over(contenders, axis) for axis in AXES} | {
-        f"front_{c}": fronts(contenders, c) for c in costs
-    }
+    first = contenders[0].studies[0]
+    drawn = {f"over_{axis}": over(contenders, axis) for axis in AXES}
+    figures = {name: _html(name, figure) for name, figure in drawn.items()}
+    planes = [(cost, quality) for quality in first.qualities for cost in first.costs]
     page = environment.get_template("compare.html.j2").render(
         labels=[c.label for c in contenders],
         verdicts=verdicts(contenders),
-        figures={name: _html(name, figure) for name, figure in figures.items()},
+        figures=figures,
+        fronts=[
+            (f"{q.name} and {units.head(c)}", _html(figure_id("front", c, q.name), fronts(contenders, c, q)))
+            for c, q in planes
+        ],
+        scale=scale(first),
+        quality=first.quality.name,
         scores={"columns": SCORES, "rows": score_rows(contenders)},
-        attained=[(units.title(c), _attained_rows(contenders, c)) for c in costs],
+        attained=[(units.head(c), _attained_rows(contenders, c)) for c in first.costs],
         plotly_js=plotly.offline.get_plotlyjs(),
     )
     write_bytes_durably(path, page.encode())
@@ -82,7 +91,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
         figure.add_scatter(
             x=grid.tolist(),
             y=np.median(values, axis=0).tolist(),
-            name=contender.label,
+            name=html.escape(contender.label),
             mode="lines",
             line={"color": colour, "width": 2, "shape": "hv"},
         )
@@ -91,17 +100,17 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
     return page_layout(figure, 380)
 
 
-def fronts(contenders: Sequence[Contender], cost: str) -> go.Figure:
-    """Every study's front in the plane of ``cost`` and accuracy by validation, drawn at its test accuracies."""
-    figure, values = go.Figure(), []
+def fronts(contenders: Sequence[Contender], cost: str, quality: Objective) -> go.Figure:
+    """Every study's front in the plane of ``cost`` and the quality by validation, drawn at its test values."""
+    figure, values, name = go.Figure(), [], quality.name
     for contender, colour in zip(contenders, COLOURS * 9, strict=False):
         for i, study in enumerate(contender.studies):
-            rows = projected(study.front, cost, "accuracy")
+            rows = projected(study.front, cost, quality)
             values += rows[cost].tolist()
             figure.add_scatter(
                 x=rows[cost].tolist(),
-                y=[tested(r)["accuracy"] for r in rows.to_dict("records")],
-                name=contender.label,
+                y=[tested(r, [quality])[name] for r in rows.to_dict("records")],
+                name=html.escape(contender.label),
                 legendgroup=contender.label,
                 showlegend=i == 0,
                 mode="lines+markers",
@@ -109,7 +118,7 @@ def fronts(contenders: Sequence[Contender], cost: str) -> go.Figure:
                 marker={"size": 6},
             )
     log_axis(figure, cost, values)
-    figure.update_yaxes(title="test accuracy", tickformat=".1%")
+    figure.update_yaxes(title=html.escape(units.title(f"test_{name}")), tickformat=tick_format(name))
     return page_layout(figure, 380)
 
 
@@ -129,8 +138,9 @@ def score_rows(contenders: Sequence[Contender]) -> list[list[str]]:
 
 
 def _attained_rows(contenders: Sequence[Contender], cost: str) -> list[list[str]]:
+    name = contenders[0].studies[0].quality.name
     return [
-        [units.quantity(cost, bound), *("" if math.isnan(v) else units.share(v) for v in values)]
+        [units.quantity(cost, bound), *("" if math.isnan(v) else units.quantity(name, v) for v in values)]
         for bound, values in attained(contenders, cost)
     ]
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from harness.baselines import NAMES
 from harness.errors import SpaceError
+from harness.pareto import LOGGED
 from harness.recipe import flatten
 from harness.records import CONTINUES, DIRECTIONS, TrialRecord, read_json, read_record
 from harness.report.fronts import front_mask
@@ -34,8 +35,8 @@ class StudyData:
     trials       one row a trial, by number: ``status`` (ok, stopped, failed; continued: stopped, and
                  taken up again as another) ``reason baseline accuracy size_bytes latency_ms``
                  (medians, and every other measured quantity), ``latency_low latency_high`` (95 %
-                 interval), ``test_accuracy test_n structure duration_s feasible front model`` and one
-                 column a leaf of the recipe, by its dotted name
+                 interval), ``test_accuracy test_n structure duration_s feasible front model``, ``test_NAME``
+                 of the task's other metrics, and one column a leaf of the recipe, by its dotted name
     searched     dotted names that differ between the searched trials
     unreadable   names of trial folders whose record is broken or does not match its file
     """
@@ -80,10 +81,42 @@ class StudyData:
         return None if rows.empty else rows.iloc[0]
 
     @property
+    def qualities(self) -> tuple[Objective, ...]:
+        """The objectives that predictions are scored by: accuracy, metrics of the task. Accuracy where
+        only costs are objectives."""
+        return tuple(o for o in self.objectives if o.name not in LOGGED) or (Objective(QUALITY, "maximize"),)
+
+    @property
+    def quality(self) -> Objective:
+        """The first of them: what points are named, picked and compared by."""
+        return self.qualities[0]
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """What always saying the most frequent class scores, by quality, where the study says so."""
+        reference: Any = self.study.get("reference")
+        known = (
+            {"accuracy": reference["accuracy"]} if isinstance(reference, Mapping) and "accuracy" in reference else {}
+        )
+        found = known | dict(_dict(self.study, "chance"))
+        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+    @property
     def costs(self) -> list[str]:
-        """Quantities to draw accuracy against: size, latency, and any other objective."""
-        names = [*COSTS, *(o.name for o in self.objectives if o.name not in (QUALITY, *COSTS))]
+        """Quantities to draw qualities against: size, latency, and any other cost that is an objective."""
+        names = dict.fromkeys([*COSTS, *(o.name for o in self.objectives if o.name in LOGGED)])
         return [n for n in names if n in self.trials and self.finished[n].notna().any()]
+
+    @property
+    def measured(self) -> list[str]:
+        """All quantities that limits can be put on: what was measured of any trial."""
+        names = dict.fromkeys(name for record in self.records.values() for name in record.measurements)
+        return [n for n in names if n in self.trials]
+
+    def best_first(self, rows: pd.DataFrame, *then: str) -> pd.DataFrame:
+        """The rows by their quality, the best first; among equals by the columns ``then``, ascending."""
+        up = self.quality.direction == "minimize"
+        return rows.sort_values([self.quality.name, *then], ascending=[up, *(True for _ in then)])
 
 
 def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> StudyData:
@@ -176,8 +209,7 @@ def _table(
         *dict.fromkeys([QUALITY, *COSTS, *(o.name for o in objectives)]),
         "latency_low",
         "latency_high",
-        "test_accuracy",
-        "test_n",
+        *dict.fromkeys(["test_accuracy", *(f"test_{o.name}" for o in objectives if o.name not in LOGGED), "test_n"]),
     ]
     base = ["number", "status", "reason", "baseline", *numbers, "structure", "duration_s", "model"]
     table = pd.DataFrame(rows, columns=None if rows else base)
@@ -212,8 +244,8 @@ def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
         **measured,
         "latency_low": low,
         "latency_high": high,
-        "test_accuracy": test.get(QUALITY, math.nan),
-        "test_n": test.get("n", math.nan),
+        "test_accuracy": math.nan,
+        **{f"test_{name}": value for name, value in test.items()},
         "structure": record.structure,
         "duration_s": record.duration_s,
         "model": model,

@@ -1,7 +1,8 @@
 """The report's one door to :mod:`harness.pareto`: fronts, hypervolumes, ties.
 
-Hypervolume is measured in (accuracy, ln bytes, ln milliseconds): halving a file counts the same
-at 100 kB as at 10 kB. The reference point is beyond every baseline and every point of the front.
+Hypervolume is measured in qualities (accuracy, metrics of the task) as they are and in logarithms of
+costs: halving a file counts the same at 100 kB as at 10 kB. The reference point is beyond every baseline
+and every point of the front.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ def front_mask(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarra
     return np.asarray(pareto.nondominated(values, [o.direction for o in objectives]), dtype=bool)
 
 
-def projected(rows: pd.DataFrame, cost: str, quality: str) -> pd.DataFrame:
+def projected(rows: pd.DataFrame, cost: str, quality: Objective) -> pd.DataFrame:
     """The rows that no other beats in the plane (cost, quality), cheapest first."""
-    rows = rows[rows[cost].notna() & rows[quality].notna()]
-    plane = (Objective(quality, "maximize"), Objective(cost, "minimize"))
-    return rows[front_mask(rows[[quality, cost]].to_numpy(float), plane)].sort_values([cost, quality])
+    name = quality.name
+    rows = rows[rows[cost].notna() & rows[name].notna()]
+    plane = (quality, Objective(cost, "minimize"))
+    return rows[front_mask(rows[[name, cost]].to_numpy(float), plane)].sort_values([cost, name])
 
 
 def reference_point(data: StudyData) -> dict[str, float]:
@@ -40,11 +42,11 @@ def reference_point(data: StudyData) -> dict[str, float]:
     Where ``study.json`` has none: accuracy 0 and the same rule."""
     names = [o.name for o in data.objectives]
     given = data.study.get("reference")
-    bounds = {"accuracy": 0.0, **(given if isinstance(given, Mapping) else {})}
+    bounds = {"accuracy": 0.0, **data.chance, **(given if isinstance(given, Mapping) else {})}
     rows = data.finished[data.finished["front"] | (data.finished["baseline"] != "")]
     if rows.empty:
         return {n: float(bounds.get(n, 0.0)) for n in names}
-    tested = rows.assign(accuracy=rows["test_accuracy"].fillna(rows["accuracy"]))
+    tested = rows.assign(**{q.name: rows[f"test_{q.name}"].fillna(rows[q.name]) for q in data.qualities})
     values = np.vstack([r[names].to_numpy(float) for r in (rows, tested)])
     return pareto.reference_point(values, names, [o.direction for o in data.objectives], bounds)
 
@@ -92,6 +94,22 @@ def tied_members(data: StudyData) -> dict[int, int]:
         if len(overlapping):
             ties[int(numbers[i])] = int(numbers[overlapping[0]])
     return ties
+
+
+def at_chance(accuracy: float, chance: float | None, n: float | None) -> bool:
+    """Is an accuracy on ``n`` samples not shown to be above ``chance``, that of always saying the most frequent
+    class? Normal approximation of the binomial, one-sided at 95 %."""
+    if chance is None:
+        return False
+    margin = 1.645 * math.sqrt(chance * (1 - chance) / n) if n else 0.0
+    return accuracy <= chance + margin
+
+
+def majority_level(data: StudyData, rows: pd.DataFrame) -> list[int]:
+    """Numbers of the rows whose accuracy is at the level of the most frequent class (:func:`at_chance`)."""
+    chance, samples = data.chance.get("accuracy"), {n: data.records[n].measurements for n in rows["number"].tolist()}
+    known = [n for n, m in samples.items() if "accuracy" in m]
+    return [n for n in known if at_chance(rows.loc[n, "accuracy"], chance, samples[n]["accuracy"].conditions.get("n"))]
 
 
 def accuracy_interval(share: float, n: float) -> tuple[float, float]:

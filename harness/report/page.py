@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, PackageLoader
 
+from harness.pareto import LOGGED
 from harness.records import read_json, write_bytes_durably
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
@@ -17,9 +19,11 @@ from harness.report.audits import audit_rows, slower_integers
 from harness.report.confirmed import COLUMNS as CONFIRMED_COLUMNS
 from harness.report.confirmed import confirmed_rows, note
 from harness.report.data import StudyData
-from harness.report.fronts import accuracy_interval, comparison, reference_point, tied_members
+from harness.report.fronts import accuracy_interval, comparison, majority_level, reference_point, tied_members
 from harness.report.picks import best_points, recipe_yaml
 from harness.report.tables import write_csv
+from harness.report.training import still_falling, weak_teacher
+from harness.settings import Objective
 
 PARITY_DISAGREEMENTS = 2
 ENDED = {"stopped": "stopped early", "failed": "failed"}  # a record's status, in words
@@ -52,14 +56,24 @@ def render(data: StudyData, points: dict[str, int]) -> str:
         warnings=warnings(data),
         figures=_figures(data),
         reference=", ".join(units.quantity(name, value) for name, value in reference_point(data).items()),
+        tradeoffs={name: heading for name, (heading, _) in tradeoffs(data).items()},
+        scale=scale(data),
+        axes=len(data.searched) + len(data.costs) + len(data.qualities),
         audits={"columns": AUDIT_COLUMNS, "rows": audit_rows(data)},
         confirmed=_confirmed(data),
         columns=_columns(data),
+        heads={name: units.head(name) for name in _columns(data)},
         rows=_rows(data),
         points=points,
         plotly_js=plotly.offline.get_plotlyjs(),
         version=data.environment.get("harness", ""),
     )
+
+
+def scale(data: StudyData) -> str:
+    """The axes of the hypervolume, in words."""
+    axes = [f"log {units.head(o.name)}" if o.name in LOGGED else o.name for o in data.objectives]
+    return ", ".join(axes)
 
 
 def _confirmed(data: StudyData) -> dict[str, Any]:
@@ -69,11 +83,31 @@ def _confirmed(data: StudyData) -> dict[str, Any]:
     return {"columns": CONFIRMED_COLUMNS, "rows": confirmed_rows(result), "note": note(result)}
 
 
+def figure_id(*names: str) -> str:
+    """An id of a figure. Names come from the study's files, so it holds nothing of them but letters and digits."""
+    return re.sub(r"\W", "_", "_".join(names))
+
+
+def tradeoffs(data: StudyData) -> dict[str, tuple[str, tuple[str, Objective]]]:
+    """Id of each figure of a quality against a cost -> its heading, and the two."""
+    return {
+        figure_id("tradeoff", cost, q.name): (f"{_capital(q.name)} against {units.head(cost)}", (cost, q))
+        for q in data.qualities
+        for cost in data.costs
+    }
+
+
+def _capital(name: str) -> str:
+    return "Accuracy" if name == "accuracy" else name
+
+
 def _figures(data: StudyData) -> dict[str, str]:
     figures: dict[str, go.Figure] = {}
     if not data.finished.empty:
-        figures = {f"tradeoff_{cost}": plots.tradeoff(data, cost) for cost in data.costs}
-        figures |= {"volume": plots.volume(data), "waterfall": plots.waterfall(data), "parallel": plots.parallel(data)}
+        figures = {name: plots.tradeoff(data, *axes) for name, (_, axes) in tradeoffs(data).items()}
+        figures |= {"volume": plots.volume(data), "parallel": plots.parallel(data)}
+        if plots.stepped(data):
+            figures["waterfall"] = plots.waterfall(data)
     if any(data.importances.values()):
         figures["importance"] = plots.importance(data)
     return {
@@ -128,21 +162,25 @@ def summary(data: StudyData) -> list[str]:
         told.append(f"This front has bought nothing over the plain fp32 width sweep: {against}.")
     told += slower_integers(data)
     told.append(
-        "Accuracies that selected the points are those of the validation part and flatter by their selection; "
-        "the test accuracy beside them was taken once, at the end."
+        "Points are chosen on the validation split, so their values there flatter. The test column is measured once, "
+        "at the end."
     )
     return told
 
 
 def _shrinking(data: StudyData) -> str:
-    widest = data.widest
-    near = data.front[data.front["accuracy"] >= widest["accuracy"] - 0.01] if widest is not None else data.front
+    widest, quality = data.widest, data.quality
+    name, sign = quality.name, 1 if quality.direction == "maximize" else -1
+    near = data.front if widest is None else data.front[sign * (data.front[name] - widest[name]) >= -0.01]
     if widest is None or near.empty:
-        return "No point of the front is within 1 accuracy point of the widest fp32 student."
+        within = "1 accuracy point" if name == "accuracy" else f"0.01 {name}"
+        return f"No point of the front is within {within} of the widest fp32 student."
     best = near.sort_values("size_bytes").iloc[0]
-    lost = widest["accuracy"] - best["accuracy"]
+    lost = sign * (widest[name] - best[name])
     ratio = widest["size_bytes"] / best["size_bytes"]
-    change = f"{units.points(lost)} lower" if lost > 0 else "as accurate or better"
+    worse, as_good = ("lower", "as high") if sign > 0 else ("higher", "as low")
+    by = "accuracy" if name == "accuracy" else name
+    change = f"{by} {units.difference(name, lost)} {worse}" if lost > 0 else f"{by} {as_good} or better"
     return (
         f"Trial {best['number']} has 1/{ratio:.1f} of the widest fp32 student's file "
         f"({units.size(best['size_bytes'])} against {units.size(widest['size_bytes'])}), {change} on validation."
@@ -170,7 +208,14 @@ def warnings(data: StudyData) -> list[str]:
     if ties:
         pairs = ", ".join(f"{a} (with {b})" for a, b in ties.items())
         found.append(f"on the front only by a latency difference within the noise: {pairs}")
-    if data.widest is not None:
+    level = majority_level(data, data.front)
+    if level:
+        found.append(
+            f"on the front at the level of the most frequent class (accuracy {units.share(data.chance['accuracy'])}), "
+            f"not shown to have learned anything: {', '.join(map(str, level))}"
+        )
+    found += [*weak_teacher(data), *still_falling(data)]
+    if data.widest is not None and "accuracy" in [q.name for q in data.qualities]:
         n = data.records[int(data.widest["number"])].measurements["accuracy"].conditions.get("n")
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))
@@ -182,15 +227,25 @@ def warnings(data: StudyData) -> list[str]:
 
 
 def _columns(data: StudyData) -> list[str]:
-    names = ["number", "status", "front", "accuracy", "test_accuracy", "size_bytes", "latency_ms", "baseline"]
+    scores = [n for q in data.qualities for n in (q.name, f"test_{q.name}")]
+    names = [
+        "number",
+        "status",
+        "front",
+        *scores,
+        *dict.fromkeys(["size_bytes", "latency_ms", *data.costs]),
+        "baseline",
+    ]
     return [*names, *data.searched, "duration_s", "model"]
 
 
 def _rows(data: StudyData) -> list[dict[str, Any]]:
     """Cells as (text, sort key)."""
-    rows = []
+    rows, level = [], majority_level(data, data.front)
     for _, row in data.trials.sort_values(["front", "number"], ascending=[False, True]).iterrows():
         cells = {name: _cell(name, row.get(name)) for name in _columns(data)}
+        if row["number"] in level:
+            cells["front"] = ("yes, as the most frequent class", "1")
         rows.append({"front": bool(row["front"]), "cells": cells, "reason": row["reason"], "model": row["model"]})
     return rows
 
@@ -201,5 +256,8 @@ def _cell(name: str, value: Any) -> tuple[str, str]:
     if isinstance(value, bool):
         return str(value), str(value)
     number = isinstance(value, int | float) and not (isinstance(value, float) and math.isnan(value))
-    text = units.quantity(name, value) if number and name not in ("number", "duration_s") else units.plain(value)
+    if number and name == "duration_s":
+        return f"{value:.1f} s", f"{float(value):.12g}"
+    recipe = name == "number" or "." in name  # a dotted name is a leaf of the recipe
+    text = units.quantity(name, value) if number and not recipe else units.plain(value)
     return text, f"{float(value):.12g}" if number else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,9 +11,11 @@ import plotly.graph_objects as go
 
 from harness.report import units
 from harness.report.data import StudyData
-from harness.report.fronts import hypervolume, projected, running_hypervolume
+from harness.report.fronts import hypervolume, majority_level, projected, running_hypervolume
+from harness.settings import Objective
 
 MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce"
+LEVEL = "#dc2626"
 STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantised, stored wide"), ("file", "the file"))
 
 
@@ -41,10 +44,9 @@ def _hover(data: StudyData, rows: pd.DataFrame) -> list[str]:
     """The measured values and the searched leaves of each row, escaped."""
     texts = []
     for number, row in rows.iterrows():
+        names = [n for q in data.qualities for n in (q.name, f"test_{q.name}")]
         measured = [
-            f"{units.title(n)}: {units.quantity(n, row[n])}"
-            for n in ("accuracy", "test_accuracy", "size_bytes", "latency_ms")
-            if not units.missing(row[n])
+            f"{units.title(n)}: {units.quantity(n, row[n])}" for n in [*names, *data.costs] if not units.missing(row[n])
         ]
         recipe = [f"{n} = {units.plain(row[n])}" for n in data.searched if not units.missing(row[n])]
         head = f"trial {number}" + (f" ({row['baseline']})" if row["baseline"] else "")
@@ -52,10 +54,10 @@ def _hover(data: StudyData, rows: pd.DataFrame) -> list[str]:
     return texts
 
 
-def _points(data: StudyData, rows: pd.DataFrame, cost: str, name: str, **style: object) -> go.Scatter:
+def _points(data: StudyData, rows: pd.DataFrame, cost: str, quality: str, name: str, **style: object) -> go.Scatter:
     return go.Scatter(
         x=rows[cost].tolist(),
-        y=rows["accuracy"].tolist(),
+        y=rows[quality].tolist(),
         name=name,
         hovertext=_hover(data, rows),
         hoverinfo="text",
@@ -63,17 +65,19 @@ def _points(data: StudyData, rows: pd.DataFrame, cost: str, name: str, **style: 
     )
 
 
-def tradeoff(data: StudyData, cost: str) -> go.Figure:
-    """Accuracy against a cost: all trials, the front, the fp32 width sweep and the teacher."""
-    done = data.finished
+def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
+    """A quality against a cost: all trials, the front, the fp32 width sweep and the teacher."""
+    done, score = data.finished, quality.name
     rest = done[~done["front"] & ~done.index.isin([*data.sweep.index, *data.named.index])]
     figure = go.Figure(
-        _points(data, rest, cost, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": 0.55})
+        _points(
+            data, rest, cost, score, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": 0.55}
+        )
     )
-    line = projected(done[done["feasible"]], cost, "accuracy")
+    line = projected(done[done["feasible"]], cost, quality)
     figure.add_scatter(
         x=line[cost].tolist(),
-        y=line["accuracy"].tolist(),
+        y=line[score].tolist(),
         mode="lines",
         line={"color": FRONT, "shape": "hv", "width": 1.5},
         hoverinfo="skip",
@@ -85,6 +89,7 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
             data,
             sweep,
             cost,
+            score,
             "fp32 width sweep",
             mode="lines+markers",
             line={"dash": "dot", "color": SWEEP},
@@ -96,6 +101,7 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
             data,
             data.front,
             cost,
+            score,
             "Pareto front",
             mode="markers",
             marker={"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}},
@@ -103,11 +109,15 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
     )
     for name, rows in data.named.groupby("baseline", sort=False):
         marker = {"symbol": "diamond", "size": 12, "color": NAMED, "line": {"color": "white", "width": 1}}
-        figure.add_trace(_points(data, rows, cost, str(name), mode="markers", marker=marker))
-    if cost in data.teacher and "accuracy" in data.teacher:
+        figure.add_trace(_points(data, rows, cost, score, html.escape(str(name)), mode="markers", marker=marker))
+    low = data.front.loc[majority_level(data, data.front)]
+    if not low.empty:
+        marker = {"symbol": "x-thin", "size": 13, "line": {"color": LEVEL, "width": 2}}
+        figure.add_trace(_points(data, low, cost, score, "as the most frequent class", mode="markers", marker=marker))
+    if cost in data.teacher and score in data.teacher:
         figure.add_scatter(
             x=[data.teacher[cost]],
-            y=[data.teacher["accuracy"]],
+            y=[data.teacher[score]],
             mode="markers",
             name="teacher",
             marker={"symbol": "star", "size": 15, "color": TEACHER},
@@ -115,25 +125,39 @@ def tradeoff(data: StudyData, cost: str) -> go.Figure:
             hoverinfo="text+x+y",
         )
     log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
-    figure.update_yaxes(title=units.title("accuracy"), tickformat=".1%", range=_accuracy_range(data))
+    figure.update_yaxes(title=html.escape(units.title(score)), range=_range(data, score), tickformat=tick_format(score))
     page_layout(figure, 480 + 20 * data.named["baseline"].nunique())
     figure.update_layout(legend={"y": -0.2, "yanchor": "top"})  # below: named recipes can make it long
     return figure
 
 
-def _accuracy_range(data: StudyData) -> list[float]:
-    """All of the front and of the sweep; far below them only what fits (double-click shows all)."""
-    seen = [*data.front["accuracy"], *data.sweep["accuracy"], *data.named["accuracy"]]
-    low, high = min(seen), max([*seen, data.teacher.get("accuracy", 0.0)])
+def tick_format(quality: str) -> str:
+    return ".1%" if "accuracy" in quality else ".3~g"
+
+
+def _range(data: StudyData, quality: str) -> list[float]:
+    """All of the front and of the sweep; far off them only what fits (double-click shows all)."""
+    seen = [*data.front[quality], *data.sweep[quality], *data.named[quality]]
+    seen = seen or data.finished[quality].tolist()
+    teacher = [data.teacher[quality]] if quality in data.teacher else []
+    low, high = min(seen), max([*seen, *teacher])
     margin = max(0.25 * (high - low), 0.005)
-    return [low - margin, min(high + margin, 1.005)]
+    return [low - margin, min(high + margin, 1.005) if "accuracy" in quality else high + margin]
 
 
 def log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:
     ticks = units.log_ticks(min(values) * 0.8, max(values) * 1.25) if values and min(values) > 0 else []
     figure.update_xaxes(
-        type="log", title=units.title(cost), tickvals=ticks, ticktext=[units.quantity(cost, t) for t in ticks]
+        type="log",
+        title=html.escape(units.title(cost)),
+        tickvals=ticks,
+        ticktext=[_round(units.quantity(cost, t)) for t in ticks],
     )
+
+
+def _round(text: str) -> str:
+    """``5.00 kB`` as ``5 kB``: ticks are round."""
+    return re.sub(r"\.0+(?= )", "", text)
 
 
 def volume(data: StudyData) -> go.Figure:
@@ -163,18 +187,22 @@ def volume(data: StudyData) -> go.Figure:
 
 
 def parallel(data: StudyData) -> go.Figure:
-    """One line a trial through the searched leaves, coloured by accuracy; drag along an axis to
+    """One line a trial through the searched leaves, coloured by its quality; drag along an axis to
     filter, drag its title to move it."""
-    rows = data.finished
+    rows, quality = data.finished, data.quality.name
     axes = [_axis(rows[name], name) for name in data.searched]
-    ends = [{"label": units.title(n), "values": rows[n].tolist()} for n in ("size_bytes", "latency_ms", "accuracy")]
+    ends = [
+        {"label": html.escape(units.title(n)), "values": rows[n].tolist()}
+        for n in [*data.costs, *(q.name for q in data.qualities)]
+    ]
     figure = go.Figure(
         go.Parcoords(
             line={
-                "color": rows["accuracy"].tolist(),
+                "color": rows[quality].tolist(),
                 "colorscale": "Viridis",
+                "reversescale": data.quality.direction == "minimize",
                 "showscale": True,
-                "colorbar": {"title": {"text": "accuracy"}, "tickformat": ".0%"},
+                "colorbar": {"title": {"text": html.escape(quality)}, "tickformat": tick_format(quality)},
             },
             dimensions=[*axes, *ends],
         )
@@ -205,19 +233,24 @@ def importance(data: StudyData) -> go.Figure:
             y=names,
             x=[float(scores.get(n, 0)) for n in names],
             orientation="h",
-            name=units.title(objective),
+            name=html.escape(units.title(objective)),
             marker={"color": colour},
         )
     figure.update_xaxes(title="importance (PED-ANOVA)")
     page_layout(figure, 150 + 45 * max(1, len(names)))
-    figure.update_layout(barmode="group", margin={"l": 170})
+    figure.update_layout(barmode="group")
     return figure
+
+
+def stepped(data: StudyData) -> list[int]:
+    """Points of the front whose bytes after each step are known."""
+    return [n for n in data.front["number"].tolist() if all(k in data.records[n].waterfall for k, _ in STEPS)]
 
 
 def waterfall(data: StudyData) -> go.Figure:
     """Bytes after each step for a chosen point of the front; first the one that shrank most."""
     figure, buttons = go.Figure(), []
-    members = [n for n in data.front["number"] if all(k in data.records[n].waterfall for k, _ in STEPS)]
+    members = stepped(data)
     shrunk = [data.records[n].waterfall[STEPS[0][0]] / data.records[n].waterfall[STEPS[-1][0]] for n in members]
     shown = shrunk.index(max(shrunk)) if shrunk else 0
     for i, number in enumerate(members):

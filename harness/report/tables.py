@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from harness.report import units
 from harness.report.data import StudyData
-from harness.report.fronts import tied_members
+from harness.report.fronts import majority_level, tied_members
 
+NARROW = 60  # columns
+NOTES = {
+    "~": "on the front only by a difference in latency within the noise of the measurement",
+    "!": "no better than always saying the most frequent class",
+}
 SHORT = {
     "train.lr": "lr",
     "prune.ratio": "prune",
@@ -28,47 +35,71 @@ SHORT = {
 
 def short_recipe(data: StudyData, row: pd.Series) -> str:
     """The searched leaves of a trial on one line."""
-    parts = []
-    for name in data.searched:
-        value = row.get(name)
-        if not units.missing(value):
-            parts.append(f"{SHORT.get(name, name)} {units.plain(value)}")
-    return ", ".join(parts)
+    return ", ".join(_leaves(data, row))
+
+
+def _leaves(data: StudyData, row: pd.Series) -> list[str]:
+    known = [(name, row.get(name)) for name in data.searched]
+    return [f"{SHORT.get(name, name)} {units.plain(value)}" for name, value in known if not units.missing(value)]
 
 
 def terminal_table(data: StudyData) -> str:
-    """The front, the smallest file first, with the plain width sweep's widest student for scale."""
-    ties = tied_members(data)
-    table = Table("trial", "accuracy", "test", "size", "latency", "recipe", title=f"front of {data.name}")
-    for column in table.columns[:5]:
-        column.justify, column.no_wrap = "right", True
-    for number, row in data.front.iterrows():
-        mark = "~" if number in ties else ""
-        table.add_row(
-            f"{number}{mark}",
-            units.share(row["accuracy"]),
-            units.share(row["test_accuracy"]),
-            units.size(row["size_bytes"]),
-            units.time(row["latency_ms"]),
-            row["baseline"] or short_recipe(data, row),
-        )
+    """The front, the smallest file first, with the plain width sweep's widest student for scale; no line is
+    wider than the terminal (80 columns where there is none, ``NARROW`` at least)."""
+    ties, level = tied_members(data), majority_level(data, data.front)
+    names = [n for q in data.qualities for n in (q.name, f"test_{q.name}")] + _costs(data)
+    rows = [
+        [f"{number}{'~' * (number in ties)}{'!' * (number in level)}", *_cells(names, row)]
+        for number, row in data.front.iterrows()
+    ]
+    recipes = [[str(row["baseline"])] if row["baseline"] else _leaves(data, row) for _, row in data.front.iterrows()]
     widest = data.widest
     if widest is not None:
-        table.add_section()
-        table.add_row(
-            str(widest["number"]),
-            units.share(widest["accuracy"]),
-            units.share(widest["test_accuracy"]),
-            units.size(widest["size_bytes"]),
-            units.time(widest["latency_ms"]),
-            "widest fp32 student",
-        )
+        rows.append([str(widest["number"]), *_cells(names, widest)])
+        recipes.append(["widest fp32", "student"])
     out = io.StringIO()
-    console = Console(file=out, width=max(100, Console().width), markup=False, highlight=False)
+    console = Console(file=out, width=max(NARROW, Console().width), markup=False, highlight=False)
+    heads = ["trial", *("test" if n == "test_accuracy" else units.head(n) for n in names)]
+    used = sum(max(len(cell) for cell in column) + 2 for column in zip(heads, *rows, strict=True))
+    table = Table(
+        *heads, "recipe", title=f"front of {data.name}", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False
+    )
+    for column in table.columns[:-1]:
+        column.justify, column.no_wrap = "right", True
+    for row, parts in zip(rows, recipes, strict=True):
+        if widest is not None and row is rows[-1]:
+            table.add_section()
+            table.add_row(*row, " ".join(parts))
+            break
+        table.add_row(*row, folded(parts, console.width - used - 1))
     console.print(table)
-    if ties:
-        console.print("~ on the front only by a difference in latency within the noise of the measurement")
-    return out.getvalue().rstrip()
+    for mark, found in NOTES.items():
+        if ties if mark == "~" else level:
+            console.print(f"{mark} {found}")
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+
+
+def _costs(data: StudyData) -> list[str]:
+    """Size and latency, and what else is an objective; beside several qualities, whose columns need the
+    room, only objectives."""
+    asked = [o.name for o in data.objectives if o.name in data.costs]
+    return asked if len(data.qualities) > 1 else [*dict.fromkeys(["size_bytes", "latency_ms", *asked])]
+
+
+def _cells(names: Sequence[str], row: pd.Series) -> list[str]:
+    return [units.quantity(name, row[name]) for name in names]
+
+
+def folded(parts: Sequence[str], width: int) -> str:
+    """``parts`` with commas between them, in lines of at most ``width`` where no part is longer."""
+    lines: list[str] = []
+    for i, part in enumerate(parts):
+        text = part + "," * (i < len(parts) - 1)
+        if lines and len(lines[-1]) + 1 + len(text) <= width:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(text)
+    return "\n".join(lines)
 
 
 def write_csv(data: StudyData, folder: Path) -> None:

@@ -13,6 +13,13 @@ TITLES = {
     "load_ms": "Load time",
     "device_latency_ms": "Latency on the device",
 }
+HEADS = {
+    "size_bytes": "size",
+    "latency_ms": "latency",
+    "load_ms": "load time",
+    "device_latency_ms": "device latency",
+    "duration_s": "duration",
+}
 
 
 def missing(value: Any) -> bool:
@@ -62,17 +69,37 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def score(value: float) -> str:
+    """A metric of the task: four decimals, where it is of the order of 1."""
+    if missing(value):
+        return ""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 10 else f"{value:.4g}"
+
+
 def quantity(name: str, value: float) -> str:
-    """A measured value with its unit."""
+    """A measured value with its unit; what is no cost and no accuracy is a metric of the task."""
     if "accuracy" in name:
         return share(value)
     if name.endswith("_bytes"):
         return size(value)
-    return time(value) if name.endswith("_ms") else plain(value)
+    return time(value) if name.endswith("_ms") else score(value)
+
+
+def difference(name: str, value: float) -> str:
+    """A difference of two values of a quality."""
+    return points(value) if "accuracy" in name else score(value)
 
 
 def title(name: str) -> str:
-    return TITLES.get(name, name)
+    """A quantity on an axis, in a legend: with the part of the data that it was measured on."""
+    if name.startswith("test_"):
+        return TITLES.get(name, f"{name[5:]} (test)")
+    return TITLES.get(name, f"{name} (validation)")
+
+
+def head(name: str) -> str:
+    """A quantity above a column, whose cells bring their own units."""
+    return f"test {name[5:]}" if name.startswith("test_") else HEADS.get(name, name)
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -12,7 +12,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -29,7 +29,7 @@ from harness.records import DIRECTIONS, read_record, remove_temporaries, write_b
 from harness.search import finish, resume, warm
 from harness.search.dominated import Dominated
 from harness.search.latencies import Latencies
-from harness.search.lock import run_lock
+from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
 from harness.search.moasha import Moasha
 from harness.search.pool import RayPool, connect
@@ -130,13 +130,19 @@ def _search(
 ) -> Outcome:
     started = time.monotonic()
     pool = make_pool()
-    with Stop() as stop, lab() as measuring, Progress(folder.name, budget.trials, progress) as shown:
+    with (
+        Stop(lambda: mark_draining(folder)) as stop,
+        lab() as measuring,
+        Progress(folder.name, budget.trials, progress) as shown,
+    ):
         try:
             shown.say("preparing: data, teacher, first export")
             with space.source.at("", ()):
                 ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()), own_metrics(space))
             pool.share(ready["logits"])
-            run = _open(space, folder, budget, pool, measuring, shown, stop, float(ready["chance"]))
+            run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
+            if space.settings.stop != "none" and isinstance(run.rule, Never):
+                shown.say(f"search.stop: {space.settings.stop} judges accuracy against costs only: nothing is stopped")
             warm.queue_first(run.study, space, warm_start)
             resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
             work_through(run)
@@ -156,6 +162,11 @@ def own_metrics(space: Space) -> dict[str, str]:
     return {path: name for path, name in asked.items() if name not in DIRECTIONS}
 
 
+def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
+    """What always saying the most frequent class scores, by quality."""
+    return {"accuracy": float(ready["chance"]), **ready.get("metrics", {})}
+
+
 def teacher_trees(space: Space) -> list[dict[str, Any]]:
     """One recipe for each teacher that the space can name (at most 16), defaults elsewhere."""
     holes = [h for h in space.holes if h.name.startswith("teacher")]
@@ -169,7 +180,14 @@ def teacher_trees(space: Space) -> list[dict[str, Any]]:
 
 
 def _open(
-    space: Space, folder: Path, budget: Budget, pool: Pool, lab: Lab, progress: Progress, stop: Stop, chance: float
+    space: Space,
+    folder: Path,
+    budget: Budget,
+    pool: Pool,
+    lab: Lab,
+    progress: Progress,
+    stop: Stop,
+    chance: Mapping[str, float],
 ) -> Run:
     write_bytes_durably(folder / "space.yaml", space.text.encode())
     write_json_durably(folder / "environment.json", environment())
@@ -252,6 +270,7 @@ def _close(run: Run, started: float) -> Outcome:
             "epochs": run.epochs,
             "budget": {"trials": run.budget.trials, "epochs": run.budget.epochs, "seconds": run.budget.seconds},
             "reference": run.reference.point(run.front),
+            "chance": dict(run.reference.chance),
             "hypervolume": run.reference.hypervolume(run.front),
             "driver_peak_mib": peak_memory_mib(),
             "wall_s": round(time.monotonic() - started, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class Reference:
-    """The hypervolume's reference point: chance accuracy, and 1.5 times the largest cost of the baselines and
-    of the front (:func:`harness.pareto.reference_point`). The baselines are the first trials, so it stands
-    when they have finished; it moves only where a point of the front costs more than every one of them."""
+    """The hypervolume's reference point: chance for accuracy and the task's metrics (what always saying the most
+    frequent class scores), and 1.5 times the largest cost of the baselines and of the front
+    (:func:`harness.pareto.reference_point`). The baselines are the first trials, so it stands when they have
+    finished; it moves only where a point of the front costs more than every one of them."""
 
-    def __init__(self, space: Space, chance: float):
-        self._objectives, self._bounds = space.objectives, {"accuracy": chance}
+    def __init__(self, space: Space, chance: Mapping[str, float]):
+        self._objectives, self.chance = space.objectives, chance
         self._baselines: list[list[float]] = []
 
     def see(self, record: TrialRecord) -> None:
@@ -41,7 +42,7 @@ class Reference:
         """Raw value of each objective; empty before any trial finished."""
         rows = [*self._baselines, *front.values().tolist()]
         names = [o.name for o in self._objectives]
-        return reference_point(np.array(rows), names, front.directions, self._bounds) if rows else {}
+        return reference_point(np.array(rows), names, front.directions, self.chance) if rows else {}
 
     def hypervolume(self, front: Front) -> float:
         point = self.point(front)

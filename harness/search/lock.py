@@ -11,6 +11,28 @@ from pathlib import Path
 
 from harness.errors import SpaceError
 
+DRAINING = "draining"
+
+
+def holder(folder: Path) -> str:
+    """What the driver that works on the study in ``folder`` does: ``running`` or ``draining`` (it starts
+    nothing more), and its process; empty where there is none."""
+    try:
+        with open(folder / "run.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        pid, *state = (folder / "run.lock").read_text().splitlines() or [""]
+        return f"{DRAINING if DRAINING in state else 'running'} ({pid})"
+    return ""
+
+
+def mark_draining(folder: Path) -> None:
+    """Say beside the holder of ``folder``'s lock that it starts nothing more."""
+    with open(folder / "run.lock", "a") as file:
+        file.write(f"{DRAINING}\n")
+
 
 @contextlib.contextmanager
 def run_lock(folder: Path) -> Iterator[None]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 
 class Stop:
-    """Context manager. ``asked``: start nothing new; ``now``: wait for nothing either."""
+    """Context manager. ``asked``: start nothing new; ``now``: wait for nothing either. ``draining`` is called
+    when the first is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, draining: Callable[[], None] = lambda: None) -> None:
+        self._draining = draining
         self.asked, self.now, self.exit_code = False, False, 0
         self._before: dict[int, object] = {}
 
@@ -26,4 +29,6 @@ class Stop:
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self.now = self.asked
+        if not self.asked:
+            self._draining()
         self.asked, self.exit_code = True, 128 + number

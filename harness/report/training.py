@@ -1,0 +1,62 @@
+"""What training itself says against the numbers: a weak teacher, a loss that was still falling."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from harness.report import units
+from harness.report.data import StudyData
+from harness.report.fronts import at_chance
+
+LATE = 0.25  # share of the epochs that are the end of a training
+FALLING = 0.1  # of the loss's whole fall: a loss that falls evenly has 0.25 of it at the end, one that settled 0
+
+
+def weak_teacher(data: StudyData) -> list[str]:
+    """A sentence where the teacher is below the best student, or not shown to be above chance."""
+    quality = data.quality
+    found = data.teacher.get(quality.name)
+    if not isinstance(found, int | float) or data.finished.empty:
+        return []
+    told, accuracy = [], data.teacher.get("accuracy")
+    n = next((r.measurements["accuracy"].conditions.get("n") for r in data.records.values() if r.status == "ok"), None)
+    if isinstance(accuracy, int | float) and at_chance(accuracy, data.chance.get("accuracy"), n):
+        told.append(f"the teacher's accuracy ({units.share(accuracy)}) is at the level of the most frequent class")
+    best = data.best_first(data.finished).iloc[0]
+    if (best[quality.name] - found) * (1 if quality.direction == "maximize" else -1) > 0:
+        told.append(
+            f"the teacher is weaker than the best student: {quality.name} {units.quantity(quality.name, found)}, "
+            f"trial {best['number']} has {units.quantity(quality.name, best[quality.name])}"
+        )
+    return told
+
+
+def still_falling(data: StudyData) -> list[str]:
+    """A sentence that names the front's trials whose training loss was still falling at the end."""
+    shares = {n: late_fall(data.folder / "trials" / f"{n:05d}" / "history.csv") for n in data.front["number"].tolist()}
+    falling = {n: share for n, share in shares.items() if share > FALLING}
+    if not falling:
+        return []
+    most = max(falling, key=falling.__getitem__)
+    return [
+        f"the training loss was still falling at the end of {len(falling)} of the front's {len(shares)} trials: "
+        f"{', '.join(map(str, falling))} (trial {most}: {falling[most]:.0%} of its fall came in the last "
+        f"{LATE:.0%} of the epochs); more epochs may help"
+    ]
+
+
+def late_fall(history: Path) -> float:
+    """Share of the loss's fall from the first epoch on that came in the last ``LATE`` of the epochs; 0 where
+    it did not fall, or fewer than four epochs say nothing."""
+    try:
+        with history.open(newline="") as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError):
+        return 0.0
+    if len(losses) < 4 or not all(map(math.isfinite, losses)):
+        return 0.0
+    fall = losses[0] - losses[-1]
+    before = losses[-1 - max(1, round(LATE * (len(losses) - 1)))]
+    return (before - losses[-1]) / fall if fall > 0 else 0.0
