@@ -138,5 +138,5 @@ def test_a_weight_range_bounds_weights_and_so_the_quantisers_step(seed, threshol
     kept, clipped, _ = clip.weight_range(weights, weights, {}, threshold=t(threshold))
     assert all(bool((w.abs() <= threshold).all()) for w in kept.values())
     assert bool(clipped) == any(bool((w.abs() > threshold).any()) for w in weights.values())
-    scale = quantize.uniform(kept["a"], {}, bits=t(4), percentile=t(100)).scale
+    scale = quantize.uniform(kept["a"], None, {}, bits=t(4), percentile=t(100)).scale
     assert bool((scale <= threshold / 7 * (1 + 1e-12)).all())

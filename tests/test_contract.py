@@ -1,15 +1,24 @@
-"""The declarations in the registries say exactly what the functions take."""
+"""The declarations in the registries say exactly what the functions take, and a trial's record says
+what its file holds: zeros, levels, bytes and accuracy are read here with onnx alone."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from onnx.reference import ReferenceEvaluator
 
+from harness import scoring, trial
 from harness.errors import SpaceError
 from harness.methods import REQUIRED, Method, Param
+from harness.recipe import parse_recipe
+from harness.records import TrialRecord
 from harness.registries import REGISTRIES
 
 TECHNIQUES = ("clips", "pruners", "quantisers", "distills")
@@ -95,3 +104,71 @@ def test_a_wrong_value_is_answered_with_the_rule(param: Param) -> None:
     for value in (None, object(), float("nan"), {}):
         with pytest.raises(SpaceError, match=r"^x.*: must be"):
             param.check("x", value)
+
+
+WEIGHT, OTHERS = "weight", ("none", "channel", "rollback")
+WITHOUT_ZERO = {"dorefa", "pact"}  # their grids: every zero in the file is a pruned weight
+WIDTHS = [(kind, bits) for kind, m in REGISTRIES.quantisers.items() for bits in m.params["bits"].choices if bits < 32]
+FILED = [
+    *((kind, bits, WEIGHT, {"ratio": ratio, "scope": scope, "end": 0.5})
+      for i, (kind, bits) in enumerate(WIDTHS)
+      for ratio, scope in [((0.9, "layer"), (0.6, "global"), (0.3, "layer"), (0.97, "global"))[i % 4]]),
+    *((kind, bits, OTHERS[i % 3], {} if i % 3 == 0 else {"ratio": 0.4, "at": 0.0})
+      for i, (kind, bits) in enumerate(WIDTHS[::3])),
+]  # fmt: skip
+FILED_IDS = [f"{kind}{bits}-{prune}{options.get('ratio', '')}" for kind, bits, prune, options in FILED]
+
+
+def read_file(path: Path, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Logits, and the integers of every weight, computed from the file by onnx's reference operators."""
+    model = onnx.load(path)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    names = []
+    for node in model.graph.node:
+        source = made_by.get(node.input[1]) if node.op_type in ("Conv", "Gemm") else None
+        if source is not None and source.op_type == "DequantizeLinear":
+            names.append(source.input[0])
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    unfolded = [name for name in names if name not in stored]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unfolded)
+    logits, *values = ReferenceEvaluator(model).run(None, {"input": x})
+    stored |= dict(zip(unfolded, values, strict=True))
+    return logits, [stored[name] for name in names]
+
+
+@pytest.mark.parametrize(("kind", "bits", "prune", "options"), FILED, ids=FILED_IDS)
+def test_the_record_says_what_the_file_holds(
+    tmp_path: Path, kind: str, bits: int, prune: str, options: dict[str, Any]
+) -> None:
+    tree = {
+        "task": {"name": "digits"},
+        "student": {"model": "mlp", "hidden": [24, 12]},
+        "train": {"epochs": 2, "batch_size": 32, "lr": 0.1},
+        "prune": {"kind": prune, **options},
+        "quant": {"kind": kind, "bits": bits},
+    }
+    record = TrialRecord.model_validate(trial.run(tree, 0, {}, "", str(tmp_path)))
+    assert record.status == "ok", record.reason
+    path = tmp_path / "model.onnx"
+    x, y = scoring.data_of(parse_recipe(tree, REGISTRIES)).validation
+    logits, weights = read_file(path, x.float().numpy())
+    assert [w.dtype for w in weights] == [np.int8] * 3
+    zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.size for w in weights)
+    assert record.diagnostics["sparsity"] == pytest.approx(zeros / total, abs=1e-12)
+    assert record.diagnostics["pruned"] <= record.diagnostics["sparsity"]
+    levels = [set(np.unique(w).tolist()) for w in weights]
+    if prune == WEIGHT:
+        each = [round(options["ratio"] * w.size) for w in weights]
+        pruned = sum(each) if options["scope"] == "layer" else round(options["ratio"] * total)
+        assert record.diagnostics["pruned"] == pytest.approx(pruned / total, abs=1e-12)
+        assert all((w == 0).sum() >= n for w, n in zip(weights, each, strict=True) if options["scope"] == "layer")
+        assert zeros == pruned if kind in WITHOUT_ZERO or bits == 1 else zeros >= pruned
+        levels = [found - {0} for found in levels]
+    else:
+        assert record.diagnostics["pruned"] == 0
+    assert all(len(found) <= 2**bits for found in levels)
+    assert record.value("size_bytes") == path.stat().st_size
+    plain = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input": x.float().numpy()})[0]
+    found = [(each.argmax(1) == y.numpy()).mean() for each in (logits, np.asarray(plain))]
+    # a value on a half may round either way, and without VNNI plain onnxruntime is not the operators' definition
+    assert min(abs(record.value("accuracy") - accuracy) for accuracy in found) <= 2 / len(y)

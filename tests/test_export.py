@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from torch import nn
 
+from harness.deploy.audit import audit
 from harness.deploy.build import build_graph
 from harness.deploy.export import export, structure_key, to_bytes
 from harness.deploy.graph import Templates
@@ -21,6 +23,7 @@ from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.train.fit import Examples, Trained, fit
 from harness.train.predict import predict
+from harness.train.rounding import Quantised
 
 SHAPE, MEAN, STD = (1, 16, 16), (0.5,), (2.0,)
 STUDENTS = {
@@ -262,11 +265,12 @@ def test_narrow_storage_gives_back_every_value_and_is_smaller(bits, sparsity, se
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 7), st.integers(0, 1000), st.booleans())
-def test_integers_that_do_not_fit_their_width_are_places_in_a_table(bits, seed, sparse):
+@given(st.integers(1, 7), st.integers(0, 1000), st.booleans(), st.sampled_from([0.0, 0.0, 0.5, 0.997]))
+def test_integers_that_do_not_fit_their_width_are_places_in_a_table(bits, seed, sparse, pruned):
     rng = np.random.default_rng(seed)
     known = rng.choice(np.arange(-127, 128), rng.integers(1, 2**bits + 1), replace=False).astype(np.int8)
     values = rng.choice(known, (40, 60)).astype(np.int8)
+    values[rng.random(values.shape) < pruned] = 0  # a value more, where the grid has no zero
     if sparse and 0 in known:
         values[rng.random(values.shape) < 0.95] = 0
     found = []
@@ -281,4 +285,30 @@ def test_integers_that_do_not_fit_their_width_are_places_in_a_table(bits, seed, 
         found.append(model.SerializeToString())
         [w] = session(found[-1]).run(None, {})
         assert np.array_equal(w, values)
-    assert len(found[0]) <= values.size * bits / 8 + 2**bits + 900
+    width = bits if len(np.unique(values)) <= 2**bits else bits + 1
+    assert len(found[0]) <= values.size * width / 8 + 2**width + 900
+
+
+@pytest.mark.parametrize(("ratio", "stored"), [(0.5, "2-bit"), (0.95, "1-bit sparse")])
+def test_one_bit_and_a_zero_take_two_bits_or_gaps_and_signs(ratio, stored, templates, tmp_path):
+    """The bytes: 2 bits a weight, or 9 for each that is left, beside what the same graph has at 1 bit."""
+    layer = nn.Linear(256, 400, bias=False)
+    rng = np.random.default_rng(0)
+    signs = np.where(rng.random((400, 256)) < 0.5, -1, 1).astype(np.int8)
+    kept = rng.permutation(signs.size).reshape(signs.shape) >= round(ratio * signs.size)
+    sizes = []
+    for values in (signs, signs * kept):
+        made = Trained(
+            nn.Sequential(nn.Flatten(), layer).eval(),
+            Quantised({"1": values}, {"1": np.ones(400, np.float32)}, {"1": 1}, {"1": (0.01, 0, 255)}),
+            bool((values == 0).any()),
+            [],
+            {},
+        )
+        path = tmp_path / f"{len(sizes)}.onnx"
+        sizes.append(export(made, templates, path, SHAPE, MEAN, STD).artifact.size_bytes)
+    entries = round((1 - ratio) * signs.size)
+    want = signs.size * (2 - 1) / 8 if stored == "2-bit" else entries * 9 / 8 - signs.size / 8
+    assert sizes[1] - sizes[0] == pytest.approx(want, abs=450)
+    [seen] = audit(path).layers
+    assert seen.stored == stored and seen.zeros == pytest.approx(1 - entries / signs.size)

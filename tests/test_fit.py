@@ -8,9 +8,11 @@ from torch import nn
 from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
-from harness.train.fit import Examples, fit
+from harness.techniques import QUANTISERS
+from harness.train.fit import Examples, advance, finish, fit
 from harness.train.points import points_of, weighted_layers
 from harness.train.predict import predict
+from harness.train.rounding import used_weights
 from harness.train.schedule import begin, enter
 
 
@@ -82,6 +84,40 @@ def test_weights_are_zero_in_the_stated_share(ratio):
         weight = trained.module.get_submodule(layer).weight
         assert int((weight == 0).sum()) == round(ratio * weight.numel())
     assert trained.sparse and trained.diagnostics["sparsity"] == pytest.approx(ratio, abs=0.02)
+
+
+WIDTHS = [(kind, bits) for kind, m in QUANTISERS.items() for bits in m.params["bits"].choices if bits in (1, 2, 3, 8)]
+
+
+@pytest.mark.parametrize(("kind", "bits"), WIDTHS)
+def test_pruned_weights_are_zero_from_the_first_rounded_epoch_on(kind, bits):
+    """In every epoch's weights and in the file's integers, one-bit grids and others without a zero included."""
+    scope = "global" if bits % 2 else "layer"
+    [run] = [
+        begin(
+            recipe(
+                prune={"kind": "weight", "ratio": 0.7, "scope": scope, "start": 0.0, "end": 0.5},
+                quant={"kind": kind, "bits": bits, "start": 0.2},
+            ),
+            network(),
+            examples(),
+        )
+    ]
+    for epoch in range(1, 7):
+        [run] = advance([run], epoch)
+        used = used_weights(run)
+        assert bool(run.plan.quantise) == (epoch >= 3)
+        for layer, mask in run.state.masks.items():
+            assert bool((used[f"{layer}.weight"][mask == 0] == 0).all()), (epoch, layer)
+    trained = finish(run)
+    stored = trained.quantised.integers
+    zeros, total = sum(int((q == 0).sum()) for q in stored.values()), sum(q.size for q in stored.values())
+    assert trained.diagnostics["sparsity"] == zeros / total
+    pruned = sum(int((m == 0).sum()) for m in run.state.masks.values())
+    assert trained.diagnostics["pruned"] == pruned / total == pytest.approx(0.7, abs=0.01)
+    for layer, mask in run.state.masks.items():
+        assert (stored[layer][mask.numpy() == 0] == 0).all()
+        assert len(set(stored[layer][mask.numpy() == 1].tolist())) <= 2**bits
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -182,4 +218,7 @@ def test_weights_may_be_ranked_over_all_layers():
     weights = [trained.module.get_submodule(name).weight for name in weighted_layers(trained.module)]
     zeros, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
     assert zeros == round(0.6 * total)
+    assert trained.diagnostics["sparsity"] == trained.diagnostics["pruned"] == zeros / total, (
+        "of weights, not of layers"
+    )
     assert len({round(float((w == 0).float().mean()), 2) for w in weights}) > 1

@@ -82,14 +82,29 @@ def test_each_student_trains_as_if_alone(forced, form):
         assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4, 5, 6]
 
 
-def test_lanes_of_sparse_students_equal_them_alone(forced):
+@pytest.mark.parametrize(
+    ("form", "quant"),
+    [
+        ("stacked", {}),
+        ("stacked", {"kind": "uniform", "bits": 1}),
+        ("mapped", {"kind": "lsq", "bits": 1}),
+        ("stacked", {"kind": "dorefa", "bits": 2}),
+        ("stacked", {"kind": "standardised", "bits": 3}),
+        ("stacked", {"kind": "power_of_two", "bits": 3}),
+        ("stacked", {"kind": "uniform", "bits": 4, "range": "percentile", "percentile": 95}),
+    ],
+)
+def test_lanes_of_sparse_students_equal_them_alone(forced, form, quant):
     data = double_examples()
     made = [
-        parse_recipe({**r.to_tree(), "prune": {"kind": "weight", "ratio": ratio}}, REGISTRIES)
+        parse_recipe(
+            {**r.to_tree(), "prune": {"kind": "weight", "ratio": ratio}, **({"quant": quant} if quant else {})},
+            REGISTRIES,
+        )
         for r, ratio in zip(recipes(), (0.9, 0.5, 0.7, 0.2), strict=True)
     ]
     alone = [fit(r, double(7), data) for r in made]
-    sizes = forced("stacked")
+    sizes = forced(form)
     runs = advance([begin(r, double(7), data) for r in made], 6)
     assert max(sizes) == 4
     for run, wanted in zip(runs, alone, strict=True):

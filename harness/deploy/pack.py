@@ -3,7 +3,8 @@
 Every container below is a few standard operators over initialisers. onnxruntime folds them into
 one int8 (or float32) constant when it loads the file, so that narrow files run as fast as wide
 ones. Widths: 8 bits as INT8; 4 bits as INT4 and Cast; any other width as a stream of bits. Integers
-that do not fit their width (two's complement) are stored as places in a table of 2**bits. Sparse:
+that do not fit their width (two's complement) are stored as places in a table of 2**bits. A pruned layer
+whose grid has no zero has one value more than its bits hold: it is stored a bit wider, or sparse. Sparse:
 positions as byte-sized gaps, summed up, and the values scattered into zeros. OpenVINO 2026.4 does
 not fold streams, and computes the layers behind them wrongly: it gets INT4 and INT8 only.
 """
@@ -66,6 +67,12 @@ def to_gaps(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.diff(where, prepend=0).astype(np.uint8), where
 
 
+def _width(values: np.ndarray, bits: int) -> int:
+    """Bits of a dense integer: ``bits``, or one more where 2**bits values and a zero beside them occur (a
+    pruned layer whose grid has no zero: -1, 0 and 1 at one bit)."""
+    return bits + 1 if bits < 8 and len(np.unique(values)) > 2**bits else bits
+
+
 @dataclass
 class _Vector:
     """Integers waiting for the shared stream; ``shape`` is restored where it has several axes."""
@@ -91,7 +98,7 @@ class Store:
         self._waiting: dict[int, list[_Vector]] = {}
 
     def add(self, name: str, values: np.ndarray, bits: int, may_be_sparse: bool) -> None:
-        """Make tensor ``name``: int8 of at most 2**bits different values, or float32 with bits 32."""
+        """Make tensor ``name``: int8 of at most 2**bits different values beside 0, or float32 with bits 32."""
         if not self._narrow:
             self._parts.tensor(name, values)
         elif may_be_sparse and self._unfolds and self._gains(values, bits):
@@ -100,11 +107,12 @@ class Store:
             self._dense(name, values, bits)
 
     def _gains(self, values: np.ndarray, bits: int) -> bool:
-        entries = len(to_gaps(values.reshape(-1))[0])
-        stored = entries * (1 + bits / 8) + self.SPARSE_OVERHEAD
-        return stored < values.size * bits / 8
+        where, flat = to_gaps(values.reshape(-1))[1], values.reshape(-1)
+        stored = len(where) * (1 + _width(flat[where], bits) / 8) + self.SPARSE_OVERHEAD
+        return stored < values.size * _width(values, bits) / 8
 
     def _dense(self, name: str, values: np.ndarray, bits: int) -> None:
+        bits = _width(values, bits)
         fits = bits >= 8 or bool(np.abs(values + 0.5).max(initial=0) <= 2.0 ** (bits - 1))
         if not self._unfolds and bits < 32:
             small = np.abs(values + 0.5).max(initial=0) <= 8

@@ -27,7 +27,10 @@ def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, top: Tensor) -> Tensor
 
     Gradient to x: 1 inside the range, 0 outside. Gradient to the scale: what is clipped above
     passes top - zero_point, the rest nothing: that of PACT's alpha = scale * top where the zero
-    point is 0 (Choi et al. 2018, arXiv:1805.06085, section 3, equation 3).
+    point is 0 (Choi et al. 2018, arXiv:1805.06085, section 3, equation 3). Where alpha is trained,
+    ``train.weight_decay`` acts on it as on the weights: the paper's L2 regularizer for alpha (section 3), with
+    the coefficient that it found to work, the weights'. Differs from the paper: alpha begins at the largest
+    activation seen, not at one value for all layers; inputs below zero keep their observed range.
     """
     x = x.to(scale.dtype)  # under autocast x may have fewer bits than its grid
     low, high = -zero_point * scale, (top - zero_point) * scale

@@ -11,12 +11,12 @@ def percentile(ascending: Tensor, share: Tensor, count: Tensor | None = None) ->
     linearly (``torch.quantile``, which cannot be mapped over shares).
 
     ascending  (..., n) sorted rows
-    count      0-d: only the first so many of a row count (at least 1; default: all)
+    count      0-d or (...): only the first so many of a row count (at least 1; default: all)
     """
     last = ascending.new_tensor(float(ascending.shape[-1])) - 1 if count is None else count - 1
     place = share * last
     low = torch.floor(place)
     high = torch.minimum(low + 1, last)
     shape = ascending.shape[:-1]
-    ends = [ascending.gather(-1, i.long().expand(*shape, 1)).squeeze(-1) for i in (low, high)]
+    ends = [ascending.gather(-1, i.long().unsqueeze(-1).expand(*shape, 1)).squeeze(-1) for i in (low, high)]
     return ends[0] + (place - low) * (ends[1] - ends[0])

@@ -29,7 +29,11 @@ from harness.train.step import LEARNED, State
 @dataclass(frozen=True)
 class Trained:
     """A finished student: physically small, float32, on the CPU; its weights are the masked and
-    rounded ones, so that the module computes what the file will."""
+    rounded ones, so that the module computes what the file will.
+
+    diagnostics  among others ``pruned``, the share of the layers' weights that pruning holds at zero, and
+                 ``sparsity``, the share that is zero in the file: pruned, or rounded to it
+    """
 
     module: nn.Module
     quantised: Quantised | None
@@ -109,7 +113,7 @@ def _after(run: Run, state: State, metrics: Tensors) -> Run | TrialError:
         "loss": loss.mean().item(),
         "gradient_norm": norm.median().item(),
         "clipped_share": clipped.mean().item(),
-        "sparsity": 1 - sum(m.sum().item() for m in masks) / total if total else 0.0,
+        "pruned": 1 - sum(m.sum().item() for m in masks) / total if total else 0.0,
         "parameters": float(sum(prod(s) for n, s in run.plan.layout.shapes.items() if not n.startswith(LEARNED))),
         "weights_rounded": float(run.plan.quantise is not None),
         "activations_rounded": float(bool(state.ranges)),
@@ -126,12 +130,14 @@ def finish(run: Run) -> Trained:
 def _trained(run: Run) -> Trained:
     quantised = integers(run) if run.state.ranges else None
     module = materialise(run.module, {**used_weights(run), **run.state.buffers})
-    masks, history = run.state.masks, list(run.history)
+    weights = [module.get_parameter(f"{layer}.weight") for layer in run.plan.layers]
+    total, history = max(sum(w.numel() for w in weights), 1), list(run.history)
     diagnostics = {
         "clipped_share": float(np.mean([row["clipped_share"] for row in history])) if history else 0.0,
         "gradient_norm": float(np.median([row["gradient_norm"] for row in history])) if history else 0.0,
         "left_alone": left_alone(module),
         "channels_kept": {k: list(v) for k, v in run.kept.items()},
-        "sparsity": 1 - float(np.mean([m.mean().item() for m in masks.values()])) if masks else 0.0,
+        "pruned": sum(int((m == 0).sum()) for m in run.state.masks.values()) / total,
+        "sparsity": sum(int((w == 0).sum()) for w in weights) / total,
     }
-    return Trained(module.eval(), quantised, bool(masks), history, diagnostics)
+    return Trained(module.eval(), quantised, bool(run.state.masks), history, diagnostics)

@@ -7,7 +7,8 @@ dequantise pair at exactly these places, so that file and simulation are the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 import torch
@@ -113,17 +114,27 @@ def rounded_at(point: str, x: Tensor, ranges: Ranges) -> Tensor:
 
 
 @contextmanager
-def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor) -> Iterator[None]:
-    """Fill ``ranges`` from the smallest and largest value that passes each point; ``top``: the
-    largest integer (0-d)."""
+def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor, without: Set[str]) -> Iterator[dict[str, str]]:
+    """Fill ``ranges`` from the smallest and largest value that passes each point but those in
+    ``without``; ``top``: the largest integer (0-d). Gives, for each point, the first of those that read
+    the same tensor: several where a block's input goes on to its sum."""
+    first_reader: dict[str, str] = {}
+    tensors: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}  # id -> the tensor, its version, first reader
 
     ends: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observe(point: str, x: Tensor) -> Tensor:
-        low, high = ends.get(point, (x.min(), x.max()))  # a layer may be called several times
+        if point in without:
+            return x
+        again = point in ends  # a layer may be called several times
+        low, high = ends.get(point, (x.min(), x.max()))
         ends[point] = torch.minimum(low, x.min()), torch.maximum(high, x.max())
         ranges[point] = (*activations.integer_range(*ends[point], top), top)
+        known, version, first = tensors.get(id(x), (lambda: None, 0, ""))
+        same = known() is x and version == x._version  # not another tensor in its place, not changed since
+        first_reader[point] = first if same and not again else point
+        tensors[id(x)] = (weakref.ref(x), x._version, first_reader[point])
         return x
 
     with at_points(module, observe):
-        yield
+        yield first_reader

@@ -7,7 +7,7 @@ observed where the weights begin to be rounded and trained from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from harness.train import methods
 from harness.train.forward import Tensors, plain
 from harness.train.points import Ranges, observed_ranges, weighted_layers
 from harness.train.run import Run
-from harness.train.step import LEARNED, Layout, effective_ranges, effective_weights, learned_of
+from harness.train.step import LEARNED, Layout, effective_ranges, effective_weights, rounded_layer
 
 FREEZE_AT = 2 / 3  # share of the epochs after which activation ranges are frozen
 CALIBRATION = 512  # training samples that set the activation ranges
@@ -31,7 +31,8 @@ FLOAT = 32  # bits of a layer that is not rounded
 class Quantised:
     """The integers that the file stores, and the scales that give them meaning.
 
-    integers     layer path -> int8 array of the weight's shape, at most 2**bits different values
+    integers     layer path -> int8 array of the weight's shape, at most 2**bits different values, and 0
+                 where weights are pruned
     scales       layer path -> float32 (C_out,): weight = integers * scales, before BatchNorm folding
     bits         layer path -> 1..8; layers that are not rounded are absent from all three
     activations  quantisation point -> (scale, zero point, largest integer)
@@ -65,8 +66,9 @@ def enter(run: Run, progress: float) -> Run:
         run = _with_weights(run, rounded)
     trained = options["activations"] == "pact"
     if not run.state.ranges and progress >= (options["start"] if trained else max(options["start"], FREEZE_AT)):
-        run = replace(run, state=replace(run.state, ranges=_calibrate(run)))
-        run = _with_alphas(run) if trained else run
+        ranges, first_reader = _calibrate(run)
+        run = replace(run, state=replace(run.state, ranges=ranges))
+        run = _with_alphas(run, first_reader) if trained else run
     return run
 
 
@@ -74,25 +76,28 @@ def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
     """Switch the weight quantiser on, with what it trains."""
     method, plan = QUANTISERS[run.recipe.quant.name], run.plan
     if method.learns:
-        first, weights = load_target(method.learns), used_weights(run)
+        first, weights, masks = load_target(method.learns), used_weights(run), run.state.masks
         begun = {
             f"{LEARNED}quant.{layer}.{name}": tensor
             for layer in rounded
-            for name, tensor in first(weights[f"{layer}.weight"], **run.hparams.quant[layer]).items()
+            for name, tensor in first(weights[f"{layer}.weight"], masks.get(layer), **run.hparams.quant[layer]).items()
         }
         run = _grown(run, begun)
     plan = replace(run.plan, quantise=methods.bound(run.recipe.quant, QUANTISERS), rounded=rounded)
     return replace(run, plan=plan)
 
 
-def _with_alphas(run: Run) -> Run:
-    """PACT: a trained upper end for every point that holds nothing negative."""
+def _with_alphas(run: Run, first_reader: Mapping[str, str]) -> Run:
+    """PACT: a trained upper end for every tensor that holds nothing negative, whatever number of points
+    read it: the file rounds a tensor once."""
     alphas = {
-        f"{LEARNED}pact.{point}.alpha": scale * top
-        for point, (scale, zero, top) in run.state.ranges.items()
+        point: f"{LEARNED}pact.{first_reader[point]}.alpha"
+        for point, (_, zero, _) in run.state.ranges.items()
         if zero.item() == 0
     }
-    return _grown(run, alphas)
+    begun = {name: run.state.ranges[point][0] * run.state.ranges[point][2] for point, name in alphas.items()}
+    run = _grown(run, begun)
+    return replace(run, plan=replace(run.plan, alphas=alphas))
 
 
 def _grown(run: Run, tensors: Tensors) -> Run:
@@ -112,29 +117,27 @@ def used_weights(run: Run) -> Tensors:
 
 def used_ranges(run: Run) -> Ranges:
     """The activation ranges as they are now."""
-    return effective_ranges(run.state.ranges, run.plan.layout.split(run.state.params))
+    return effective_ranges(run.plan, run.state.ranges, run.plan.layout.split(run.state.params))
 
 
 @torch.no_grad()
-def _calibrate(run: Run) -> Ranges:
-    """Activation ranges of the first training samples, with the weights as they are rounded now."""
+def _calibrate(run: Run) -> tuple[Ranges, dict[str, str]]:
+    """Activation ranges of the first training samples, with the weights as they are rounded now; and for
+    each point the first of those that read the same tensor."""
     ranges: Ranges = {}
     top = torch.tensor(2.0 ** run.recipe.quant.options["activation_bits"] - 1, device=run.device)
-    with observed_ranges(run.module, ranges, top):  # reads at the module's own inputs
-        plain(run.module)(used_weights(run), run.state.buffers, {}, run.examples.x[:CALIBRATION], False)
     unrounded = set(weighted_layers(run.module)) - set(run.plan.rounded)
-    return {point: found for point, found in ranges.items() if point not in unrounded}
+    with observed_ranges(run.module, ranges, top, unrounded) as first_reader:  # reads at the module's own inputs
+        plain(run.module)(used_weights(run), run.state.buffers, {}, run.examples.x[:CALIBRATION], False)
+    return ranges, first_reader
 
 
 @torch.no_grad()
 def integers(run: Run) -> Quantised:
     """What the file of a finished run stores."""
     values, scales, params = {}, {}, run.plan.layout.split(run.state.params)
-    assert run.plan.quantise is not None
     for layer in run.plan.rounded:
-        weight = params[f"{layer}.weight"]
-        weight = weight * run.state.masks[layer] if run.state.masks else weight
-        found = run.plan.quantise(weight, learned_of(params, f"quant.{layer}"), **run.hparams.quant[layer])
+        found = rounded_layer(run.plan, layer, params, run.state.masks, run.hparams.quant)
         values[layer] = found.integers.to(torch.int8).cpu().numpy()
         scales[layer] = found.scale.flatten().float().cpu().numpy()
     activations = {

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.techniques import clip as clipping
+from harness.techniques import quantize
 from harness.train.forward import Forward, Tensors, Watch
 from harness.train.points import Ranges
 
@@ -78,6 +79,7 @@ class Plan:
     rounded    the layers whose weights it rounds
     penalty    what pulls parameters to zero, None without one
     penalised  the names of those parameters
+    alphas     the quantisation points whose upper end is trained -> its parameter, one for all readers of a tensor
     watch      what of the student the distillation sees beside its logits: name -> module path
     needs      what it asks of the teacher, see :mod:`harness.train.teacher`
     precision  of convolutions and products; None: that of the parameters
@@ -95,6 +97,7 @@ class Plan:
     rounded: tuple[str, ...] = ()
     penalty: Callable[..., Tensor] | None = None
     penalised: tuple[str, ...] = ()
+    alphas: Mapping[str, str] = field(default_factory=dict)
     watch: Watch = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
     precision: torch.dtype | None = None
@@ -135,31 +138,37 @@ def learned_of(params: Tensors, owner: str) -> Tensors:
 
 
 def effective_weights(plan: Plan, params: Tensors, masks: Tensors, quant: Mapping[str, Tensors]) -> Tensors:
-    """The network's parameters as it computes with them: masked, then rounded."""
+    """The network's parameters as it computes with them: masked and rounded."""
     used = {name: p for name, p in params.items() if not name.startswith(LEARNED)}
-    for layer, mask in masks.items():
-        used[f"{layer}.weight"] = used[f"{layer}.weight"] * mask
-    if plan.quantise is not None:
-        rounding = plan.lift(lambda w, own, given: _rounding(plan, w, own, given))
-        for layer in plan.rounded:
-            name = f"{layer}.weight"
-            used[name] = rounding(used[name], learned_of(params, f"quant.{layer}"), quant[layer])
+    rounded = plan.rounded if plan.quantise is not None else ()
+    for layer in masks.keys() - set(rounded):
+        used[f"{layer}.weight"] = used[f"{layer}.weight"] * masks[layer]
+    for layer in rounded:
+        used[f"{layer}.weight"] = rounded_layer(plan, layer, params, masks, quant).weight
     return used
 
 
-def _rounding(plan: Plan, weight: Tensor, learned: Tensors, given: Tensors) -> Tensor:
-    assert plan.quantise is not None
-    return plan.quantise(weight, learned, **given).weight
+def rounded_layer(
+    plan: Plan, layer: str, params: Tensors, masks: Tensors, quant: Mapping[str, Tensors]
+) -> quantize.Rounded:
+    """What the plan's quantiser makes of a layer's weight."""
+    method = plan.quantise
+    assert method is not None
+
+    def rounding(weight: Tensor, mask: Tensors, learned: Tensors, given: Tensors) -> quantize.Rounded:
+        return quantize.rounded(method, weight, mask.get(layer), learned, **given)
+
+    own = {layer: masks[layer]} if layer in masks else {}
+    learned = learned_of(params, f"quant.{layer}")
+    return plan.lift(rounding)(params[f"{layer}.weight"], own, learned, quant[layer])
 
 
-def effective_ranges(ranges: Ranges, params: Tensors) -> Ranges:
+def effective_ranges(plan: Plan, ranges: Ranges, params: Tensors) -> Ranges:
     """The activation ranges, those that are trained (PACT's alpha) from their tensors."""
-    if not any(name.startswith(f"{LEARNED}pact.") for name in params):
-        return ranges
-    found = {}
-    for point, (scale, zero, top) in ranges.items():
-        alpha = params.get(f"{LEARNED}pact.{point}.alpha")
-        found[point] = (scale if alpha is None else alpha.abs() / top, zero, top)
+    found = dict(ranges)
+    for point, name in plan.alphas.items():
+        _, zero, top = ranges[point]
+        found[point] = (params[name].abs() / top, zero, top)
     return found
 
 
@@ -225,7 +234,7 @@ def _loss(
     if "input_gradient" in plan.needs:
         x = x.detach().requires_grad_()
     used = effective_weights(plan, params, state.masks, hparams.quant)
-    seen, buffers = _seen(plan, used, state.buffers, effective_ranges(state.ranges, params), x, plan.watch)
+    seen, buffers = _seen(plan, used, state.buffers, effective_ranges(plan, state.ranges, params), x, plan.watch)
     if "input_gradient" in plan.needs:
         seen["input_gradient"] = input_gradient(seen["logits"], labels, x, create_graph=True)
     if "parameters" in plan.needs:
