@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.engine_vs_peers import Row, Scored, reference_of
 from harness.pareto import log_hypervolume, reference_point
 from harness.records import Measurement, TrialRecord, describe_file, read_json, write_bytes_durably, write_record
 from harness.report import load_study, write_report
@@ -59,10 +60,9 @@ class SlowIntegers(FakeLab):
         self.timed += [str(p) for p in paths]
         records = [read_json(p.parent / "record.json") for p in paths]  # the teacher has none
         bits = [r["recipe"]["quant"]["bits"] if r else 32 for r in records]
-        return [
-            Measurement(name="latency_ms", unit="ms", values=[1.0 if b == 32 else 2.0], conditions={"reference_ms": 1.0})
-            for b in bits
-        ]
+        beside = {"reference_ms": 1.0}
+        taken = [1.0 if b == 32 else 2.0 for b in bits]
+        return [Measurement(name="latency_ms", unit="ms", values=[ms], conditions=beside) for ms in taken]
 
 
 @pytest.fixture
@@ -126,3 +126,17 @@ def test_points_at_chance_on_test_count_too(study):
     assert common_reference([data])["accuracy"] < 0.5
     rows = data.front.assign(accuracy=data.front["test_accuracy"])
     assert all(hypervolume(rows.loc[[n]], data) > 0 for n in rows.index)
+
+
+def test_contenders_side_by_side_share_one_that_all_fronts_and_baselines_count_under():
+    widest = Scored(1.0, (0.8, 9000.0, 0.02), (0.7, 9000.0, 0.02))
+    slow = Scored(2.0, (0.9, 500.0, 0.05), (0.85, 500.0, 0.05))
+    large = Scored(3.0, (0.95, 20_000.0, 0.01), (0.05, 20_000.0, 0.01))  # of another contender, by chance on test
+    beaten = Scored(4.0, (0.2, 90_000.0, 0.9))
+    rows = {"ours": [Row(1.0, 0.8, Path("a"), baseline=True), Row(2.0, 0.9, Path("b"))]}
+    told = {"ours": [widest, slow], "peer": [large, beaten]}
+    point = reference_of(rows, told)
+    assert point[1:] == (1.5 * 20_000, 1.5 * 0.05) and point[0] < 0.05
+    for one in (widest, slow, large):
+        for values in (one.validation, one.test):
+            assert values[0] > point[0] and values[1] < point[1] and values[2] < point[2]
