@@ -28,6 +28,7 @@ FLOORS = {
             "first",
             "intervals",
             "normalize",
+            "seeding",
         ),
         0,
     ),
@@ -48,6 +49,7 @@ REGISTRIES = "registries"
 READERS_OF_REGISTRIES = ("space.py",)
 ONLY = {"optuna": "search", "ray": "search", "onnx": "deploy", "onnxruntime": "deploy", "plotly": "report"}
 TORCH_FREE = {REGISTRIES, "__init__", *FLOORS} - {
+    "seeding",
     "techniques",
     "tasks",
     "models",

@@ -13,6 +13,7 @@ from harness.errors import HarnessError, SpaceError
 from harness.methods import load_own
 from harness.models import MODELS
 from harness.recipe import Model
+from harness.seeding import seeded
 
 _SHOWN = 3  # differences told in one message
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
@@ -24,7 +25,7 @@ def build_model(
     """Build ``model`` on the CPU, in training mode.
 
     Args:
-        seed: of the first weights; torch's global generator is left as it was.
+        seed: of the first weights (:func:`harness.seeding.seeded`).
         where: the recipe's section, ``student`` or ``teacher``, for error messages.
     Raises:
         SpaceError: the user's function, the checkpoint or the output's shape is wrong.
@@ -40,8 +41,7 @@ def _construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: i
     family = MODELS.get(model.name)
     function = load_own(model.name, path) if family is None else family.load()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             module = function(input_shape, classes, **model.options)
     except HarnessError:
         raise

@@ -22,6 +22,7 @@ from harness.errors import HarnessError, SpaceError, TrialError
 from harness.methods import load_own
 from harness.normalize import Normalization, read_normalize
 from harness.recipe import Selected, Task
+from harness.seeding import seeded
 from harness.tasks import TASKS
 from harness.tasks.checks import Samples, check_together, checked, metric_values
 from harness.tasks.split import rows_of, split, stratified
@@ -170,7 +171,8 @@ def _loaded(selected: Selected) -> Data:
         return TASKS[selected.name].load()(**selected.options)
     function = load_own(selected.name, "task.name")
     try:
-        found = function(**selected.options)
+        with seeded(0):  # every process of a study must have the same samples
+            found = function(**selected.options)
     except HarnessError:
         raise
     except Exception as error:  # the user's function may raise anything

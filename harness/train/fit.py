@@ -14,6 +14,7 @@ from torch import nn
 
 from harness.errors import TrialError
 from harness.recipe import Recipe
+from harness.seeding import seeded
 from harness.techniques import optim
 from harness.train import lanes
 from harness.train.forward import Tensors
@@ -67,7 +68,7 @@ def advance(runs: Sequence[Run], until: int) -> list[Run | TrialError]:
         live = {i: r for i, r in found.items() if isinstance(r, Run) and r.epoch < min(until, r.recipe.train.epochs)}
         if not live:
             return list(found.values())
-        entered = {i: enter(r, r.epoch / r.recipe.train.epochs) for i, r in live.items()}
+        entered = {i: _entered(r, r.epoch / r.recipe.train.epochs) for i, r in live.items()}
         for group in _groups(entered):
             found.update(zip(group, _epoch([entered[i] for i in group]), strict=True))
 
@@ -92,7 +93,7 @@ def _epoch(runs: list[Run]) -> list[Run | TrialError]:
     order = torch.stack([torch.randperm(n, generator=r.order) for r in runs])
     batches = order[:, : steps * size].reshape(len(runs), steps, size).to(runs[0].device)
     factors = [optim.learning_rate_factor(train.schedule, (epoch + i / steps) / train.epochs) for i in range(steps)]
-    students = [lanes.Student(r.module, r.plan, r.state, r.hparams) for r in runs]
+    students = [lanes.Student(r.module, r.plan, r.state, r.hparams, r.recipe.seed) for r in runs]
     trained = lanes.train(students, examples, batches, factors, epoch * steps)
     return [_after(r, state, metrics) for r, (state, metrics) in zip(runs, trained, strict=True)]
 
@@ -123,7 +124,13 @@ def _after(run: Run, state: State, metrics: Tensors) -> Run | TrialError:
 
 def finish(run: Run) -> Trained:
     """The finished student; what the schedule asks for at the end has happened by then."""
-    return _trained(enter(run, 1.0))
+    return _trained(_entered(run, 1.0))
+
+
+def _entered(run: Run, progress: float) -> Run:
+    """What the schedule asks for at ``progress``; what the student draws meanwhile follows from its seed."""
+    with seeded(run.recipe.seed, run.epoch):
+        return enter(run, progress)
 
 
 @torch.no_grad()

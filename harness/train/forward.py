@@ -26,6 +26,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from harness.models.add import Add
+from harness.seeding import draws
 from harness.techniques import activations
 from harness.train.points import Ranges, has_point, quantised_activations, watched
 
@@ -131,12 +132,15 @@ def _read(module: nn.Module) -> list[_Call] | None:
 
 
 def _traced(module: nn.Module) -> list[_Call] | None:
+    graphs: list[fx.Graph] = []
     try:
-        graph = _Leaves().trace(module)
+        drawn = draws(lambda: graphs.append(_Leaves().trace(module)))
     except Exception:  # a network that decides by its data cannot be read; it is mapped instead
         return None
+    if drawn:  # what it drew here would stand in the graph for good
+        return None
     calls = []
-    for node in graph.nodes:
+    for node in graphs[0].nodes:
         call = _call(node, module)
         if call is None:
             return None

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.seeding import draws, seeded
 from harness.train.forward import Forward, mapped, stacked
 from harness.train.step import LEARNED, Hparams, Plan, State, Tensors, step
 
@@ -39,12 +40,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Student:
-    """What a step needs of one student."""
+    """What a step needs of one student; ``seed``: of what it draws itself (dropout)."""
 
     module: nn.Module
     plan: Plan
     state: State
     hparams: Hparams
+    seed: int = 0
 
 
 def structure(plan: Plan, state: State) -> Hashable:
@@ -69,13 +71,18 @@ def train(
     """
     form = fastest(students, examples, batches[:, 0])
     if form == "alone":
-        return [
-            _steps(s.plan, s.state, s.hparams, examples, own, factors, first)
-            for s, own in zip(students, batches, strict=True)
-        ]
+        return [_alone(s, examples, own, factors, first) for s, own in zip(students, batches, strict=True)]
     plan, state, hparams = _side_by_side(students, form)
     state, metrics = _steps(plan, state, hparams, examples, batches, factors, first)
     return [(lane(state, i), lane(metrics, i)) for i in range(len(students))]
+
+
+def _alone(
+    student: Student, examples: Examples, batches: Tensor, factors: Sequence[float], first: int
+) -> tuple[State, Tensors]:
+    """One student's steps; what it draws follows from its seed and the steps done before."""
+    with seeded(student.seed, first):
+        return _steps(student.plan, student.state, student.hparams, examples, batches, factors, first)
 
 
 def _side_by_side(students: Sequence[Student], form: str) -> tuple[Plan, State, Hparams]:
@@ -113,11 +120,14 @@ _FASTEST: dict[Hashable, str] = {}
 
 def fastest(students: Sequence[Student], examples: Examples, batch: Tensor) -> str:
     """``alone`` (one after the other) or the form of the fewest seconds for these students: measured
-    once for a structure, number of lanes and batch size; ``batch`` (K, B) is what it is measured on."""
+    once for a structure, number of lanes and batch size; ``batch`` (K, B) is what it is measured on.
+    Students that draw random numbers stay alone: side by side, one generator would serve them all."""
     first, k = students[0], len(students)
     if k == 1:
         return "alone"
     key = (structure(first.plan, first.state), tuple(batch.shape), str(first.module))
+    if key not in _FASTEST and draws(lambda: _logits(first.plan, first.state, examples, batch[0])):
+        _FASTEST[key] = "alone"
     if key not in _FASTEST:
         alone = _seconds(first.plan, first.state, first.hparams, examples, batch[0]) * k
         seconds = {form: _checked_seconds(form, students, examples, batch) for form in forms(first.module, k)}
