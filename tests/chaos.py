@@ -46,7 +46,7 @@ def _forked(work: Callable[[], None], log: Path) -> int:
         work()
         code = COMPLETE
     except BaseException as error:
-        code = REFUSED if isinstance(error, HarnessError) else CRASHED
+        code = REFUSED if isinstance(error, HarnessError | KeyboardInterrupt) else CRASHED  # one line each
         with open(log, "a") as file:
             file.write("".join(traceback.format_exception(error)))
     finally:
@@ -90,9 +90,11 @@ def attack(parent: Path, mode: str, at: int, text: str = SPACE) -> list[str]:
     found: list[str] = []
     if mode in ("kill", "torn") and ended != -signal.SIGKILL:
         found.append(f"strike: the search ended with {ended} instead")
-    if mode in ("full", "readonly") and ended == CRASHED:
+    if mode not in ("kill", "torn") and ended == CRASHED:
         found.append(f"end: a traceback: {log.read_text().splitlines()[-1]}")
     before = Snapshot.of(box)
+    if mode == "stop" and ended == COMPLETE:
+        found += [f"I3: trial {number} is RUNNING after Ctrl-C" for number in before.running]
     resumed = _forked(lambda: search_in(box), log)
     if resumed != COMPLETE:
         return [*found, f"resume: it ended with {resumed}: {log.read_text().splitlines()[-1]}"]

@@ -15,6 +15,8 @@ MODES = {
     "torn": "half of the bytes are written, then SIGKILL",
     "full": "from here on nothing is created and nothing grows: ENOSPC",
     "readonly": "from here on every operation fails: EROFS",
+    "stop": "SIGINT before the operation, as Ctrl-C sends it",
+    "twice": "SIGINT twice",
 }
 
 
@@ -32,6 +34,9 @@ class Disk:
         self.names.append(name)
         if len(self.names) == self._at and (self._mode == "kill" or (self._mode == "torn" and name != "write")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if len(self.names) == self._at and self._mode in ("stop", "twice"):
+            for _ in range(2 if self._mode == "twice" else 1):
+                os.kill(os.getpid(), signal.SIGINT)
         if self._at and len(self.names) >= self._at:
             if self._mode == "full" and grows and name != "write":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

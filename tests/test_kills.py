@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
+import signal
 import subprocess
 import sys
+import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,13 +19,14 @@ import pytest
 
 from harness.ending import caught
 from harness.records import read_record
+from harness.search.signals import Stop
 from tests import chaos, fake_trial
 from tests.disk import MODES
 from tests.oracle import SPACE, Snapshot, violations
 from tests.test_search import box, run, trials_of  # noqa: F401
 
 pytestmark = pytest.mark.slow
-STRIKES = {"kill": 12, "torn": 4, "full": 4, "readonly": 4}
+STRIKES = {"kill": 12, "torn": 4, "full": 4, "readonly": 4, "stop": 4, "twice": 4}
 
 
 @cache
@@ -113,3 +117,35 @@ def test_a_damaged_baseline_runs_again(box):  # noqa: F811
     run(box, "search.trials=15")
     baselines = [t.number for t in trials_of(box / "study") if t.user_attrs.get("baseline_index") == 2]
     assert len(baselines) == 2 and read_record(box / "study" / "trials" / f"{baselines[1]:05d}") is not None
+
+
+def test_two_signals_in_one_long_call_are_two():
+    """The interpreter sees no signal while a call outside of Python lasts."""
+    sender = f"sleep 0.3; kill -INT {os.getpid()}; sleep 0.1; kill -TERM {os.getpid()}; kill -INT {os.getpid()}"
+    with Stop() as stop:
+        assert not stop.asked and stop.exit_code == 0
+        with subprocess.Popen(["sh", "-c", sender]) as sent:
+            while sent.poll() is None:
+                sum(range(10_000_000))
+        assert stop.asked and stop.now and stop.exit_code == 130
+    with Stop() as another:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert another.asked and not another.now and another.exit_code == 143
+    assert stop.now, "it still knows when it is over"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_twice_in_one_long_call_is_two(number):
+    sender = f"sleep 0.2; kill -{int(number)} {os.getpid()}; sleep 0.1; kill -{int(number)} {os.getpid()}"
+    with Stop() as stop, subprocess.Popen(["sh", "-c", sender]):
+        sum(range(150_000_000))
+    assert stop.now and stop.exit_code == 128 + number
+
+
+def test_ctrl_c_while_preparing_ends_the_search(box, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(fake_trial, "prepare", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(60))
+    with pytest.raises(KeyboardInterrupt):
+        run(box)
+    monkeypatch.undo()
+    monkeypatch.setenv("HARNESS_FAKE", str(box))
+    assert run(box).finished == 14

@@ -130,29 +130,28 @@ def _search(
 ) -> Outcome:
     started = time.monotonic()
     pool = make_pool()
-    with (
-        Stop(lambda: mark_draining(folder)) as stop,
-        lab() as measuring,
-        Progress(folder.name, budget.trials, progress) as shown,
-    ):
-        try:
+    try:
+        with lab() as measuring, Progress(folder.name, budget.trials, progress) as shown:
             shown.say("preparing: data, teacher, first export")
             with space.source.at("", ()):
                 ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()), own_metrics(space))
             pool.share(ready["logits"])
-            run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
-            if space.settings.stop != "none" and isinstance(run.rule, Never):
-                shown.say(f"search.stop: {space.settings.stop} judges accuracy against costs only: nothing is stopped")
-            warm.queue_first(run.study, space, warm_start)
-            resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
-            work_through(run)
-            if not stop.now:
-                if run.finished:  # else the runtime itself may be what failed
-                    run.latencies.teacher(space, folder)
-                finish.score_front(sorted(run.ever), run.sweep, folder, pool)
-            return _close(run, started)
-        finally:
-            pool.close()
+            # until here Ctrl-C ends the search: nothing has begun that could be drained
+            with Stop(lambda: mark_draining(folder)) as stop:
+                run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
+                if space.settings.stop != "none" and isinstance(run.rule, Never):
+                    rule = f"search.stop: {space.settings.stop}"
+                    shown.say(f"{rule} judges accuracy against costs only: nothing is stopped")
+                warm.queue_first(run.study, space, warm_start)
+                resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
+                work_through(run)
+                if not stop.now:
+                    if run.finished:  # else the runtime itself may be what failed
+                        run.latencies.teacher(space, folder)
+                    finish.score_front(sorted(run.ever), run.sweep, folder, pool)
+                return _close(run, started)
+    finally:
+        pool.close()
 
 
 def own_metrics(space: Space) -> dict[str, str]:

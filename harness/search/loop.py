@@ -52,7 +52,7 @@ def work_through(run: Run) -> None:
         run.progress.update(run.finished, run.failed, len(run.front.numbers), run.reference.hypervolume(run.front))
     started = {*(n for group in run.groups.values() for n in group), *(r.number for r in run.waiting)}
     for number in [n for n in run.open if n not in started]:
-        run.study.fail(number, "not started", final=False)
+        run.study.put_back(number)
 
 
 def _waited(run: Run, slots: int) -> bool:

@@ -205,11 +205,14 @@ class Study:
         that has been done ``retries`` times. Baselines and trials taken up again are asked for by the loop."""
         attempt = int(trial.user_attrs.get("attempt", 0)) + ("recipe" in trial.user_attrs)  # else it never began
         self.reopen(trial)
-        self._attr(trial.number, "reason", reason)
         if attempt <= retries and not {"baseline_index", CONTINUES} & set(trial.user_attrs):
             self._attr(trial.number, AGAIN, attempt)
-        self.optuna.tell(trial.number, state=TrialState.FAIL)
-        del self._open[trial.number]
+        self.fail(trial.number, reason, final=False)
+
+    def put_back(self, number: int) -> None:
+        """Settle a trial that was proposed and not started: a resumed search starts it."""
+        self._attr(number, AGAIN, int(self._open[number].user_attrs.get("attempt", 0)))
+        self.fail(number, "not started", final=False)
 
     def queue_retries(self) -> None:
         """Put what is marked to be tried again or damaged, and has not been repeated, before everything else
@@ -219,8 +222,8 @@ class Study:
         queued: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
         for t in trials:
             params = t.system_attrs.get("fixed_params", {}) | t.params
-            lost = AGAIN in t.user_attrs or (t.number in self.damaged and "baseline_index" not in t.user_attrs)
-            if lost and t.number not in tried and params:
+            lost = AGAIN in t.user_attrs or t.number in self.damaged
+            if lost and "baseline_index" not in t.user_attrs and t.number not in tried and params:
                 named = {NAMED: t.user_attrs[NAMED]} if NAMED in t.user_attrs else {}
                 attempt = t.user_attrs.get(AGAIN, 0)
                 queued.append((self.codes(params), {RETRY_OF: t.number, "attempt": attempt, **named}))
