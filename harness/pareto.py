@@ -136,7 +136,12 @@ def best(
 
 def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:
     """Index of the point of a front (N, M) nearest to the ideal one, each objective scaled to its
-    range on the front (Euclidean distance; the first of equals)."""
+    range on the front (Euclidean distance; the first of equals).
+
+    Of two points each objective is 0 at one and 1 at the other, so the point that is better in more objectives
+    is the knee, by however little; where both are better in equally many (always with two objectives), the
+    first.
+    """
     losses = as_losses(values, directions)
     low, high = losses.min(axis=0), losses.max(axis=0)
     scaled = (losses - low) / np.where(high > low, high - low, 1.0)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.search.dominated import Dominated
 from harness.search.extrapolate import NOISES, WIDTHS_U, Shape, choose, fit, kernel, logit, quantile
 
 
@@ -86,3 +87,18 @@ def test_the_quantile_with_equal_weights_is_the_conformal_one(values, level):
     place = math.ceil(level * (len(values) + 1) - 1e-9)
     wanted = ordered[min(place, len(values)) - 1]
     assert quantile(np.array(values), np.ones((1, len(values))), level) == [wanted]
+
+
+@pytest.mark.parametrize(("n", "level", "reached"), [(6, 0.85, 6 / 7), (20, 0.987, 20 / 21), (75, 0.987, 75 / 76)])
+def test_a_bound_from_few_curves_covers_no_more_than_they_can(n, level, reached):
+    """By simulation: how often the next of n + 1 exchangeable residuals lies within the bound of the first n."""
+    rng, repeats = np.random.default_rng(n), 20_000
+    drawn = rng.normal(size=(repeats, n + 1))
+    covered = np.mean([row[n] <= quantile(row[:n], np.ones((1, n)), level)[0] for row in drawn])
+    assert covered == pytest.approx(reached, abs=4 * math.sqrt(reached * (1 - reached) / repeats))
+
+
+def test_the_confidences_of_dominated_hold_from_6_and_from_76_curves_on():
+    rule = Dominated()
+    assert rule.least == 6 and (rule.least - 1) / rule.least < rule.confidence <= rule.least / (rule.least + 1)
+    assert 75 / 76 < rule.second <= 76 / 77

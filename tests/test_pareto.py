@@ -93,6 +93,13 @@ def test_knee_is_the_corner():
     assert knee(values[:1], ("maximize", "minimize")) == 0
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_knee_of_two_points_is_the_one_better_in_more_objectives(first):
+    pair = np.array([[0.99, 100.0, 1.0], [0.10, 99.9, 0.999]])[[first, 1 - first]]
+    assert knee(pair, ("maximize", "minimize", "minimize")) == (1 - first)
+    assert knee(pair[:, :2], ("maximize", "minimize")) == 0, "one objective each: the first"
+
+
 def sphere(seed, n, m):
     """Points (N, M) of which none dominates another, less is better."""
     points = np.abs(np.random.default_rng(seed).normal(size=(n, m))) + 0.01

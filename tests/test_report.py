@@ -110,6 +110,25 @@ def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, t
     assert any("bought nothing" in sentence for sentence in summary(data))
 
 
+def test_one_plain_width_is_not_called_a_sweep(study, tmp_path):
+    """A space of one width (prune_distil) has one plain student to beat; with two it is a sweep again."""
+    copied = tmp_path / "copy"
+    shutil.copytree(study, copied)
+    plain = [
+        folder
+        for folder in sorted((copied / "trials").iterdir())
+        if json.loads((folder / "record.json").read_text())["baseline"] == "width-sweep"
+    ]
+    assert len(plain) > 1, "the study's own space has several widths"
+    against = [s for s in summary(load_study(copied)) if "hypervolume" in s]
+    assert len(against) == 1 and "the plain fp32 width sweep" in against[0]
+    for folder in plain:
+        shutil.rmtree(folder)
+    [sentence] = [s for s in summary(load_study(copied)) if "hypervolume" in s]
+    assert "the plain fp32 student:" in sentence and "sweep" not in sentence
+    assert "width sweep" not in (write_report(load_study(copied))).read_text()
+
+
 def test_a_file_that_was_changed_is_left_out_and_named(study, tmp_path):
 
     copied = tmp_path / "copy"

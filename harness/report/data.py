@@ -70,6 +70,11 @@ class StudyData:
         return self.finished[self.finished["baseline"].isin(SWEEP)].sort_values(["size_bytes", "number"])
 
     @property
+    def sweep_name(self) -> str:
+        """What the report calls the sweep: a single student is none."""
+        return "fp32 width sweep" if len(self.sweep) > 1 else "fp32 student"
+
+    @property
     def named(self) -> pd.DataFrame:
         """First trials that the space gave a name."""
         return self.finished[~self.finished["baseline"].isin(["", *NAMES])]

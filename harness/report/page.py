@@ -157,9 +157,9 @@ def summary(data: StudyData) -> list[str]:
     volumes = comparison(data)
     against = f"hypervolume {volumes['searched']:.3f} against {volumes['sweep']:.3f}"
     if volumes["beats"] is True:
-        told.append(f"The searched trials beat the plain fp32 width sweep: {against}.")
+        told.append(f"The searched trials beat the plain {data.sweep_name}: {against}.")
     elif volumes["beats"] is False:
-        told.append(f"This front has bought nothing over the plain fp32 width sweep: {against}.")
+        told.append(f"This front has bought nothing over the plain {data.sweep_name}: {against}.")
     told += slower_integers(data)
     told.append(
         "Points are chosen on the validation split, so their values there flatter. The test column is measured once, "

@@ -90,7 +90,7 @@ def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
             sweep,
             cost,
             score,
-            "fp32 width sweep",
+            data.sweep_name,
             mode="lines+markers",
             line={"dash": "dot", "color": SWEEP},
             marker={"symbol": "square", "size": 9, "color": SWEEP},
@@ -178,7 +178,7 @@ def volume(data: StudyData) -> go.Figure:
         figure.add_hline(
             y=own,
             line={"dash": "dot", "color": SWEEP},
-            annotation_text="fp32 width sweep alone",
+            annotation_text=f"{data.sweep_name} alone",
             annotation_position="bottom right",
         )
     figure.update_xaxes(title="finished trials")

@@ -35,6 +35,11 @@ class Dominated:
     A stop is no last word (freeze and thaw; Swersky, Snoek, Adams 2014, arXiv:1406.3896). Early ones rest on few
     curves, so they may be hasty: when the study is nearly done, what would go on by all of its curves, at the
     higher confidence ``second``, is taken up again, the most promising first, and from there on judged by that.
+
+    A confidence holds from enough curves on only. The largest of n residuals bounds the next one with probability
+    n / (n + 1) (exchangeable, equal weights), and there is no higher bound: ``confidence`` holds from ``least`` = 6
+    curves on (6 / 7 = 85.7 %), ``second`` from 76 on (76 / 77 = 98.7 %). With fewer, what is taken up again is
+    judged at n / (n + 1). Unequal weights need more: the sum of the weights then stands for n.
     The numbers are those of ``benchmarks/stopping.py``.
     """
 
