@@ -107,6 +107,7 @@ class Method:
     structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
     graph_known      when its operators and their shapes, so its latency, are known: ``before`` where
                      only the stored bytes follow from what was trained
+    after_where      option values at which it is known after training only, whatever ``structure_known`` says
     free             accept any keyword (the user's own code)
     """
 
@@ -120,12 +121,18 @@ class Method:
     learns: str = ""
     structure_known: Literal["before", "after"] = "before"
     graph_known: Literal["before", "after"] = "before"
+    after_where: Mapping[str, Any] = field(default_factory=dict)
     free: bool = False
 
     @property
     def options(self) -> dict[str, Param]:
         """All that a recipe's section may set."""
         return {**self.params, **self.loop}
+
+    def knows_structure(self, options: Mapping[str, Any]) -> bool:
+        """Do size and latency follow from a recipe with these ``options``, before it trains?"""
+        later = any(options.get(name) == value for name, value in self.after_where.items())
+        return self.structure_known == "before" and not later
 
     def load(self) -> Callable[..., Any]:
         """Import and return the function."""

@@ -44,10 +44,11 @@ MANY: dict[tuple[str, str], dict[str, Any]] = {
     ("distill", "logits"): {"weight": 0.5, "schedule": "linear"},
     ("distill", "labels"): {"weight": 0.5},
     ("distill", "dkd"): {"weight": 0.5},
+    ("distill", "copy"): {"weight": 0.7, "from_teacher": True, "start": 0.4},
     ("distill", "hint"): {"weight": 0.3},
     ("distill", "attention"): {"weight": 0.5, "beta": 10},
     ("distill", "jacobian"): {"weight": 0.3},
-    ("distill", "gradient"): {"weight": 0.3},
+    ("distill", "gradient"): {"weight": 0.3, "threshold": 0.01},
     ("distill", "parameter"): {"weight": 0.3, "from_teacher": True},
     ("prune", "none"): {},
     ("prune", "channel"): {"ratio": 0.5},
@@ -78,6 +79,10 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [
     ),
     ("prune", "channel", {"ratio": {"default": 0.5, "first": 0.0}, "score": "l1"}),
     ("prune", "channel", {"ratio": 0.5, "score": "random"}),
+    ("prune", "channel", {"ratio": 0.6, "scope": "global", "round_to": 2}),
+    ("prune", "rollback", {"ratio": 0.6, "of": "weights", "tolerance": 1.0}),
+    ("prune", "rollback", {"ratio": 0.5, "of": "both", "score": "random", "tolerance": 0.3, "attempts": 3}),
+    ("distill", "gradient", {"weight": 1.0, "added": True}),
     ("prune", "weight", {"ratio": 0.7, "scope": "global", "start": 0.0, "end": 0.0}),
 ]
 ON_OTHERS: list[tuple[str, str, dict[str, Any]]] = [

@@ -104,13 +104,13 @@ def test_what_was_removed_before_counts():
 
 def test_scores_are_the_papers():
     weights = torch.tensor([[3.0, -4.0], [1.0, 1.0], [0.0, 0.0]])
-    slopes, scales = torch.tensor([[1.0, 0.5], [2.0, -2.0], [9.0, 9.0]]), torch.tensor([[-0.5], [2.0], [0.1]])
+    gates, scales = torch.tensor([[1.0, -3.0], [0.0, 0.0], [2.0, 0.0]]), torch.tensor([[-0.5], [2.0], [0.1]])
     lot = torch.Generator().manual_seed(0)
-    found = {name: score(weights, slopes, scales, lot).tolist() for name, score in prune.CHANNEL_SCORES.items()}
+    found = {name: score(weights, gates, scales, lot).tolist() for name, score in prune.CHANNEL_SCORES.items()}
     assert found["l1"] == [7.0, 2.0, 0.0]
     assert found["l2"] == pytest.approx([5.0, 2**0.5, 0.0])
     assert found["bn_scale"] == pytest.approx([0.5, 2.0, 0.1])
-    assert found["taylor"] == [1.0, 0.0, 0.0]  # (3 * 1 - 4 * 0.5)**2, (1 * 2 - 1 * 2)**2
+    assert found["taylor"] == [5.0, 0.0, 2.0]  # ((1)**2 + (-3)**2) / 2, the mean over two mini-batches
     assert len(set(found["random"])) == 3
 
 
@@ -125,7 +125,8 @@ def test_taylor_is_the_change_of_the_loss_to_first_order():
 
     w = layer.clone().requires_grad_()
     [slope] = torch.autograd.grad(loss(w), w)
-    scores = prune.taylor(layer, slope, layer[:, :0], torch.Generator())
+    gates = (layer * slope).sum(1, keepdim=True)  # of one batch
+    scores = prune.taylor(layer, gates, layer[:, :0], torch.Generator())
     for i in range(4):
         without = layer.clone()
         without[i] = 0
@@ -137,3 +138,10 @@ def test_penalties():
     tensors = [torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]
     assert prune.l1_penalty(tensors, t(0.1)).item() == pytest.approx(0.6)
     assert prune.l2_penalty(tensors, t(0.1)).item() == pytest.approx(1.4)
+
+
+def test_all_layers_ranked_together_keep_the_largest_of_all():
+    scores = [torch.tensor([9.0, 1.0, 8.0, 2.0]), torch.tensor([7.0, 6.0, 0.5, 0.4]), torch.tensor([0.1, 0.2])]
+    kept = prune.together(scores, torch.tensor(4.0), 1)
+    assert [k.nonzero().flatten().tolist() for k in kept] == [[0, 2], [0, 1], [1]]  # one of each layer stays
+    assert [int(k.sum()) for k in prune.together(scores, torch.tensor(4.0), 4)] == [4, 4, 2]

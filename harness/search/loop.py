@@ -112,7 +112,7 @@ def _fill_slots(run: Run) -> None:
 def _price(run: Run, proposal: Proposal) -> None:
     """Find out what the recipe costs, where that is worth knowing and follows from its structure."""
     recipe = proposal.recipe
-    known = run.space.registries.pruners[recipe.prune.name].structure_known == "before"
+    known = run.space.registries.pruners[recipe.prune.name].knows_structure(recipe.prune.options)
     if not run.prices or not known or recipe.deploy.format != "onnx":
         run.ready.append(proposal)
         return

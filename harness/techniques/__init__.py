@@ -36,6 +36,7 @@ _RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, shapes=True,
 _SHARE = Param(float, low=0, high=1, high_open=True, by_layer=True, doc="share of single weights removed")
 _ROUND_TO = Param(int, 1, low=1, shapes=True, doc="kept channels are a multiple of this")
 _SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"))
+_SCOPE = Param(str, "layer", choices=("layer", "global"), doc="scores are ranked in a layer, or all together")
 _PENALTY = {
     "regularise": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
     "on": Param(str, "weights", choices=("weights", "scales"), doc="what it is taken of: layers or batch norms"),
@@ -52,8 +53,9 @@ PRUNERS = {
             "end": Param(float, 0.0, low=0, high=1, doc="removed step by step until then; up to `at`: at once"),
             "round_to": _ROUND_TO,
         },
-        {"score": _SCORE, **_PENALTY},
+        {"score": _SCORE, "scope": _SCOPE, **_PENALTY},
         off={"ratio": 0.0, "regularise": "none"},
+        after_where={"scope": "global"},
     ),
     "rollback": Method(
         f"{_HERE}.prune:rollback",
@@ -63,8 +65,10 @@ PRUNERS = {
         },
         {
             "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before the first attempt"),
+            "of": Param(str, "channels", choices=("channels", "weights", "both"), doc="what an attempt takes"),
             "step": Param(float, 0.1, low=0, high=1, low_open=True, doc="share that an attempt removes"),
-            "tolerance": Param(float, 0.01, low=0, high=1, doc="training accuracy that an attempt may cost"),
+            "attempts": Param(int, 1, low=1, doc="attempts that may fail in an epoch"),
+            "tolerance": Param(float, 0.01, low=0, high=1, doc="training accuracy that an epoch's attempts may cost"),
             "score": _SCORE,
             **_PENALTY,
         },
@@ -79,7 +83,7 @@ PRUNERS = {
             "start": Param(float, 0.1, low=0, high=1, doc="share of the epochs before pruning begins"),
             "end": Param(float, 0.6, low=0, high=1, doc="share of the epochs when the ratio is reached"),
         },
-        {"scope": Param(str, "layer", choices=("layer", "global")), **_PENALTY},
+        {"scope": _SCOPE, **_PENALTY},
         off={"ratio": 0.0, "regularise": "none"},
         structure_known="after",
     ),
@@ -141,7 +145,12 @@ QUANTISERS = {
 _WEIGHT = Param(float, low=0, high=1)
 _TEMPERATURE = Param(float, 4.0, low=0, low_open=True)
 _FROM_TEACHER = Param(bool, False, doc="start from the teacher's weights")
-_SCHEDULE = {"schedule": Param(str, "constant", choices=("constant", "linear"), doc="linear: the weight falls to 0")}
+_SCHEDULE = {
+    "schedule": Param(str, "constant", choices=("constant", "linear"), doc="linear: the weight falls to 0"),
+    "start": Param(
+        float, 0.0, low=0, high=1, doc="share of the epochs with the labels alone, before the teacher's term"
+    ),
+}
 
 
 def _distilling(name: str, *needs: str, **params: Param) -> Method:
@@ -161,9 +170,22 @@ DISTILLS = {
         alpha=Param(float, 1.0, low=0),
         beta=Param(float, 8.0, low=0),
     ),
+    "copy": Method(
+        f"{_HERE}.distill:copy",
+        {"weight": _WEIGHT, "strength": Param(float, 0.01, low=0, doc="of the sum of absolute differences")},
+        {**_SCHEDULE, "from_teacher": _FROM_TEACHER},
+        off={"weight": 0.0, "strength": 0.0},
+        needs=frozenset(("logits", "parameters")),
+    ),
     "hint": _distilling("hint", "embedding"),
     "attention": _distilling("attention", "map", beta=Param(float, 1000.0, low=0, low_open=True)),
     "jacobian": _distilling("jacobian", "input_gradient", beta=Param(float, 1.0, low=0, low_open=True)),
-    "gradient": _distilling("gradient", "parameters", "gradient"),
+    "gradient": _distilling(
+        "gradient",
+        "parameters",
+        "gradient",
+        threshold=Param(float, 5.0, low=0, low_open=True, doc="bound on the teacher's gradient, each element"),
+        added=Param(bool, False, doc="added to the student's own gradient instead of blended with it"),
+    ),
     "parameter": _distilling("parameter", "parameters"),
 }

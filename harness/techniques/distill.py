@@ -145,14 +145,34 @@ def jacobian(
     return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * beta * distance
 
 
-def gradient(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
-    """The teacher's parameter gradients blended into the student's, for networks of equal shapes.
+def gradient(
+    student: Tensors,
+    labels: Tensor,
+    teacher: Tensors,
+    learned: Tensors,
+    *,
+    weight: Tensor,
+    threshold: Tensor,
+    added: bool,
+) -> Tensor:
+    """The teacher's parameter gradients guide the student's, for networks of equal shapes.
 
-        g = (1 - weight) * dCE(student)/dw_s + weight * dCE(teacher)/dw_t      on the same batch
-
-    The step blends (:mod:`harness.train.step`); the loss is the labels' alone.
+    The step joins the two by :func:`guided` (:mod:`harness.train.step`); the loss is the labels' alone.
     """
     return F.cross_entropy(student["logits"], labels)
+
+
+def guided(own: Tensor, theirs: Tensor, *, weight: Tensor, threshold: Tensor, added: bool) -> Tensor:
+    """The student's gradient, joined with the teacher's on the same batch.
+
+        g = (1 - weight) * g_s + weight * clamp(g_t, -threshold, threshold)
+        g =                g_s + weight * clamp(g_t, -threshold, threshold)      where ``added``
+
+    own, theirs  g_s = dCE(student)/dw_s and g_t = dCE(teacher)/dw_t, mean over the batch, of equal shape
+    threshold    > 0, 5 by default; the teacher's gradient is clamped, the student's own is not
+    """
+    bounded = weight * torch.minimum(torch.maximum(theirs, -threshold), threshold)
+    return own + bounded if added else (1 - weight) * own + bounded
 
 
 def parameter(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
@@ -167,6 +187,21 @@ def parameter(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tenso
     distance = torch.stack([(student[name] - teacher[name]).abs().sum() for name in names]).sum()
     mean = distance / sum(student[name].numel() for name in names)
     return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * mean
+
+
+def copy(
+    student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, strength: Tensor
+) -> Tensor:
+    """The teacher's arg-max as labels, and near its parameters, for networks of equal shapes.
+
+        loss = (1 - weight) * CE(z, y) + weight * CE(z, argmax t) + strength * sum|w_s - w_t|
+
+    strength  >= 0, 0.01 by default: a step of plain SGD moves every parameter by lr * strength towards the teacher's
+    Source: :func:`labels`, with the penalty of :func:`parameter` at a strength of its own.
+    """
+    near = torch.stack([(student[n] - teacher[n]).abs().sum() for n in teacher if n in student and n != "logits"])
+    hard = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
+    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * hard + strength * near.sum()
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

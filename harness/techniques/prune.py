@@ -52,12 +52,13 @@ def channel(
 
 
 def rollback(scores: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, round_to: Tensor) -> Tensor:
-    """Channels as :func:`channel` removes them, without a schedule: the loop asks for growing ratios and
-    takes a removal back that costs more accuracy than its tolerance (see
+    """Channels as :func:`channel` removes them, or single weights, without a schedule: the loop asks for
+    growing ratios and takes a removal back that costs more accuracy than its tolerance (see
     :mod:`harness.train.pruning`).
 
-    Source: "hard" pruning with restoring; NetAdapt (Yang et al. 2018, arXiv:1804.03230), algorithm 1,
-    is the published relative.
+    scores  (C,) of the channels that are left, or (n,) of a layer's weights, those that are masked lowest
+    Source: pruning with restoring; NetAdapt (Yang et al. 2018, arXiv:1804.03230), algorithm 1, is the
+    published relative.
     """
     return keep_largest(scores, _kept(scores, total, ratio, round_to))
 
@@ -83,35 +84,71 @@ def weight(values: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, st
     return keep_largest(values.abs(), values.numel() - removed)
 
 
-def l1(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def l1(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
     """Sum of |w| over a channel's filters (Li et al. 2017, arXiv:1608.08710, section 3.1)."""
     return weights.abs().sum(1)
 
 
-def l2(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def l2(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
     """Euclidean norm of a channel's filters (He et al. 2018, arXiv:1808.06866, section 3.2)."""
     return weights.square().sum(1).sqrt()
 
 
-def bn_scale(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
-    """Sum of |gamma| over the normalisations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3)."""
+def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """Sum of |gamma| over the normalisations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3).
+
+    The paper ranks the channels of all layers together, after training with a penalty on the scales:
+    ``scope: global``, ``regularise: l1``, ``on: scales``. Within a layer (the default) it differs from the
+    paper: every layer loses the same share, and size and latency are known before training.
+    """
     return scales.abs().sum(1)
 
 
-def taylor(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
-    """(sum of w * dL/dw)**2: what the loss would change, to first order, without the channel
-    (Molchanov et al. 2019, arXiv:1906.10771, section 3.1)."""
-    return (weights * gradients).sum(1).square()
+def taylor(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+    """Mean over mini-batches of (dL/dz)**2, z a gate of 1 on the channel: the squared change of a
+    mini-batch's loss, to first order, without the channel.
+
+        dL/dz = sum of w * dL/dw over the channel's own parameters: filters, biases, gamma and beta
+
+    Behind a batch norm the filters' part is 0 (the norm takes their scale out; up to its epsilon), so the
+    gate is one after the norm: gamma * dL/dgamma + beta * dL/dbeta. The square is taken of each mini-batch:
+    at a minimum the mean of dL/dz is 0 for every channel.
+    Source: Molchanov, Mallya, Tyree, Frosio, Kautz 2019 (arXiv:1906.10771), section 3.1, equations 8 and 9.
+    """
+    return gates.square().mean(1)
 
 
-def random(weights: Tensor, gradients: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def random(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
     """By lot: what every other score must beat."""
     return torch.rand(weights.shape[0], generator=lot, dtype=weights.dtype)
 
 
-# (C, n) weights of the filters that produce each channel, their gradients (C, n), batch norm's gammas
-# (C, k), k = 0 where there is none, a seeded generator -> scores (C,), large is important
+# (C, n) weights of the filters that produce each channel, slopes of the loss along each channel's gate on
+# mini-batches (C, b), batch norm's gammas (C, k), k = 0 where there is none, a seeded generator -> scores
+# (C,), large is important
 CHANNEL_SCORES = {"l1": l1, "l2": l2, "bn_scale": bn_scale, "taylor": taylor, "random": random}
+
+
+def magnitude(weights: Tensor, lot: torch.Generator) -> Tensor:
+    """|w| (Han, Pool, Tran, Dally 2015, arXiv:1506.02626, section 3)."""
+    return weights.abs()
+
+
+def at_random(weights: Tensor, lot: torch.Generator) -> Tensor:
+    """By lot."""
+    return torch.rand(weights.shape, generator=lot, dtype=weights.dtype).to(weights.device)
+
+
+# weights (n,), a seeded generator -> scores (n,) >= 0; of one weight both norms are its size
+WEIGHT_SCORES = {"l1": magnitude, "l2": magnitude, "random": at_random}
+
+
+def together(scores: list[Tensor], count: Tensor, round_to: int) -> list[Tensor]:
+    """For each group (C_i,) the channels that are among the ``count`` largest of all groups together; at
+    least one of a group stays, and the number that stay is rounded up to a multiple of ``round_to``."""
+    kept = keep_largest(torch.cat(scores), count).split([len(s) for s in scores])
+    blocks = [torch.ceil(torch.clamp(mask.sum(), min=1) / round_to) * round_to for mask in kept]
+    return [keep_largest(s, n) for s, n in zip(scores, blocks, strict=True)]
 
 
 def l1_penalty(tensors: list[Tensor], strength: Tensor) -> Tensor:

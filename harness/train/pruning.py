@@ -6,25 +6,27 @@ network are cut alike, and the rest of the training runs on the small network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import SpaceError
+from harness.recipe import Selected
 from harness.techniques import PRUNERS
-from harness.techniques.prune import CHANNEL_SCORES, PENALTIES, ramp
+from harness.techniques.prune import CHANNEL_SCORES, PENALTIES, WEIGHT_SCORES, ramp, together
 from harness.train import methods
 from harness.train.evaluate import accuracy
 from harness.train.forward import Tensors, single
 from harness.train.rounding import CALIBRATION
 from harness.train.run import Run
-from harness.train.shrink import Channels, shrink
+from harness.train.shrink import Channels, groups_of, shrink
 from harness.train.step import LEARNED, Layout, network_loss
 
 PROJECTION = f"{LEARNED}distill.projection"
-SMALLEST_STRIDE = 0.01  # of the channels: attempts below it are given up
+SMALLEST_STRIDE = 0.01  # attempts that would take less are given up, unless they began smaller
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -36,6 +38,21 @@ def enter(run: Run, progress: float) -> Run:
     if prune.name == "weight":
         return _mask_weights(run, progress)
     return _attempted(run, progress) if prune.name == "rollback" else _scheduled(run, progress)
+
+
+def check(prune: Selected) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        SpaceError: one number is needed, or a score does not rank what is pruned.
+    """
+    options = prune.options
+    if options.get("scope") == "global" and isinstance(options["ratio"], Mapping):
+        rule = "must be one number where `scope` is global: all layers are ranked together"
+        raise SpaceError("prune.ratio", rule, dict(options["ratio"]), "Leave `scope` out to prune by layer.")
+    if options.get("of", "channels") != "channels" and options["score"] not in WEIGHT_SCORES:
+        rule = f"must be one of {', '.join(WEIGHT_SCORES)} where single weights are pruned"
+        raise SpaceError("prune.score", rule, options["score"])
 
 
 def penalised(run: Run) -> Run:
@@ -53,55 +70,109 @@ def penalised(run: Run) -> Run:
 
 
 def _scheduled(run: Run, progress: float) -> Run:
-    """``channel``: by its ramp."""
-    given = methods.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
+    """``channel``: by its ramp, in every layer or where the scores of all layers are lowest."""
+    options, given = run.recipe.prune.options, methods.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
     share = ramp(torch.tensor(progress), given["at"], given["end"]).item()
     if share <= run.removed:
         return run
-    ratios = methods.by_layer("prune.ratio", run.recipe.prune.options["ratio"], run.plan.layers)
-    return replace(_without(run, progress, lambda path: {**given, "ratio": torch.tensor(ratios[path])}), removed=share)
+    if options["scope"] == "global":
+        return replace(_without(run, lambda scores, total: _together(scores, total, share, options)), removed=share)
+    ratios = methods.by_layer("prune.ratio", options["ratio"], run.plan.layers)
+    choose, now = methods.bound(run.recipe.prune, PRUNERS), torch.tensor(progress)
+
+    def keep(scores: Tensors, total: Tensors) -> Tensors:
+        own = {path: {**given, "ratio": torch.tensor(ratios[path])} for path in scores}
+        return {path: choose(s, now, total[path], **own[path]) for path, s in scores.items()}
+
+    return replace(_without(run, keep), removed=share)
+
+
+def _together(scores: Tensors, total: Tensors, share: float, options: Mapping[str, Any]) -> Tensors:
+    """Masks by one ranking of all layers, ``share`` of the way to the ratio."""
+    if not scores:
+        return {}
+    left = torch.round((1 - share * options["ratio"]) * torch.stack(list(total.values())).sum())
+    return dict(zip(scores, together(list(scores.values()), left, options["round_to"]), strict=True))
 
 
 def _attempted(run: Run, progress: float) -> Run:
-    """``rollback``: remove a little more, and take it back where it costs too much; the next attempt,
-    an epoch later, is then half as large."""
+    """``rollback``: remove a little more, and take it back where it costs too much. The next attempt is then
+    half as large, or draws anew where the choice is random; after ``attempts`` failed ones it waits for the
+    next epoch."""
     options = run.recipe.prune.options
     if progress < options["at"]:
         return run
     run = replace(run, stride=run.stride or options["step"])
-    given = methods.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
     x, y = run.examples.x[:CALIBRATION], run.examples.y[:CALIBRATION]
-    before = accuracy(run, x, y)
-    while run.removed < options["ratio"] and run.stride >= SMALLEST_STRIDE:
+    before, failed, smallest = accuracy(run, x, y), 0, min(SMALLEST_STRIDE, options["step"])
+    while run.removed < options["ratio"] and run.stride >= smallest and failed < options["attempts"]:
         wanted = min(run.removed + run.stride, options["ratio"])
-        tried = _without(run, progress, lambda _, w=wanted: {**given, "ratio": torch.tensor(w)})
+        tried, tries = _attempt(run, progress, wanted), run.attempts + 1
         if accuracy(tried, x, y) < before - options["tolerance"]:
-            return replace(run, stride=run.stride / 2)
-        run = replace(tried, removed=wanted)
+            failed += 1
+            run = replace(run, attempts=tries, stride=run.stride / (1 if options["score"] == "random" else 2))
+        else:
+            run = replace(tried, attempts=tries, removed=wanted)
     return run
 
 
-def _without(run: Run, progress: float, given: Callable[[str], Tensors]) -> Run:
-    """The run without the channels that its method leaves out; ``given``: its numbers for a layer."""
-    layout, now = run.plan.layout, torch.tensor(progress)
-    choose, score = methods.bound(run.recipe.prune, PRUNERS), run.recipe.prune.options["score"]
-    full = materialise(run.module, {**network_of(run), **run.state.buffers})
-    lot = torch.Generator().manual_seed(run.recipe.seed)
+def _attempt(run: Run, progress: float, ratio: float) -> Run:
+    """The run with ``ratio`` of what the recipe names gone: channels, single weights, or both (then of the
+    weights that the channels leave)."""
+    choose, options = methods.bound(run.recipe.prune, PRUNERS), run.recipe.prune.options
+    wanted, now = torch.tensor(ratio), torch.tensor(progress)
+    if options["of"] != "weights":
+        given = {"ratio": wanted, "round_to": torch.tensor(float(options["round_to"]))}
+        run = _without(run, lambda scores, total: {p: choose(s, now, total[p], **given) for p, s in scores.items()})
+    if options["of"] == "channels":
+        return run
+    lot, masks = _lot(run), {}
+    for layer, weight in _masked_weights(run).items():
+        scores = WEIGHT_SCORES[options["score"]](weight.detach().flatten().cpu(), lot)
+        gone = run.state.masks.get(layer, torch.ones_like(weight)).flatten().cpu() == 0
+        scores = torch.where(gone, torch.full_like(scores, -1.0), scores)
+        total = torch.tensor(float(weight.numel()))
+        kept = choose(scores, now, total, ratio=wanted, round_to=torch.tensor(1.0))
+        masks[layer] = kept.reshape(weight.shape).to(weight)
+    return replace(run, state=replace(run.state, masks=masks))
 
-    def keep(channels: Channels) -> Tensor:
-        if score == "bn_scale" and not channels.scales.shape[1]:
-            raise SpaceError("prune.score", f"'bn_scale' needs a batch norm behind {channels.path}", score)
-        scores = CHANNEL_SCORES[score](channels.weights, channels.gradients, channels.scales, lot)
-        total = torch.tensor(float(run.kept.get(channels.path, (0, len(scores)))[1]))
-        return choose(scores, now, total, **given(channels.path)).nonzero().flatten()
 
-    gradients = _gradients(run) if score == "taylor" else {}
-    small, slices, kept = shrink(full, tuple(run.examples.x.shape[1:]), keep, gradients)
+def _lot(run: Run) -> torch.Generator:
+    """What is drawn by lot: another draw for every attempt of a rollback."""
+    return torch.Generator().manual_seed(run.recipe.seed + 1_000_003 * run.attempts)
+
+
+def _masked_weights(run: Run) -> Tensors:
+    """The weights of each layer as they are trained, those that are masked at 0."""
+    params = run.plan.layout.split(run.state.params)
+    one = torch.ones((), device=run.device)
+    return {layer: params[f"{layer}.weight"] * run.state.masks.get(layer, one) for layer in run.plan.layers}
+
+
+def _without(run: Run, keep: Callable[[Tensors, Tensors], Tensors]) -> Run:
+    """The run without some channels; ``keep``: scores (C,) of every group by its path, and how many channels
+    there were at first -> masks (C,)."""
+    layout, shape = run.plan.layout, tuple(run.examples.x.shape[1:])
+    weights = {f"{layer}.weight": weight for layer, weight in _masked_weights(run).items()}
+    full = materialise(run.module, {**network_of(run), **weights, **run.state.buffers})
+    groups = {channels.path: channels for channels in groups_of(full, shape, _slopes(run))}
+    scores = _scores(run, groups)
+    masks = keep(scores, {p: torch.tensor(float(run.kept.get(p, (0, len(s)))[1])) for p, s in scores.items()})
+    small, slices, kept = shrink(full, shape, lambda channels: masks[channels.path].nonzero().flatten())
     small.to(run.device).train()
     if PROJECTION in layout.shapes:
         slices |= {PROJECTION: _kept_columns(layout.shapes[PROJECTION], slices[f"{run.plan.layers[-1]}.weight"])}
     at_first = {path: run.kept.get(path, pair)[1] for path, pair in kept.items()}
     return replace(_cut(run, small, slices), kept={path: (pair[0], at_first[path]) for path, pair in kept.items()})
+
+
+def _scores(run: Run, groups: Mapping[str, Channels]) -> Tensors:
+    """The scores (C,) of every group of channels."""
+    score, lot = run.recipe.prune.options["score"], _lot(run)
+    for channels in groups.values():
+        if score == "bn_scale" and not channels.scales.shape[1]:
+            raise SpaceError("prune.score", f"'bn_scale' needs a batch norm behind {channels.path}", score)
+    return {p: CHANNEL_SCORES[score](c.weights, c.gates, c.scales, lot) for p, c in groups.items()}
 
 
 def _cut(run: Run, small: nn.Module, slices: Tensors) -> Run:
@@ -114,12 +185,13 @@ def _cut(run: Run, small: nn.Module, slices: Tensors) -> Run:
             for k, v in tensors.items()
         }
 
-    params = cut(layout.split(run.state.params))
+    params, masks = cut(layout.split(run.state.params)), {f"{layer}.weight": m for layer, m in run.state.masks.items()}
     state = replace(
         run.state,
         params=Layout.join(params),
         buffers=cut(run.state.buffers),
         moments={k: Layout.join(cut(layout.split(m))) for k, m in run.state.moments.items()},
+        masks={name.removesuffix(".weight"): m for name, m in cut(masks).items()},
     )
     plan = replace(run.plan, forward=single(small), layout=Layout.of(params))
     hparams = replace(run.hparams, teacher=cut(run.hparams.teacher))
@@ -132,22 +204,27 @@ def _kept_columns(shape: tuple[int, ...], last: Tensor) -> Tensor:
     return torch.arange(shape[0]).unsqueeze(1) * shape[1] + columns
 
 
-def _gradients(run: Run) -> Tensors:
-    """Of the cross-entropy on the first training samples to the network's parameters, on the CPU."""
+def _slopes(run: Run) -> Tensors:
+    """For ``taylor``: the sum of w * dL/dw over every row of the network's parameters (their first dimension) on
+    b mini-batches of the first training samples, in training mode: name -> (rows, b), on the CPU."""
+    if run.recipe.prune.options["score"] != "taylor":
+        return {}
+    x, y = run.examples.x[:CALIBRATION], run.examples.y[:CALIBRATION]
+    size = min(run.recipe.train.batch_size, len(y))
     leaves = {name: p.detach().clone().requires_grad_() for name, p in network_of(run).items()}
-    loss = network_loss(run.plan, leaves, run.state.buffers, run.examples.x[:CALIBRATION], run.examples.y[:CALIBRATION])
-    return {name: g.cpu() for name, g in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)}
+    columns: list[Tensors] = []
+    for i in range(0, len(y) - size + 1, size):
+        loss = network_loss(run.plan, leaves, run.state.buffers, x[i : i + size], y[i : i + size])
+        found = zip(leaves.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True)
+        columns.append({name: (p * g).detach().reshape(len(p), -1).sum(1).cpu() for (name, p), g in found})
+    return {name: torch.stack([column[name] for column in columns], 1) for name in leaves}
 
 
 def _mask_weights(run: Run, progress: float) -> Run:
     """``weight``: masks of every layer, or of all of them ranked together."""
     choose, prune = methods.bound(run.recipe.prune, PRUNERS), run.recipe.prune
     given, now = methods.numbers(prune, PRUNERS, run.device), torch.tensor(progress, device=run.device)
-    params = run.plan.layout.split(run.state.params)
-    values = {
-        layer: params[f"{layer}.weight"] * run.state.masks.get(layer, torch.ones((), device=run.device))
-        for layer in run.plan.layers
-    }
+    values = _masked_weights(run)
     total = torch.tensor(float(sum(v.numel() for v in values.values())), device=run.device)
     if prune.options["scope"] == "global":
         together = choose(torch.cat([v.flatten() for v in values.values()]), now, total, **given)

@@ -27,6 +27,7 @@ class Run:
     history: tuple[dict[str, float], ...] = ()
     removed: float = 0.0  # share of the channels that the schedule has taken so far
     stride: float = 0.0  # what the next attempt of a rollback takes more; 0: not begun
+    attempts: int = 0  # of a rollback, failed ones included
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # layer -> channels left, channels at first
 
     @property

@@ -15,13 +15,14 @@ from torch import nn
 from harness.errors import SpaceError
 from harness.recipe import Recipe
 from harness.techniques import CLIPS, DISTILLS, optim
+from harness.techniques.distill import guided
 from harness.train import methods, pruning, rounding
 from harness.train.features import watch_of
 from harness.train.forward import Tensors, Watch, single
 from harness.train.lanes import Examples
 from harness.train.points import weighted_layers
 from harness.train.run import Run
-from harness.train.step import Hparams, Layout, Plan, State
+from harness.train.step import Bound, Hparams, Layout, Plan, State
 
 OPTIMISED = ("lr", "momentum", "weight_decay")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -36,6 +37,7 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
     """
     device, layers = examples.x.device, tuple(weighted_layers(module))
     clip, distill = CLIPS[recipe.clip.name], DISTILLS[recipe.distill.name]
+    pruning.check(recipe.prune)
     watch = watch_of(module, distill.needs, examples.x[:1], "student")
     params = {**_first_weights(recipe, module, teacher or {}), **_projection(recipe, module, watch, examples)}
     plan = Plan(
@@ -48,6 +50,7 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
         optimize=optim.OPTIMIZERS[recipe.train.optimizer],
         watch=watch,
         needs=distill.needs,
+        guide=Bound(guided, (("added", recipe.distill.options["added"]),)) if "gradient" in distill.needs else None,
         precision=PRECISIONS[recipe.train.precision],
     )
     flat = Layout.join(params)
@@ -93,13 +96,14 @@ def _projection(recipe: Recipe, module: nn.Module, watch: Watch, examples: Examp
 
 def enter(run: Run, progress: float) -> Run:
     """Apply what the schedule asks for at ``progress`` (1.0 after the last epoch)."""
-    return rounding.enter(pruning.enter(_distil_less(run, progress), progress), progress)
+    return rounding.enter(pruning.enter(_weigh_teacher(run, progress), progress), progress)
 
 
-def _distil_less(run: Run, progress: float) -> Run:
-    """``distill.schedule: linear``: the teacher's weight falls to 0 at the end."""
+def _weigh_teacher(run: Run, progress: float) -> Run:
+    """The teacher's weight: 0 before ``distill.start``; with ``schedule: linear`` it falls to 0 at the end."""
     options = run.recipe.distill.options
-    if options.get("schedule") != "linear":
+    if options.get("schedule", "constant") == "constant" and not options.get("start"):
         return run
-    weight = torch.tensor(options["weight"] * (1 - progress), device=run.device)
+    share = 1 - progress if options["schedule"] == "linear" else 1.0
+    weight = torch.tensor(options["weight"] * share * (progress >= options["start"]), device=run.device)
     return replace(run, hparams=replace(run.hparams, distill={**run.hparams.distill, "weight": weight}))

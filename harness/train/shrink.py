@@ -44,19 +44,27 @@ class _Removal:
 @dataclass(frozen=True)
 class Channels:
     """A group of coupled channels: the path of a layer that produces them, the weights (C, n) of all
-    filters that do, their gradients (C, n; zeros where none were given), batch norms' gammas (C, k)."""
+    filters that do, the slopes of their gates (C, b; b = 0 where none were given), batch norms' gammas (C, k)."""
 
     path: str
     weights: Tensor
-    gradients: Tensor
+    gates: Tensor
     scales: Tensor
 
 
+def groups_of(module: nn.Module, input_shape: tuple[int, ...], slopes: Mapping[str, Tensor]) -> list[Channels]:
+    """The groups of coupled channels that can be cut, in the order in which :func:`shrink` asks for them.
+
+    Args:
+        slopes: for each of the module's parameters w, by name, the sum of w * dL/dw of every row (its first
+            dimension) on b mini-batches, (rows, b); {} where no gates are asked for.
+    """
+    names, groups = _cuttable(module, _sample(module, input_shape))
+    return [_channels(group, names, slopes) for group in groups]
+
+
 def shrink(
-    module: nn.Module,
-    input_shape: tuple[int, ...],
-    keep: Callable[[Channels], Tensor],
-    gradients: Mapping[str, Tensor] | None = None,
+    module: nn.Module, input_shape: tuple[int, ...], keep: Callable[[Channels], Tensor]
 ) -> tuple[nn.Module, Slices, Kept]:
     """Copy ``module`` without the channels that ``keep`` leaves out.
 
@@ -67,16 +75,14 @@ def shrink(
         module: on the CPU; left as it is.
         input_shape: of one sample, for tracing.
         keep: a group of coupled channels -> indices that stay, ascending and not empty.
-        gradients: of the module's parameters, by name.
     Returns:
         The smaller module; for every parameter and buffer the flat indices into the old
         tensor (so that an optimiser's moments can be cut alike); kept and former counts.
     Raises:
         TrialError: channels should have gone, but a layer did not get smaller.
     """
-    sample = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
-    sample = sample.to(next(module.parameters()).dtype)
-    cuts = _planned(module, sample, keep, gradients or {})
+    sample = _sample(module, input_shape)
+    cuts = _planned(module, sample, keep)
     small, slices = _cut(module, cuts, sample)
     if not _same_function(module, small, slices, sample):
         cuts = _harmless(module, cuts, sample)
@@ -88,24 +94,34 @@ def shrink(
     return small.train(module.training), slices, {k: (after[k], n) for k, n in before.items()}
 
 
-def _planned(
-    module: nn.Module, sample: Tensor, keep: Callable[[Channels], Tensor], gradients: Mapping[str, Tensor]
-) -> list[_Removal]:
+def _sample(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+    sample = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    return sample.to(next(module.parameters()).dtype)
+
+
+def _planned(module: nn.Module, sample: Tensor, keep: Callable[[Channels], Tensor]) -> list[_Removal]:
     """What ``keep`` leaves out of every group that can be cut."""
-    copied = copy.deepcopy(module).eval()
-    graph = _graph(copied, sample)
-    names, cuts = {m: name for name, m in copied.named_modules()}, []
-    for group in [] if graph is None else _groups(graph):
-        if not any(item.dep.handler in _IN for item in group):
-            continue  # nothing consumes these channels: they are the network's outputs
-        if any(isinstance(item.dep.target.module, _WHOLE) for item in group):
-            continue
-        channels = _channels(group, names, gradients)
+    (names, groups), cuts = _cuttable(module, sample), []
+    for group in groups:
+        channels = _channels(group, names, {})
         kept = keep(channels)
         gone = sorted(set(range(len(channels.weights))) - set(kept.tolist()))
         if gone:
             cuts.append(_Removal(names[group[0].dep.target.module], group[0].dep.handler, gone))
     return cuts
+
+
+def _cuttable(module: nn.Module, sample: Tensor) -> tuple[dict[nn.Module, str], list[Any]]:
+    """The paths of the modules of a copy, and its groups of channels that can be cut."""
+    copied = copy.deepcopy(module).eval()
+    graph = _graph(copied, sample)
+    groups = []
+    for group in [] if graph is None else _groups(graph):
+        if not any(item.dep.handler in _IN for item in group):
+            continue  # nothing consumes these channels: they are the network's outputs
+        if not any(isinstance(item.dep.target.module, _WHOLE) for item in group):
+            groups.append(group)
+    return {m: name for name, m in copied.named_modules()}, groups
 
 
 def _groups(graph: tp.DependencyGraph) -> Iterator[Any]:
@@ -165,19 +181,20 @@ def _same_function(module: nn.Module, small: nn.Module, slices: Slices, sample: 
     return bool((got - wanted).abs().max() <= SAME * wanted.abs().max() + SAME**2)
 
 
-def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], gradients: Mapping[str, Tensor]) -> Channels:
+def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], slopes: Mapping[str, Tensor]) -> Channels:
     count = len(group[0].idxs)
-    weights, slopes, scales = [torch.zeros(count, 0)], [torch.zeros(count, 0)], [torch.zeros(count, 0)]
+    weights, scales = [torch.zeros(count, 0)], [torch.zeros(count, 0)]
+    gates = torch.zeros(count, next(iter(slopes.values())).shape[1] if slopes else 0, dtype=torch.float64)
     for item in group:
         layer = item.dep.target.module
-        if item.dep.handler in _OUT:
-            found = layer.weight.detach()
-            weights.append(_by_channel(found, item, count))
-            slopes.append(_by_channel(gradients.get(f"{names[layer]}.weight", torch.zeros_like(found)), item, count))
-        elif isinstance(layer, _NORMS) and layer.weight is not None:
-            scales.append(_by_channel(layer.weight.detach(), item, count))
+        produces, normalizes = item.dep.handler in _OUT, isinstance(layer, _NORMS) and layer.weight is not None
+        if produces or normalizes:
+            (weights if produces else scales).append(_by_channel(layer.weight.detach(), item, count))
+            for name in (f"{names[layer]}.weight", f"{names[layer]}.bias"):
+                if name in slopes:
+                    gates = gates + _by_channel(slopes[name].double(), item, count)
     path = names[group[0].dep.target.module]
-    return Channels(path, *(torch.cat([p.double() for p in parts], 1) for parts in (weights, slopes, scales)))
+    return Channels(path, torch.cat(weights, 1).double(), gates, torch.cat(scales, 1).double())
 
 
 def _by_channel(values: Tensor, item: Any, count: int) -> Tensor:

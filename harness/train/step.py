@@ -82,6 +82,7 @@ class Plan:
     alphas     the quantisation points whose upper end is trained -> its parameter, one for all readers of a tensor
     watch      what of the student the distillation sees beside its logits: name -> module path
     needs      what it asks of the teacher, see :mod:`harness.train.teacher`
+    guide      joins the teacher's parameter gradient with the student's, None where it is not asked for
     precision  of convolutions and products; None: that of the parameters
     lift       ``alone``, or ``torch.vmap`` for K students
     """
@@ -100,6 +101,7 @@ class Plan:
     alphas: Mapping[str, str] = field(default_factory=dict)
     watch: Watch = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
+    guide: Callable[..., Tensor] | None = None
     precision: torch.dtype | None = None
     lift: Callable[[Callable[..., Any]], Callable[..., Any]] = alone
 
@@ -216,8 +218,8 @@ def step(plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensors], hparam
     flat = state.params.detach().requires_grad_()
     loss, buffers = _loss(plan, state, plan.layout.split(flat), batch, hparams)
     (gradient,) = torch.autograd.grad(loss.sum(), flat)
-    if "gradient" in plan.needs:
-        gradient = _blended(plan, state, gradient, batch, hparams)
+    if plan.guide is not None:
+        gradient = _guided(plan, plan.guide, state, gradient, batch, hparams)
     with torch.no_grad():
         moved, moments, memory, norm, clipped = plan.lift(lambda *given: update(plan, *given))(
             state.params, gradient, state.moments, state.memory, hparams.clip, hparams.optim
@@ -276,17 +278,21 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     return -torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).sum()
 
 
-def _blended(
-    plan: Plan, state: State, gradient: Tensor, batch: tuple[Tensor, Tensor, Tensors], hparams: Hparams
+def _guided(
+    plan: Plan,
+    guide: Callable[..., Tensor],
+    state: State,
+    gradient: Tensor,
+    batch: tuple[Tensor, Tensor, Tensors],
+    hparams: Hparams,
 ) -> Tensor:
-    """(1 - weight) * the student's gradient + weight * the teacher's, at the teacher's parameters, on
-    the same batch; what only the student trains keeps its own."""
+    """The student's gradient joined with the teacher's, at the teacher's parameters, on the same batch;
+    what only the student trains keeps its own."""
     x, labels, _ = batch
     theirs = {name: t.detach().requires_grad_() for name, t in hparams.teacher.items()}
     found = torch.autograd.grad(network_loss(plan, theirs, state.buffers, x, labels), list(theirs.values()))
-    weight = hparams.distill["weight"]
-    ours = plan.layout.split(gradient)
+    ours, lanes = plan.layout.split(gradient), gradient.shape[:-1]
     for name, g in zip(theirs, found, strict=True):
-        share = weight.reshape(*weight.shape, *[1] * (g.dim() - weight.dim()))
-        ours[name] = (1 - share) * ours[name] + share * g
-    return torch.cat([g.reshape(*weight.shape, -1) for g in ours.values()], -1)
+        given = {k: hparams.distill[k].reshape(*lanes, *[1] * (g.dim() - len(lanes))) for k in ("weight", "threshold")}
+        ours[name] = guide(ours[name], g, **given)
+    return torch.cat([g.reshape(*lanes, -1) for g in ours.values()], -1)
