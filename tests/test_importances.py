@@ -15,7 +15,7 @@ from tests.test_search import SPACE, FakeLab, Here, space_of
 TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8}, "train": {"epochs": 1}}
 CHANGED = {"ratio": 0.6, "round_to": 3, "bits": 6, "activation_bits": 4}
 CASES = [
-    *(("prune", kind, REGISTRIES.pruners[kind]) for kind in ("none", "channel", "weight")),
+    *(("prune", kind, method) for kind, method in REGISTRIES.pruners.items()),
     *(("quant", kind, method) for kind, method in REGISTRIES.quantisers.items()),
 ]
 
