@@ -115,6 +115,9 @@ FILED = [
       for ratio, scope in [((0.9, "layer"), (0.6, "global"), (0.3, "layer"), (0.97, "global"))[i % 4]]),
     *((kind, bits, OTHERS[i % 3], {} if i % 3 == 0 else {"ratio": 0.4, "at": 0.0})
       for i, (kind, bits) in enumerate(WIDTHS[::3])),
+    *((kind, bits, "rollback", {"ratio": 0.5, "of": of, "at": 0.0, "step": 0.25, "tolerance": 1.0})
+      for kind, bits, of in [("uniform", 1, "weights"), ("lsq", 1, "both"), ("dorefa", 2, "weights"),
+                             ("standardised", 3, "both"), ("power_of_two", 2, "weights")]),
 ]  # fmt: skip
 FILED_IDS = [f"{kind}{bits}-{prune}{options.get('ratio', '')}" for kind, bits, prune, options in FILED]
 
@@ -157,15 +160,17 @@ def test_the_record_says_what_the_file_holds(
     assert record.diagnostics["sparsity"] == pytest.approx(zeros / total, abs=1e-12)
     assert record.diagnostics["pruned"] <= record.diagnostics["sparsity"]
     levels = [set(np.unique(w).tolist()) for w in weights]
+    masked = prune == WEIGHT or options.get("of", "channels") != "channels"
     if prune == WEIGHT:
         each = [round(options["ratio"] * w.size) for w in weights]
         pruned = sum(each) if options["scope"] == "layer" else round(options["ratio"] * total)
         assert record.diagnostics["pruned"] == pytest.approx(pruned / total, abs=1e-12)
         assert all((w == 0).sum() >= n for w, n in zip(weights, each, strict=True) if options["scope"] == "layer")
+    assert (record.diagnostics["pruned"] > 0) == masked
+    if masked:
+        pruned = round(record.diagnostics["pruned"] * total)
         assert zeros == pruned if kind in WITHOUT_ZERO or bits == 1 else zeros >= pruned
         levels = [found - {0} for found in levels]
-    else:
-        assert record.diagnostics["pruned"] == 0
     assert all(len(found) <= 2**bits for found in levels)
     assert record.value("size_bytes") == path.stat().st_size
     plain = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input": x.float().numpy()})[0]
