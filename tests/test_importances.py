@@ -13,7 +13,7 @@ from harness.space import load_space
 from tests.test_search import SPACE, FakeLab, Here, space_of
 
 TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8}, "train": {"epochs": 1}}
-CHANGED = {"ratio": 0.6, "round_to": 3, "bits": 6, "activation_bits": 4}
+CHANGED = {"ratio": 0.6, "round_to": 3, "scope": "global", "bits": 6, "activation_bits": 4}
 CASES = [
     *(("prune", kind, method) for kind, method in REGISTRIES.pruners.items()),
     *(("quant", kind, method) for kind, method in REGISTRIES.quantisers.items()),
@@ -91,6 +91,11 @@ SPACES = {
         "prune: {kind: channel, ratio: {float: [0, 0.9]}, at: {float: [0, 1]}}\n",
         SHAPING | {"prune.ratio"},
         SHAPING | {"prune.ratio"},
+    ),
+    "together": (
+        "prune: {kind: channel, scope: global, ratio: {float: [0, 0.9]}}\n",
+        SHAPING | TRAINING | {"prune.ratio"},
+        SHAPING | TRAINING | {"prune.ratio"},
     ),
     "weights": (
         "prune: {kind: weight, ratio: {float: [0, 0.9]}}\n",

@@ -80,7 +80,7 @@ def touches(space: Space, hole: Hole, objective: str) -> bool:
     if hole.name in _FREE[objective]:
         return False
     pruners = [space.registries.pruners[k] for k in _kinds(space, "prune", hole)]
-    if any(m.graph_known == "after" for m in pruners):
+    if any(m.graph_known == "after" for m in pruners) or _together(space, hole):
         return True  # training decides which channels are left
     if objective in _BYTES and (_packed(space, hole) or any(m.structure_known == "after" for m in pruners)):
         return True
@@ -109,6 +109,17 @@ def _kinds(space: Space, section: str, hole: Hole) -> set[str]:
     default = _DEFAULT_KIND[section]
     nodes = _reached(space.tree.get(section, {"kind": default}), dict(hole.parents))
     return {str(kind) for node in nodes for kind in _reached(node.get("kind", default), dict(hole.parents))}
+
+
+def _together(space: Space, hole: Hole) -> bool:
+    """May an option where the hole exists leave the structure to training (channels ranked over all layers)?"""
+    made = dict(hole.parents)
+    for node in _reached(space.tree.get("prune", {"kind": "none"}), made):
+        for kind in _reached(node.get("kind", "none"), made):
+            later = space.registries.pruners[str(kind)].after_where
+            if any(value in _reached(node.get(name), made) for name, value in later.items()):
+                return True
+    return False
 
 
 def _packed(space: Space, hole: Hole) -> bool:

@@ -7,6 +7,7 @@ package imports no torch; ``Method.load`` does, in the process that trains.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from harness.methods import Method, Param
 
@@ -53,7 +54,7 @@ PRUNERS = {
             "end": Param(float, 0.0, low=0, high=1, doc="removed step by step until then; up to `at`: at once"),
             "round_to": _ROUND_TO,
         },
-        {"score": _SCORE, "scope": _SCOPE, **_PENALTY},
+        {"score": _SCORE, "scope": replace(_SCOPE, shapes=True), **_PENALTY},
         off={"ratio": 0.0, "regularise": "none"},
         after_where={"scope": "global"},
     ),
@@ -65,7 +66,9 @@ PRUNERS = {
         },
         {
             "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before the first attempt"),
-            "of": Param(str, "channels", choices=("channels", "weights", "both"), doc="what an attempt takes"),
+            "of": Param(
+                str, "channels", choices=("channels", "weights", "both"), shapes=True, doc="what an attempt takes"
+            ),
             "step": Param(float, 0.1, low=0, high=1, low_open=True, doc="share that an attempt removes"),
             "attempts": Param(int, 1, low=1, doc="attempts that may fail in an epoch"),
             "tolerance": Param(float, 0.01, low=0, high=1, doc="training accuracy that an epoch's attempts may cost"),
