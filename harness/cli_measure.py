@@ -194,6 +194,9 @@ def show(made: Bench) -> None:
         f"{len(made.sessions)} processes, batch {made.batch_size}, {made.threads} thread(s), core {first.core}, "
         f"{first.cpu_model}; ratios to {names[0]} on {made.timings[0].job.runtime}"
     )
+    told = {f"{name}={value}" for options in first.options for name, value in options.items()}
+    if told:
+        typer.echo(f"told, so that integers are exact on this processor: {', '.join(sorted(told))}")
 
 
 def labels(paths: list[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from harness.deploy.machine import environment, gpus
+from harness.deploy.machine import environment, gpus, saturates
 from harness.tasks.folders import cache_folder, data_roots
 
 INT8_KERNELS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
@@ -60,14 +60,19 @@ def _usable_cores() -> int:
 
 
 def _instructions(machine: dict[str, Any]) -> Finding:
+    """The instruction sets, and what a probe of onnxruntime's integer kernels says of them."""
     found = ", ".join(machine["isa"]) or "none of those looked for"
+    if saturates():
+        told = ", ".join(f"{name}={value}" for name, value in machine["session_options"].items())
+        return Finding(
+            "instructions",
+            f"{found}: sums of 8-bit products saturate here",
+            f"no VNNI: harness tells onnxruntime {told}, and OpenVINO to compute in float32; integers are exact then, "
+            "and gain little speed. Production on such a processor must set the same, or its accuracy is lower",
+        )
     if INT8_KERNELS & set(machine["isa"]):
-        return Finding("instructions", found)
-    return Finding(
-        "instructions",
-        found,
-        "no 8-bit dot products: int8 files run, but hardly faster than float32 ones, and sums may saturate at 8 bits",
-    )
+        return Finding("instructions", f"{found}: 8-bit dot products, sums are exact")
+    return Finding("instructions", f"{found}: sums are exact", "no 8-bit dot products: int8 files gain little speed")
 
 
 def _devices() -> list[Finding]:

@@ -64,25 +64,34 @@ def test_disturbed_processes_are_started_again_three_times(disturbed: int, verdi
     assert timing.reasons == ([] if verdict == "ok" else ["the other cores were 90% busy"])
 
 
-def test_a_bundle_runs_on_its_own_and_comes_back(files: list[Path], tmp_path: Path) -> None:
-    """The script runs with neither harness nor torch on its path, as on a device."""
-    packed_file = tmp_path / "p.hpk"
-    packed_file.write_bytes(pack(files[1].read_bytes()))
-    bundle = tmp_path / "bundle"
-    ran = CliRunner().invoke(app, ["bench", str(files[0]), str(packed_file), "--bundle", str(bundle)])
-    assert ran.exit_code == 0, ran.output
+def on_a_device(bundle: Path) -> None:
+    """Run a bundle's script with neither harness nor torch on its path."""
     alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     check = "import sys, runpy; sys.argv = sys.argv[1:]; sys.modules.update(harness=None, torch=None); "
     check += "runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-c", check, str(bundle / "device_bench.py"), "--seconds", "0.02", "--processes", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=bundle, env=alone)
     assert done.returncode == 0, done.stderr
+
+
+def bundled(files: list[Path], bundle: Path) -> Path:
+    """A bundle of ``files`` with the results of a run."""
+    ran = CliRunner().invoke(app, ["bench", *map(str, files), "--bundle", str(bundle)])
+    assert ran.exit_code == 0, ran.output
+    on_a_device(bundle)
+    return bundle
+
+
+def test_a_bundle_runs_on_its_own_and_comes_back(files: list[Path], tmp_path: Path) -> None:
+    packed_file = tmp_path / "p.hpk"
+    packed_file.write_bytes(pack(files[1].read_bytes()))
+    bundle = bundled([files[0], packed_file], tmp_path / "bundle")
     shown = CliRunner().invoke(app, ["bench", "--import", str(bundle / "results.json")])
     assert shown.exit_code == 0 and "p.hpk" in shown.output and "2 processes" in shown.output
     again = CliRunner().invoke(app, ["bench", str(files[0]), "--bundle", str(bundle)])
     assert again.exit_code == 2 and "must be a new folder" in again.output
     (bundle / "000.onnx").write_bytes(files[1].read_bytes())
-    subprocess.run(command, check=True, capture_output=True, cwd=bundle, env=alone)
+    on_a_device(bundle)
     other = CliRunner().invoke(app, ["bench", "--import", str(bundle / "results.json")])
     assert other.exit_code == 2 and "timed other files" in other.output
 

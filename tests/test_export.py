@@ -16,6 +16,7 @@ from harness.deploy.audit import audit
 from harness.deploy.build import build_graph
 from harness.deploy.export import export, structure_key, to_bytes
 from harness.deploy.graph import Templates
+from harness.deploy.machine import session_options
 from harness.deploy.pack import Store, from_bits, to_bits, to_gaps
 from harness.errors import TrialError
 from harness.models.build import build_model
@@ -85,6 +86,8 @@ def session(model: bytes, optimized: str = "") -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    for name, value in session_options().items():
+        options.add_session_config_entry(name, value)
     if optimized:
         options.optimized_model_filepath = optimized
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -140,7 +143,7 @@ def test_integer_kernels_run_whatever_the_storage(model, bits, templates, tmp_pa
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "DequantizeLinear", "BitShift", "Cast"} & set(ran)
 
 
-def test_files_carry_no_metadata_and_repeat_byte_for_byte(templates, tmp_path):
+def test_files_carry_nothing_of_the_exporter_and_repeat_byte_for_byte(templates, tmp_path):
     trained = trained_student("convnet", 4, "channel")
     export(trained, templates, tmp_path / "a.onnx", SHAPE, MEAN, STD)
     export(trained, templates, tmp_path / "b.onnx", SHAPE, MEAN, STD)

@@ -69,6 +69,7 @@ class Bench:
                 values=t.medians_ms,
                 conditions={
                     "runtime": t.job.runtime,
+                    "options": self.sessions[0].options_of(i),
                     "batch_size": self.batch_size,
                     "threads": self.threads,
                     "load_ms": t.load_ms,
@@ -82,7 +83,7 @@ class Bench:
                     "complaints": t.reasons,
                 },
             )
-            for t in self.timings
+            for i, t in enumerate(self.timings)
         ]
 
 

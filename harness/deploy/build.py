@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from harness.deploy.facts import is_large
 from harness.deploy.graph import IR_VERSION, OPSET, Template
 from harness.deploy.pack import Parts, Store
 from harness.train.rounding import Quantised
@@ -52,6 +53,7 @@ class _Build:
     bytes_of: dict[str, str] = field(default_factory=dict)  # tensor -> its dequantised twin
     scale_of: dict[str, float] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)  # weights that are in the store, a layer may be called twice
+    zeros_taken: dict[int, str] = field(default_factory=dict)  # width -> the layer of large integers that has the zeros
 
     def shared(self, name: str, values: np.ndarray) -> str:
         """An initialiser that several nodes read; onnxruntime builds its int8 operators only where
@@ -65,6 +67,23 @@ class _Build:
         if name not in {output for node in self.parts.nodes for output in node.output}:
             self.parts.node("DequantizeLinear", inputs, name, axis=axis)
         return name
+
+    def again(self, weight: str) -> str:
+        """The weight of a layer that is called once more: what onnxruntime turns to uint8 may have one reader."""
+        name = f"{weight}{len(self.parts.nodes)}"
+        return self.parts.node("Concat", [weight], name, axis=0)  # folded when loaded; an Identity is just left out
+
+    def zeros(self, own: str, weight: np.ndarray, product: bool) -> str:
+        """The zero points of a layer: one tensor for all layers of a width, or ``own``. onnxruntime may turn a
+        product's to uint8, and those of large integers (facts.py), each once: no other such layer may share it."""
+        width = len(weight)
+        if product:
+            return self.shared(own, np.zeros(width, np.int8))
+        if is_large(weight):
+            owner = self.zeros_taken.setdefault(width, own)
+            if owner != own:
+                return self.shared(own, np.zeros(width, np.int8))
+        return self.shared(f"zeros{width}", np.zeros(width, np.int8))
 
 
 def build_graph(
@@ -163,6 +182,8 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
     if weight not in build.stored:
         build.stored.add(weight)
         store.add(weight, np.ascontiguousarray(layer.weight.T if product else layer.weight), layer.bits, sparse)
+    elif layer.scale is not None and is_large(layer.weight):
+        weight = build.again(weight)
     del node.input[2:]
     if layer.scale is None:
         node.input[1] = weight
@@ -171,8 +192,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
         return
     node.input[0] = _as_bytes(build, node.input[0], path)
     scale = build.shared(f"{path}.s", layer.scale.astype(np.float32))
-    shared = f"{weight}.z" if product else f"zeros{len(layer.scale)}"  # onnxruntime may turn a product's to uint8, once
-    zeros = build.shared(shared, np.zeros(len(layer.scale), np.int8))
+    zeros = build.zeros(f"{weight}.z", layer.weight, product)
     node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.d", int(product))
     if bias is not None:
         step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.deploy import packed
+from harness.deploy import machine, packed
 from harness.deploy.bench import Bench, timings_of
+from harness.deploy.device_bench import PROBE
 from harness.deploy.latency import Job, Session
 from harness.errors import SpaceError
 from harness.records import Measurement, read_record, write_bytes_durably, write_json_durably, write_record
 
-SCRIPTS = ("device_bench.py", "timing.py")
+SCRIPTS = ("device_bench.py", "timing.py", "onnx_session.py")
 QUANTITY = "device_latency_ms"
 
 
@@ -38,6 +39,7 @@ def write_bundle(files: Sequence[Path], folder: Path) -> Path:
             "model_sha256": hashlib.sha256(model).hexdigest(),
         }
     write_json_durably(folder / "files.json", names)
+    write_bytes_durably(folder / PROBE, machine.probe())
     for script in SCRIPTS:
         write_bytes_durably(folder / script, (Path(__file__).parent / script).read_bytes())
     return folder / SCRIPTS[0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
+
+from harness.deploy.machine import session_options
+from harness.deploy.onnx_session import open_session
 
 
 def behind(name: str, made_by: dict[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
@@ -38,8 +40,6 @@ def evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
     for name in wanted:  # an output must be computed, an initialiser alone is not
         part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
         part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # it would name every initialiser that is not used here
-    session = ort.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(part.SerializeToString(), session_options())
     seen = dict(zip(wanted, session.run(None, {}), strict=True))
     return [np.asarray(seen[name]) for name in names]

@@ -18,23 +18,27 @@ from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PROBE = "probe.onnx"
+
+
+def files() -> list[Path]:
+    """The models to time."""
+    return [path for path in sorted(HERE.glob("*.onnx")) if path.name != PROBE]
 
 
 def session(seconds: float, threads: int, batch_size: int, seed: int) -> dict:
     """One process: load every file, warm up, time them interleaved."""
     sys.path.insert(0, str(HERE))
     import numpy as np
-    import onnxruntime as ort
-    import timing  # the copy beside this script
+    import onnx_session  # the copies beside this script
+    import timing
 
     core = pin() if threads == 1 else None
     targets = []
-    for path in sorted(HERE.glob("*.onnx")):
+    options = onnx_session.exact((HERE / PROBE).read_bytes())
+    for path in files():
         started = time.perf_counter()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        loaded = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        loaded = onnx_session.open_session(path.read_bytes(), options, threads)
         took = (time.perf_counter() - started) * 1000
         given = loaded.get_inputs()[0]
         shape = [batch_size, *given.shape[1:]]
@@ -49,6 +53,7 @@ def session(seconds: float, threads: int, batch_size: int, seed: int) -> dict:
         "host": platform.node(),
         "cpu_model": cpu_model(),
         "complaints": quiet.complaints(),
+        "options": [options] * len(targets),
     }
 
 
@@ -93,11 +98,11 @@ def main() -> None:
                    "--threads", str(given.threads), "--batch-size", str(given.batch_size)]  # fmt: skip
         sessions.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
         print(f"process {seed + 1} of {given.processes}", file=sys.stderr)
-    files = sorted(HERE.glob("*.onnx"))
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    timed = files()
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in timed]
     names = json.loads((HERE / "files.json").read_text())
     out = {
-        "files": [{**names[p.name], "measured_sha256": d} for p, d in zip(files, digests, strict=True)],
+        "files": [{**names[p.name], "measured_sha256": d} for p, d in zip(timed, digests, strict=True)],
         "runtime": "onnxruntime",
         "runtime_version": onnxruntime.__version__,
         "machine": platform.machine(),

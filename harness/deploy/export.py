@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from torch import nn
@@ -22,6 +21,8 @@ from torch import nn
 from harness.deploy import UNFOLD
 from harness.deploy.build import build_graph
 from harness.deploy.graph import Template, Templates, per_channel
+from harness.deploy.machine import session_options
+from harness.deploy.onnx_session import open_session
 from harness.deploy.packed import pack
 from harness.errors import TrialError
 from harness.recipe import Deploy
@@ -128,10 +129,7 @@ def _reproduces(template: Template, module: nn.Module, mean: tuple[float, ...], 
     want = module(x).numpy()
     try:
         data = to_bytes(build_graph(template, module, None, sparse=False))
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        [got] = session.run(None, {"input": (x * spread + centre).numpy()})
+        [got] = open_session(data, session_options()).run(None, {"input": (x * spread + centre).numpy()})
         got = np.asarray(got)
     except (RuntimeError, ValueError, KeyError, TypeError, Fail):
         return False

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Session:
-    """What one process measured: for each job its runs' milliseconds by block and its load time;
-    what the machine did meanwhile."""
+    """What one process measured: for each job its runs' milliseconds by block, its load time and what its
+    runtime was told; what the machine did meanwhile."""
 
     blocks: list[list[list[float]]]
     load_ms: list[float]
@@ -53,6 +53,11 @@ class Session:
     host: str
     cpu_model: str
     complaints: list[str]
+    options: list[dict[str, str]] = field(default_factory=list)
+
+    def options_of(self, job: int) -> dict[str, str]:
+        """What the job's runtime was told; nothing where that was not recorded."""
+        return self.options[job] if self.options else {}
 
 
 def verdict(measured: Measurement, reference_drift: float, complaints: Sequence[str] = ()) -> str:
@@ -118,9 +123,10 @@ class Lab:
         medians = block_medians(session.blocks)
         change = drift(medians[-1])
         found = []
-        for values, load_ms in zip(medians[: len(paths)], session.load_ms, strict=False):
+        for i, (values, load_ms) in enumerate(zip(medians[: len(paths)], session.load_ms, strict=False)):
             conditions = {
                 "runtime": runtime,
+                "options": session.options_of(i),
                 "batch_size": batch_size,
                 "threads": threads,
                 "load_ms": load_ms,
@@ -210,7 +216,7 @@ def alone_on_this_host() -> Iterator[None]:
         yield
 
 
-def _load(path: Path, runtime: str, batch_size: int, threads: int) -> Target:
+def _load(path: Path, runtime: str, batch_size: int, threads: int) -> tuple[Target, dict[str, str]]:
     import numpy as np
 
     from harness.deploy.runtimes import load
@@ -220,7 +226,7 @@ def _load(path: Path, runtime: str, batch_size: int, threads: int) -> Target:
     load_ms = (time.perf_counter() - started) * 1000
     shape = (batch_size, *loaded.shape)
     inputs = [loaded.prepare(np.random.default_rng(i).random(shape, np.float32)) for i in range(16)]
-    return Target(lambda i: loaded.run(inputs[i % 16]), load_ms)
+    return Target(lambda i: loaded.run(inputs[i % 16]), load_ms), loaded.options
 
 
 def related(values: Sequence[float], beside: Sequence[float]) -> list[float]:
@@ -242,7 +248,8 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
 
     try:
         size, threads = request["batch_size"], request["threads"]
-        targets = [_load(Path(path), runtime, size, threads) for path, runtime in request["jobs"]]
+        loaded = [_load(Path(path), runtime, size, threads) for path, runtime in request["jobs"]]
+        targets, options = [target for target, _ in loaded], [told for _, told in loaded]
         gc.collect()
         gc.disable()
         with Quiet(core) as quiet:
@@ -262,6 +269,7 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
         "load_ms": [t.load_ms for t in targets],
         "core": core,
         "complaints": quiet.complaints(),
+        "options": options,
         **{k: environment()[k] for k in ("host", "cpu_model")},
     }
 

@@ -18,7 +18,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from harness.deploy import packed
+from harness.deploy import machine, packed
+from harness.deploy.facts import has_stream, may_saturate
+from harness.deploy.onnx_session import open_session
 from harness.errors import SpaceError, TrialError
 from harness.methods import load_own, nearest
 
@@ -45,6 +47,7 @@ class Loaded:
     output   what ``run`` returned -> logits (B, C)
     shape    of one sample
     layers   how each weighted layer is computed, asked for when needed
+    options  what the runtime was told so that its integers are exact on this machine; production must tell it too
     """
 
     shape: tuple[int, ...]
@@ -52,6 +55,7 @@ class Loaded:
     prepare: Callable[[np.ndarray], Any] = field(default=lambda x: x)
     output: Callable[[Any], np.ndarray] = field(default=np.asarray)
     layers: Callable[[], list[Layer]] = field(default=list)
+    options: dict[str, str] = field(default_factory=dict)
 
     def logits(self, x: np.ndarray, batch: int = 256) -> np.ndarray:
         """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
@@ -111,7 +115,7 @@ _INSTALL = "`harness doctor` says what is missing for which runtime."
 def onnxruntime(path: Path, threads: int) -> Loaded:
     """onnxruntime on the CPU."""
     model = path.read_bytes()  # kept for ``layers``: a packed file is unpacked only while it is loaded
-    session = onnxruntime_session(model, threads)
+    session = open_session(model, machine.session_options(), threads)
     return _onnxruntime(session, lambda: onnxruntime_layers(model))
 
 
@@ -119,7 +123,7 @@ def onnxruntime_cuda(path: Path, threads: int) -> Loaded:
     """onnxruntime's CUDA provider; inputs and outputs stay on the GPU while it is timed."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ImportError("this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place")
-    session = onnxruntime_session(path.read_bytes(), threads, "CUDAExecutionProvider")
+    session = open_session(path.read_bytes(), machine.session_options(), threads, "CUDAExecutionProvider")
     [given] = session.get_inputs()
     [made] = session.get_outputs()
 
@@ -145,11 +149,16 @@ def _onnxruntime(session: ort.InferenceSession, layers: Callable[[], list[Layer]
         prepare=lambda x: {given.name: x},
         output=lambda made: np.asarray(made[0]),
         layers=layers,
+        options=machine.session_options(),
     )
 
 
+EXACT_OPENVINO = {"LP_TRANSFORMS_MODE": "NO"}  # integers are dequantized and multiplied as float32
+
+
 def openvino(path: Path, threads: int) -> Loaded:
-    """OpenVINO on the CPU, tuned for latency."""
+    """OpenVINO on the CPU, tuned for latency. It has no exact integer kernels where sums saturate: a file whose
+    integers are so large is computed in float32 there."""
     import openvino as ov
 
     core = ov.Core()
@@ -159,25 +168,25 @@ def openvino(path: Path, threads: int) -> Loaded:
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "f32",
     }  # or float layers would run in bf16 where the processor has it
-    _refuse_streams(path)
+    stored = onnx.load(str(path))
+    _refuse_streams(path, stored)
+    exact = EXACT_OPENVINO if machine.saturates() and may_saturate(stored) else {}
     model = core.read_model(str(path))
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = core.compile_model(model, "CPU", {**settings, **exact})
     request = compiled.create_infer_request()
     shape = tuple(int(d.get_length()) for d in list(model.inputs[0].partial_shape)[1:])
 
     def run(x: np.ndarray) -> np.ndarray:
         return request.infer([x], share_inputs=True, share_outputs=True)[0]
 
-    return Loaded(shape, run, output=np.array, layers=lambda: _openvino_layers(compiled))
+    return Loaded(shape, run, output=np.array, layers=lambda: _openvino_layers(compiled), options=exact)
 
 
-def _refuse_streams(path: Path) -> None:
-    """OpenVINO 2026.4 unpacks a stream of bits at every inference, and gets the layer behind it wrong."""
-    packed = {"BitShift", "CumSum"} & {node.op_type for node in onnx.load(str(path)).graph.node}
-    if packed:
+def _refuse_streams(path: Path, model: onnx.ModelProto) -> None:
+    if has_stream(model):
         raise SpaceError(
             str(path),
-            f"its weights are packed for onnxruntime ({', '.join(sorted(packed))}), which OpenVINO computes wrongly",
+            "its weights are packed for onnxruntime (BitShift), which OpenVINO computes wrongly",
             remedy="Export with `deploy: {runtime: openvino}`: INT4 and INT8 are its containers.",
         )
 
@@ -190,23 +199,6 @@ def _openvino_layers(compiled: Any) -> list[Layer]:
             primitive = info.get("primitiveType", "")
             found.append(Layer(node.get_friendly_name(), primitive, primitive.lower().endswith(("i8", "u8"))))
     return found
-
-
-def onnxruntime_session(
-    model: bytes, threads: int = 1, provider: str = "CPUExecutionProvider", profile: Path | None = None
-) -> ort.InferenceSession:
-    """A session with ``threads`` threads that do not spin between runs.
-
-    Args:
-        profile: where to begin the name of the file that ``end_profiling`` writes.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    return ort.InferenceSession(model, options, providers=[provider])
 
 
 WEIGHTED = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "NhwcFusedConv"}
@@ -224,7 +216,7 @@ INTEGER = {
 def onnxruntime_operators(model: bytes) -> list[tuple[str, str]]:
     """(node, operator) of everything that one inference ran, from onnxruntime's own profile."""
     with tempfile.TemporaryDirectory() as folder:
-        session = onnxruntime_session(model, profile=Path(folder) / "profile")
+        session = open_session(model, machine.session_options(), profile=Path(folder) / "profile")
         [given] = session.get_inputs()
         session.run(None, {given.name: np.zeros([1, *given.shape[1:]], np.float32)})
         events = json.loads(Path(session.end_profiling()).read_bytes())

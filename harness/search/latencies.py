@@ -26,7 +26,10 @@ def _settings(record: TrialRecord) -> Settings:
 
 
 def _here(measured: Measurement) -> bool:
-    return measured.conditions.get("host") == environment()["host"]
+    """Measured on this machine, and with exact integers: those of old records may have saturated."""
+    here = environment()
+    exact = "options" in measured.conditions or not here["session_options"]
+    return measured.conditions.get("host") == here["host"] and exact
 
 
 class Latencies:
@@ -57,7 +60,9 @@ class Latencies:
         return self._reference is not None
 
     def _key(self, record: TrialRecord) -> str:
-        return "|".join(str(v) for v in (record.structure, *_settings(record), environment()["host"]))
+        here = environment()
+        told = (f"{name}={value}" for name, value in here["session_options"].items())
+        return "|".join(str(v) for v in (record.structure, *_settings(record), here["host"], *told))
 
     def known(self, record: TrialRecord) -> TrialRecord | None:
         """The record with the latency of its structure, where that was measured before."""
