@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from harness import __version__
-from harness.deploy import machine
+from harness.deploy import facts, machine, packed
 from harness.deploy.audit import audit
 from harness.deploy.export import Export, Templates, export
 from harness.errors import HarnessError, disk_error
@@ -63,7 +63,8 @@ def ship(trained: Trained, recipe: Recipe, path: Path) -> Export:
     """
     data = data_of(recipe)
     unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    return export(trained, templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy)
+    task = facts.of_task(data)
+    return export(trained, templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy, task)
 
 
 def failure(base: TrialRecord, error: Exception) -> TrialRecord:
@@ -139,6 +140,7 @@ def _record(opened: Opened) -> TrialRecord:
                 **trained.diagnostics,
                 **({"rungs": _rungs(opened)} if opened.rungs else {}),
                 "epochs": _epochs(opened),
+                "facts": facts.of_task(data) | facts.of_file(packed.load(path)),
                 "parity": parity(trained, path, data, recipe.deploy.runtime),
                 "audit": audit(path, recipe.deploy.runtime).as_json(),
                 "worker_peak_mib": machine.peak_memory_mib(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.deploy.card import usage
 from harness.deploy.latency import Lab
 from harness.errors import TrialError
 from harness.recipe import Recipe
@@ -76,7 +77,7 @@ def train(
     write_record(folder, record)
     test = trial.score_test(str(folder))
     checks = compare(record, promise or {}, trial.metric_spread(str(folder)))
-    write_bytes_durably(folder / "model_card.md", model_card(record, test, checks).encode())
+    write_bytes_durably(folder / "model_card.md", model_card(record, folder, test, checks).encode())
     return Produced(folder, record, test, checks)
 
 
@@ -137,8 +138,8 @@ def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
     )
 
 
-def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check]) -> str:
-    """Markdown: what the file is, what was measured, under which conditions."""
+def model_card(record: TrialRecord, folder: Path, test: dict[str, float], checks: list[Check]) -> str:
+    """Markdown: what the file is, how to use it, what was measured, under which conditions."""
     latency, env = record.measurements["latency_ms"], record.environment
     low, high = latency.interval()
     task, student = record.recipe["task"]["name"], record.recipe["student"]["model"]
@@ -147,13 +148,15 @@ def model_card(record: TrialRecord, test: dict[str, float], checks: list[Check])
         f"{ {None: '', True: 'yes', False: 'NO'}[c.kept] } | {c.note} |"
         for c in checks
     )
+    runtime = record.recipe["deploy"]["runtime"]
     lines = [
         f"# {student} for {task}",
         "",
-        f"`{record.file(Path()).name}` takes raw inputs (float32, the task's own units) and normalises inside.",
+        *usage(record.file(folder), runtime, record.diagnostics["facts"]),
         "",
-        f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by "
-        f"{record.recipe['deploy']['runtime']}",
+        "## Measured",
+        "",
+        f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by {runtime}",
         *(f"- test {name}: {value:.4f}" for name, value in test.items() if name not in ("accuracy", "n")),
         f"- size: {record.artifact.size_bytes if record.artifact else 0:,} bytes on the disk",
         f"- latency: {latency.median:.4f} ms (95 % interval {low:.4f} to {high:.4f}), {latency.conditions}",

@@ -80,12 +80,14 @@ class Teacher(Frozen):
 
 
 class Deploy(Frozen):
-    """Where the file must run, and as which file: ``packed`` is entropy-coded, for flash-bound devices."""
+    """Where the file must run, and as which file: ``packed`` is entropy-coded, for flash-bound devices;
+    ``metadata``: the file itself says how to feed it, in some 20 to 70 bytes."""
 
     runtime: str = "onnxruntime"
     batch_size: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
     format: Literal["onnx", "packed"] = "onnx"
+    metadata: Literal["short", "none"] = "short"
 
 
 class Recipe(Frozen):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.deploy import facts
 from harness.deploy.export import export
 from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.errors import SpaceError, TrialError
@@ -120,7 +121,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     path = folder / "teacher" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Trained(module.eval(), None, False, [], {})
-    made = export(plain, templates(), path, data.input_shape, data.mean, data.std)
+    made = export(plain, templates(), path, data.input_shape, data.mean, data.std, task=facts.of_task(data))
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     write_json_durably(
         folder / "teacher.json",

@@ -9,6 +9,7 @@ what the training's simulation computes.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from torch import nn
 
-from harness.deploy import UNFOLD
+from harness.deploy import UNFOLD, facts
 from harness.deploy.build import build_graph
 from harness.deploy.graph import Template, Templates, per_channel
 from harness.deploy.machine import session_options
@@ -71,6 +72,7 @@ def export(
     std: tuple[float, ...],
     unpruned: nn.Module | None = None,
     deploy: Deploy | None = None,
+    task: Mapping[str, str] | None = None,
 ) -> Export:
     """Write ``path`` durably, the smaller of the narrow and the wide file.
 
@@ -79,22 +81,32 @@ def export(
         deploy: the runtime that will load the file decides which containers may be used (default:
             plain ONNX for onnxruntime); ``packed`` codes the plain or the narrow one, whichever
             gets smaller.
+        task: entries of the file's metadata that follow from the data (:mod:`harness.deploy.facts`).
     Raises:
         TrialError: even a graph exported for this very module does not reproduce it, or it diverged.
     """
     module, deploy = trained.module, deploy or Deploy()
     template = _template(templates, module, input_shape, mean, std)
-    plain = to_bytes(build_graph(template, module, None, sparse=False))
+    plain = build_graph(template, module, None, sparse=False)
     wide = build_graph(template, module, trained.quantised, trained.sparse, narrow=False)
     narrow = build_graph(
         template, module, trained.quantised, trained.sparse, narrow=True, unfolds=deploy.runtime in UNFOLD
     )
+    full = plain if unpruned is None else build_graph(template, unpruned.cpu().eval(), None, sparse=False)
+    structure = structure_key(wide)
+    if deploy.metadata == "short":
+        for model in (full, plain, wide, narrow):
+            facts.describe(model, task or {})
     files = [to_bytes(narrow), to_bytes(wide)]
     data = min([pack(f) for f in files] if deploy.format == "packed" else files, key=len)
     write_bytes_durably(path, data)
-    full = plain if unpruned is None else to_bytes(build_graph(template, unpruned.cpu().eval(), None, sparse=False))
-    waterfall = {"fp32": len(full), "pruned": len(plain), "quantised": wide.ByteSize(), "file": len(data)}
-    return Export(describe_file(path, deploy.format), structure_key(wide), waterfall)
+    waterfall = {
+        "fp32": full.ByteSize(),
+        "pruned": plain.ByteSize(),
+        "quantised": wide.ByteSize(),
+        "file": len(data),
+    }
+    return Export(describe_file(path, deploy.format), structure, waterfall)
 
 
 def _template(

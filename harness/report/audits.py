@@ -92,3 +92,17 @@ def _count(shape: list[int]) -> int:
 def _counted(words: Any) -> str:
     """``int8 x 2, float32``"""
     return ", ".join(word if n == 1 else f"{word} x {n}" for word, n in Counter(words).items())
+
+
+NEEDS = {
+    "x86": "on x86 without VNNI onnxruntime must be told session.x64quantprecision=1 for these trials, or their "
+    "accuracy is lower there",
+    "wrong": "OpenVINO computes the files of these trials wrongly (weights stored as a stream of bits)",
+}
+
+
+def needs(data: StudyData) -> list[str]:
+    """What production must know of the front's files, each sentence with the trials that it holds for."""
+    front = {n: data.records[n].diagnostics.get("facts", {}) for n in data.front["number"].tolist()}
+    found = {sentence: [str(n) for n, facts in front.items() if name in facts] for name, sentence in NEEDS.items()}
+    return [f"{sentence}: {', '.join(numbers)}" for sentence, numbers in found.items() if numbers]

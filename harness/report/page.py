@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from harness.pareto import LOGGED
 from harness.records import read_json, write_bytes_durably
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
-from harness.report.audits import audit_rows, slower_integers
+from harness.report.audits import audit_rows, needs, slower_integers
 from harness.report.confirmed import COLUMNS as CONFIRMED_COLUMNS
 from harness.report.confirmed import confirmed_rows, note
 from harness.report.data import StudyData
@@ -141,12 +142,17 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
         (
             "Runtime",
             f"{latency.get('runtime', '?')} {machine.get('onnxruntime', '')}, batch {latency.get('batch_size', '?')}, "
-            f"{latency.get('threads', '?')} thread(s)",
+            f"{latency.get('threads', '?')} thread(s){_told(latency)}",
         ),
         ("Command", str(data.study.get("command", ""))),
         ("Wall time", f"{data.study['wall_s']:.0f} s" if "wall_s" in data.study else "?"),
     ]
     return found
+
+
+def _told(latency: Mapping[str, Any]) -> str:
+    """What the runtime was told so that integers are exact on this machine."""
+    return "".join(f", {name}={value}" for name, value in latency.get("options", {}).items())
 
 
 def summary(data: StudyData) -> list[str]:
@@ -204,6 +210,7 @@ def warnings(data: StudyData) -> list[str]:
     unstable = [str(n) for n in data.front["number"].tolist() if _unstable(data, n)]
     if unstable:
         found.append(f"the latency measurement was unstable for these trials: {', '.join(unstable)}")
+    found += needs(data)
     ties = tied_members(data)
     if ties:
         pairs = ", ".join(f"{a} (with {b})" for a, b in ties.items())

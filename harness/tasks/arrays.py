@@ -64,6 +64,7 @@ def from_files(
     split_seed: int,
     train_limit: int,
     rows: str = "",
+    class_names: tuple[str, ...] = (),
 ) -> Data:
     """Data from the parts of train and the parts of test; ``held``: those of validation."""
     samples = {"train": _joined("task.train", train), "test": _joined("task.test", test)}
@@ -77,6 +78,7 @@ def from_files(
         split_seed=split_seed,
         train_limit=train_limit,
         rows=rows,
+        class_names=class_names,
     )
 
 

@@ -9,7 +9,7 @@ by itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -41,6 +41,7 @@ class Data:
     mean, std  in raw units, of the training part only: one number a channel of an image (C, H, W),
                one a feature of float (F,), one number for uint8 (F,)
     metrics    the task's own, beside accuracy: logits (N, C), labels (N,) -> name -> value
+    class_names  of the outputs, in their order; empty where the classes have numbers only
     """
 
     train: Part
@@ -50,6 +51,7 @@ class Data:
     std: tuple[float, ...]
     classes: int
     metrics: Metrics | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -79,6 +81,7 @@ def assemble(
     train_limit: int = 0,
     rows: str = "",
     metrics: Metrics | None = None,
+    class_names: Sequence[str] = (),
 ) -> Data:
     """Make :class:`Data` from checked samples.
 
@@ -87,6 +90,7 @@ def assemble(
         train_limit: use only so many of the training samples that are left (0: all), stratified.
         rows: a file with the rows of ``train`` that train and those that validate (:func:`rows_of`), empty
             for the seeded split.
+        class_names: one a class, in the order of their numbers, or none.
     Raises:
         SpaceError: fewer training samples asked for than there are classes.
     """
@@ -104,8 +108,11 @@ def assemble(
     if 0 < train_limit < len(kept):
         kept = kept[stratified(y[kept], train_limit, split_seed)]
     x, y = x[kept], y[kept]
+    if class_names and len(class_names) != classes:
+        raise SpaceError("task.name", f"class_names must be {classes}, one a class, or none", list(class_names))
     mean, std = normalisation(x)
-    return Data(_part(x, y), _part(*held), _part(*test), mean, std, classes, metrics)
+    names = tuple(str(name) for name in class_names)
+    return Data(_part(x, y), _part(*held), _part(*test), mean, std, classes, metrics, names)
 
 
 def _part(x: np.ndarray, y: np.ndarray) -> Part:
@@ -139,8 +146,8 @@ def load_data(selected: Selected) -> Data:
 
     The user's ``package.module:function`` is called with the section's other keys and returns
     :class:`Data`, or a mapping of arrays ``x_train y_train x_test y_test``, optionally with
-    ``x_validation y_validation`` (else 15 % of the training samples), ``metrics`` and ``normalize``
-    (as ``task.normalize``, which goes before it where it is not ``auto``).
+    ``x_validation y_validation`` (else 15 % of the training samples), ``metrics``, ``class_names`` and
+    ``normalize`` (as ``task.normalize``, which goes before it where it is not ``auto``).
 
     Raises:
         SpaceError: the data are not there or not usable; names ``task.name`` for user's code.
@@ -215,7 +222,7 @@ def metric_names(data: Data, name: str) -> list[str]:
 
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-_OPTIONAL = ("x_validation", "y_validation", "metrics", "normalize")
+_OPTIONAL = ("x_validation", "y_validation", "metrics", "normalize", "class_names")
 
 
 def _from_mapping(name: str, found: Any) -> Data:
@@ -256,5 +263,6 @@ def _from_mapping(name: str, found: Any) -> Data:
         samples["test"],
         validation=samples.get("validation", VALIDATION),
         metrics=cast("Metrics | None", metrics),
+        class_names=found.get("class_names", ()),
     )
     return normalized_by(data, own, where)

@@ -23,6 +23,8 @@ from harness.tasks.idx import read, unpacked
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _CIFAR = "cifar-10-batches-py"
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_PICTURES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def mnist(
@@ -50,7 +52,7 @@ def fashion_mnist(
     """Zalando's 60,000 + 10,000 pictures of clothes, bytes (1, 28, 28)."""
     train, test = _idx_set("FashionMNIST", root, download)
     kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
-    return assemble(train, test, **kept)
+    return assemble(train, test, class_names=_CLOTHES, **kept)
 
 
 def cifar10(
@@ -65,7 +67,8 @@ def cifar10(
 
     Read from torchvision's ``cifar-10-batches-py``, else from ``cifar10/{train*,test}.npz``.
     """
-    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
+    kept: dict[str, Any] = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit}
+    kept |= {"rows": split, "class_names": _PICTURES}
     for folder in data_roots(root):
         if (folder / _CIFAR).is_dir():
             return assemble(*_pictures(folder), **kept)
