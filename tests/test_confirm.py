@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from harness.deploy.latency import Lab, Session
 from harness.pareto import nondominated
 from harness.records import read_record
 from harness.report import load_study, write_report
-from harness.report.confirmed import confirmed_rows, terminal_table
+from harness.report.confirmed import columns, confirmed_rows, terminal_table
 from harness.search.confirm import confirm
 from harness.search.driver import search
-from harness.search.members import Noisy, membership
+from harness.search.members import Noisy, membership, pooled_error
 from tests import fake_trial
 from tests.test_search import FakeLab, Here, space_of
 
@@ -110,3 +111,33 @@ def test_what_the_new_seeds_score_on_test_makes_no_member(study: Path, monkeypat
         assert second[number]["probability"] == pytest.approx(point["probability"], abs=0.03)
         assert second[number]["validation_accuracy"] == pytest.approx(point["promised"]["accuracy"])
         assert second[number]["test_accuracy"] == pytest.approx(1 - point["validation_accuracy"])
+
+
+def test_a_metric_of_the_task_is_confirmed_like_accuracy() -> None:
+    """The pooled error of a mean is that of scipy's analysis of variance: the root of the mean square within."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.8, 0.02, (12, 3))
+    within = ((values - values.mean(axis=1, keepdims=True)) ** 2).sum() / (12 * 2)
+    assert pooled_error(values.tolist()) == pytest.approx(math.sqrt(within / 3))
+    point = {
+        "trial": 4,
+        "member": "sure",
+        "probability": 1.0,
+        "validation_accuracy": 0.9,
+        "test_accuracy": 0.9,
+        "test_interval": [0.88, 0.92],
+        "size_bytes": 1000.0,
+        "latency_ms": 0.02,
+        "latency_interval_ms": [0.019, 0.021],
+        "latency_verdict": "ok",
+        "metrics": {"f1": {"validation": 0.8123, "test": 0.7987}},
+        "promised": {"accuracy": 0.91, "size_bytes": 1000.0, "latency_ms": 0.02, "f1": 0.8456},
+    }
+    result = {"points": [point], "seeds": 3, "test_n": 100}
+    assert columns(result)[-3:] == ["f1", "search's f1", "test f1"]
+    assert confirmed_rows(result)[0][-3:] == ["0.8123", "0.8456", "0.7987"]
+    assert len(columns(result)) == len(confirmed_rows(result)[0])
+    table = terminal_table(result).splitlines()
+    assert all(value in "\n".join(table) for value in ("0.8123", "0.8456", "0.7987"))
+    plain = {**result, "points": [{**point, "metrics": {}}]}
+    assert max(map(len, terminal_table(plain).splitlines()[:-1])) <= 80

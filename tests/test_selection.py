@@ -102,7 +102,7 @@ def test_what_is_attained_is_told_without_bias():
 
 def test_fronts_are_those_of_validation_at_their_test_accuracies():
     data, _ = study(0, 0.06)
-    [line] = fronts([Contender("a", (data,), ())], "size_bytes").data
+    [line] = fronts([Contender("a", (data,), ())], "size_bytes", Objective("accuracy", "maximize")).data
     plane = data.trials[["accuracy", "size_bytes"]].to_numpy(float)
     members = data.trials[nondominated(plane, ["maximize", "minimize"])].sort_values("size_bytes")
     assert list(line.x) == members["size_bytes"].tolist()

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,8 +18,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
+TERMINAL = ("trial", "on the front", "validation", "search said", "test", "size", "latency")
+
+
+def columns(result: Mapping[str, Any]) -> list[str]:
+    """``COLUMNS``, and three for each metric of the task that was an objective."""
+    points = result.get("points", [])
+    own = points[0].get("metrics", {}) if points else {}
+    return [*COLUMNS, *(head for name in own for head in (name, f"search's {name}", f"test {name}"))]
+
+
 def confirmed_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """One row of ``COLUMNS`` for every confirmed point, sure members first, small files first."""
+    """One row of :func:`columns` for every confirmed point, sure members first, small files first."""
     order = {"sure": 0, "possible": 1, "no": 2}
     points = sorted(result.get("points", []), key=lambda p: (order[p["member"]], p["size_bytes"], p["trial"]))
     return [_row(point) for point in points]
@@ -41,17 +52,24 @@ def _row(point: Mapping[str, Any]) -> list[str]:
         units.time(point["latency_ms"]) + unstable,
         f"{(slow - fast) / 2 / point['latency_ms']:.1%}",
         units.time(promised["latency_ms"]),
+        *(
+            units.score(value)
+            for name, found in point.get("metrics", {}).items()
+            for value in (found["validation"], promised[name], found["test"])
+        ),
     ]
 
 
 def terminal_table(result: Mapping[str, Any]) -> str:
-    """The confirmed points as a table for the terminal."""
-    table = Table(*COLUMNS, title="confirmed")
+    """The confirmed points for the terminal: of the columns those that fit into 80, the page has them all."""
+    names = columns(result)
+    shown = [i for i, name in enumerate(names) if name in TERMINAL or i >= len(COLUMNS)]
+    table = Table(*(names[i] for i in shown), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
     for row in confirmed_rows(result):
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in shown))
     out = io.StringIO()
-    Console(file=out, width=max(130, Console().width), markup=False, highlight=False).print(table)
-    return out.getvalue().rstrip() + "\n" + note(result)
+    Console(file=out, width=max(80, Console().width), markup=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()) + "\n" + note(result)
 
 
 def note(result: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from harness.records import read_json, write_bytes_durably
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
 from harness.report.audits import audit_rows, needs, slower_integers
-from harness.report.confirmed import COLUMNS as CONFIRMED_COLUMNS
+from harness.report.confirmed import columns as confirmed_columns
 from harness.report.confirmed import confirmed_rows, note
 from harness.report.data import StudyData
 from harness.report.fronts import accuracy_interval, comparison, majority_level, reference_point, tied_members
@@ -81,7 +81,7 @@ def _confirmed(data: StudyData) -> dict[str, Any]:
     result = read_json(data.folder / "confirm.json")
     if not result.get("points"):
         return {"rows": []}
-    return {"columns": CONFIRMED_COLUMNS, "rows": confirmed_rows(result), "note": note(result)}
+    return {"columns": confirmed_columns(result), "rows": confirmed_rows(result), "note": note(result)}
 
 
 def figure_id(*names: str) -> str:

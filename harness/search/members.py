@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.deploy.bench import Timing
 from harness.pareto import nondominated
-from harness.records import TrialRecord
+from harness.records import DIRECTIONS, TrialRecord
 from harness.search.seeds import half_widths
 from harness.search.study import excess
 from harness.space import Space
@@ -62,7 +62,7 @@ def likely(space: Space, records: Mapping[int, TrialRecord], bound: float, most:
 
 def _search_noise(record: TrialRecord, name: str) -> float:
     measured = record.measurements[name]
-    if name == "accuracy":
+    if name == "accuracy" or (name not in DIRECTIONS and 0 <= measured.median <= 1):  # a metric: about as a share
         n = int(measured.conditions.get("n", 1))
         share = min(max(measured.median, 0.5 / n), 1 - 0.5 / n)
         return math.sqrt(share * (1 - share) / n)
@@ -86,11 +86,15 @@ def confirmed(
     around = half_widths(validations, float(runs[chosen[0]][0].measurements["accuracy"].conditions["n"]))
     around_test = half_widths(tests, n_test)
     names = [o.name for o in space.objectives]
+    metrics = [name for name in names if name not in DIRECTIONS]
     mean = np.array(
         [[_value(name, validations[i].mean(), runs[n], timings[n]) for name in names] for i, n in enumerate(chosen)]
     )
+    errors = {name: pooled_error([[r.value(name) or 0.0 for r in runs[n]] for n in chosen]) for name in metrics}
     error = around / (1.96 * math.sqrt(2))  # of one mean, not of two
-    sd = np.array([[_noise(name, error[i], timings[n]) for name in names] for i, n in enumerate(chosen)])
+    sd = np.array(
+        [[errors.get(name, _noise(name, error[i], timings[n])) for name in names] for i, n in enumerate(chosen)]
+    )
     timed = np.array([str(timings[n].job.path) for n in chosen])
     points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]), timed)
     probability = membership(points, [o.direction for o in space.objectives])
@@ -111,7 +115,8 @@ def confirmed(
                 "latency_interval_ms": list(timing.p50_interval),
                 "latency_ratio": timing.ratio,
                 "latency_verdict": timing.verdict,
-                "promised": {name: record.value(name) for name in ("accuracy", "size_bytes", "latency_ms")},
+                "metrics": {name: _on_both(name, runs[number]) for name in metrics},
+                "promised": {name: record.value(name) for name in ("accuracy", "size_bytes", "latency_ms", *metrics)},
             }
         )
     return {"points": rows, "test_n": n_test}
@@ -121,11 +126,28 @@ def _interval(mean: float, half: float) -> list[float]:
     return [max(0.0, mean - half), min(1.0, mean + half)]
 
 
+def pooled_error(values: Sequence[Sequence[float]]) -> float:
+    """Standard error of the mean of a task's metric over new trainings, from values (N, k) of N points: the
+    deviation between the k > 1 trainings of a point, pooled over the points."""
+    found = np.asarray(values, float)
+    return float(np.sqrt(found.var(axis=1, ddof=1).mean() / found.shape[1]))
+
+
+def _on_both(name: str, runs: list[TrialRecord]) -> dict[str, float]:
+    """Means of a task's metric over new trainings."""
+    return {
+        "validation": float(np.mean([r.value(name) for r in runs])),
+        "test": float(np.mean([r.diagnostics["test"][name] for r in runs])),
+    }
+
+
 def _value(name: str, accuracy: float, runs: list[TrialRecord], timing: Timing) -> float:
     if name == "accuracy":
         return accuracy
     if name == "latency_ms":
         return timing.p50_ms
+    if name not in DIRECTIONS:
+        return float(np.mean([r.value(name) for r in runs]))
     return float(np.median([r.value(name) or 0.0 for r in runs]))
 
 
