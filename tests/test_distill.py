@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.techniques import distill
+from harness.techniques import DISTILLS, distill
 
 SETTINGS = settings(max_examples=50, deadline=None)
 
@@ -117,18 +117,43 @@ def test_dkd_is_finite_and_smooth():
     assert torch.isfinite(decoupled(teacher, labels, huge, **given))
 
 
-def test_a_hint_is_half_the_mean_square_after_the_projection():
+def test_a_hint_is_half_the_squared_distance_after_the_projection():
+    """Romero et al. 2015, equation 3: 1/2 ||r(v) - u||**2 of a sample, so a sum over the features."""
     student, _, labels = pair(6)
     e, projection = torch.randn(6, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     seen, learned = {"logits": student, "embedding": e}, {"projection": projection}
     met = distill.hint(seen, labels, {"embedding": e @ projection.T}, learned, weight=t(1))
     assert met.item() == 0
-    off = distill.hint(seen, labels, {"embedding": e @ projection.T + 2}, learned, weight=t(1))
-    assert off.item() == 2.0  # 2**2 / 2
+    guide = torch.randn(6, 5, dtype=torch.float64)
+    got = distill.hint(seen, labels, {"embedding": guide}, learned, weight=t(1))
+    want = [0.5 * torch.linalg.vector_norm(projection @ e[i] - guide[i]) ** 2 for i in range(6)]
+    torch.testing.assert_close(got, torch.stack(want).mean())
+
+
+def authors_attention(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """``at_loss`` of Zagoruyko and Komodakis: mean over samples and places, maps (B, C, H, W)."""
+
+    def at(maps):
+        return F.normalize(maps.pow(2).mean(1).view(maps.size(0), -1))
+
+    return (at(x) - at(y)).pow(2).mean()
+
+
+def test_attention_with_its_default_is_the_authors_loss():
+    """Cross-entropy + beta / 2 * at_loss at beta = 1000; weight 1/2 halves the whole."""
+    student, _, labels = pair(6)
+    g = torch.Generator().manual_seed(1)
+    ours, theirs = (torch.randn(6, c, 12, 11, generator=g, dtype=torch.float64) for c in (3, 5))
+    default = DISTILLS["attention"].params["beta"].default
+    seen, teacher = {"logits": student, "map": ours}, {"map": theirs.square().sum(1)}
+    got = distill.attention(seen, labels, teacher, {}, weight=t(0.5), beta=t(default))
+    want = F.cross_entropy(student, labels) + 1000 / 2 * authors_attention(ours, theirs)
+    torch.testing.assert_close(2 * got, want)
 
 
 def test_attention_ignores_scale_and_channels_and_is_two_sided():
-    """Maps of one-hot attention at different places are sqrt(2) apart: beta / 2 * sqrt(2)."""
+    """One-hot maps at different places: 1 + 1 a sample, over the 128 places that so small a map counts as,
+    times beta / 2."""
     student, _, labels = pair(6)
     maps = torch.zeros(6, 3, 2, 2, dtype=torch.float64)
     maps[:, 1, 0, 0] = 7.0
@@ -137,10 +162,20 @@ def test_attention_ignores_scale_and_channels_and_is_two_sided():
     seen = {"logits": student, "map": maps}
     near = distill.attention(seen, labels, {"map": same}, {}, weight=t(1), beta=t(10))
     far = distill.attention(seen, labels, {"map": other}, {}, weight=t(1), beta=t(10))
-    assert near.item() == pytest.approx(0, abs=1e-6)
-    assert far.item() == pytest.approx(5 * math.sqrt(2))
+    assert near.item() == 0
+    assert far.item() == pytest.approx(10 / 2 * 2 / 128)
     small = distill.attention(seen, labels, {"map": same.repeat(1, 2, 2)}, {}, weight=t(1), beta=t(10))
     assert torch.isfinite(small), "maps of different sizes are brought to one"
+
+
+def test_the_gradient_of_attention_is_finite_where_a_map_is_dead():
+    student, _, labels = pair(6)
+    maps = torch.zeros(6, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    seen = {"logits": student, "map": maps}
+    loss = distill.attention(
+        seen, labels, {"map": torch.ones(6, 2, 2, dtype=torch.float64)}, {}, weight=t(1), beta=t(9)
+    )
+    assert torch.autograd.grad(loss, maps)[0].isfinite().all()
 
 
 def test_jacobian_compares_directions():
@@ -152,9 +187,31 @@ def test_jacobian_compares_directions():
         assert got.item() == pytest.approx(want, abs=1e-12)
 
 
-def test_parameter_is_the_mean_absolute_difference():
+def test_parameter_is_the_sum_of_absolute_differences():
+    """The default strength is 0.01; at weight 1/2 the whole is half of cross-entropy + 0.01 * sum|difference|."""
     student, _, labels = pair(9)
     ours = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3.0]])}
     theirs = {"a": torch.tensor([1.5, 2.0]), "b": torch.tensor([[1.0]])}
-    got = distill.parameter({"logits": student, **ours}, labels, theirs, {}, weight=t(1))
-    assert got.item() == pytest.approx(2.5 / 3)
+    strength = t(DISTILLS["parameter"].params["strength"].default)
+    got = distill.parameter({"logits": student, **ours}, labels, theirs, {}, weight=t(0.5), strength=strength)
+    torch.testing.assert_close(2 * got, F.cross_entropy(student, labels) + 0.01 * 2.5)
+
+
+def authors_dkd(student, teacher, target, alpha, beta, temperature):
+    """``dkd_loss`` of Zhao et al. 2022, equations 7 and 8, in plain probabilities."""
+    own = F.one_hot(target, student.shape[1]).bool()
+    p_s, p_t = (F.softmax(z / temperature, 1) for z in (student, teacher))
+    pairs = [torch.stack([(p * own).sum(1), (p * ~own).sum(1)], 1) for p in (p_s, p_t)]
+    tckd = F.kl_div(pairs[0].log(), pairs[1], reduction="sum") * temperature**2 / len(target)
+    rest = [z[~own].view(len(target), -1) / temperature for z in (student, teacher)]
+    nckd = F.kl_div(rest[0].log_softmax(1), rest[1].softmax(1), reduction="sum") * temperature**2 / len(target)
+    return alpha * tckd + beta * nckd
+
+
+def test_dkd_with_its_defaults_is_the_authors_loss():
+    """alpha 1, beta 8, T 4; at weight 1/2 half of cross-entropy + that."""
+    student, teacher, labels = pair(12)
+    given = {n: t(p.default) for n, p in DISTILLS["dkd"].params.items() if n != "weight"}
+    got = decoupled(student, labels, teacher, weight=t(0.5), **given)
+    want = F.cross_entropy(student, labels) + authors_dkd(student, teacher, labels, 1, 8, 4)
+    torch.testing.assert_close(2 * got, want)

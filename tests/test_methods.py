@@ -46,7 +46,7 @@ MANY: dict[tuple[str, str], dict[str, Any]] = {
     ("distill", "dkd"): {"weight": 0.5},
     ("distill", "copy"): {"weight": 0.7, "from_teacher": True, "start": 0.4},
     ("distill", "hint"): {"weight": 0.3},
-    ("distill", "attention"): {"weight": 0.5, "beta": 10},
+    ("distill", "attention"): {"weight": 0.5},
     ("distill", "jacobian"): {"weight": 0.3},
     ("distill", "gradient"): {"weight": 0.3, "threshold": 0.01},
     ("distill", "parameter"): {"weight": 0.3, "from_teacher": True},
@@ -87,7 +87,7 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [
 ]
 ON_OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("clip", "agc", {"threshold": 0.05}),
-    ("distill", "attention", {"weight": 0.5, "beta": 10}),
+    ("distill", "attention", {"weight": 0.5}),
     ("distill", "hint", {"weight": 0.3}),
     ("prune", "channel", {"ratio": 0.6, "score": "bn_scale"}),
     ("quant", "lsq", {"bits": 4, "activations": "pact"}),

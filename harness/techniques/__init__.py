@@ -7,6 +7,7 @@ package imports no torch; ``Method.load`` does, in the process that trains.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from harness.methods import Method, Param
@@ -156,8 +157,8 @@ _SCHEDULE = {
 }
 
 
-def _distilling(name: str, *needs: str, **params: Param) -> Method:
-    loop = {**_SCHEDULE, **({"from_teacher": _FROM_TEACHER} if "parameters" in needs else {})}
+def _distilling(name: str, *needs: str, loop: Mapping[str, Param] | None = None, **params: Param) -> Method:
+    loop = {**_SCHEDULE, **({"from_teacher": _FROM_TEACHER} if "parameters" in needs else {}), **(loop or {})}
     target = f"{_HERE}.distill:{name}"
     return Method(target, {"weight": _WEIGHT, **params}, loop, off={"weight": 0.0}, needs=frozenset(needs))
 
@@ -172,6 +173,7 @@ DISTILLS = {
         temperature=_TEMPERATURE,
         alpha=Param(float, 1.0, low=0),
         beta=Param(float, 8.0, low=0),
+        loop={"warmup": Param(float, 20 / 240, low=0, high=1, doc="share of the epochs in which its term rises")},
     ),
     "copy": Method(
         f"{_HERE}.distill:copy",
@@ -190,5 +192,7 @@ DISTILLS = {
         threshold=Param(float, 5.0, low=0, low_open=True, doc="bound on the teacher's gradient, each element"),
         added=Param(bool, False, doc="added to the student's own gradient instead of blended with it"),
     ),
-    "parameter": _distilling("parameter", "parameters"),
+    "parameter": _distilling(
+        "parameter", "parameters", strength=Param(float, 0.01, low=0, doc="of the sum of absolute differences")
+    ),
 }

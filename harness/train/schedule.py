@@ -96,7 +96,8 @@ def _projection(recipe: Recipe, module: nn.Module, watch: Watch, examples: Examp
 
 def enter(run: Run, progress: float) -> Run:
     """Apply what the schedule asks for at ``progress`` (1.0 after the last epoch)."""
-    return rounding.enter(pruning.enter(_weigh_teacher(run, progress), progress), progress)
+    distilling = _warmed_up(_weigh_teacher(run, progress), progress)
+    return rounding.enter(pruning.enter(distilling, progress), progress)
 
 
 def _weigh_teacher(run: Run, progress: float) -> Run:
@@ -107,3 +108,14 @@ def _weigh_teacher(run: Run, progress: float) -> Run:
     share = 1 - progress if options["schedule"] == "linear" else 1.0
     weight = torch.tensor(options["weight"] * share * (progress >= options["start"]), device=run.device)
     return replace(run, hparams=replace(run.hparams, distill={**run.hparams.distill, "weight": weight}))
+
+
+def _warmed_up(run: Run, progress: float) -> Run:
+    """``distill.warmup``: alpha and beta rise in equal steps, one an epoch, until that share of the epochs; the
+    labels keep their weight (Zhao et al. 2022: ``min(epoch / 20, 1)``, the first epoch being 1, of 240)."""
+    options = run.recipe.distill.options
+    if not options.get("warmup"):
+        return run
+    factor = min((progress + 1 / run.recipe.train.epochs) / options["warmup"], 1.0)
+    risen = {name: torch.tensor(options[name] * factor, device=run.device) for name in ("alpha", "beta")}
+    return replace(run, hparams=replace(run.hparams, distill={**run.hparams.distill, **risen}))

@@ -238,7 +238,11 @@ def _loss(
     used = effective_weights(plan, params, state.masks, hparams.quant)
     seen, buffers = _seen(plan, used, state.buffers, effective_ranges(plan, state.ranges, params), x, plan.watch)
     if "input_gradient" in plan.needs:
-        seen["input_gradient"] = input_gradient(seen["logits"], labels, x, create_graph=True)
+        logits = seen["logits"]
+        if state.buffers:  # batch norm of the batch would mix the samples' gradients
+            ranges = effective_ranges(plan, state.ranges, params)
+            logits = _seen(plan, used, buffers, ranges, x, {}, False)[0]["logits"]
+        seen["input_gradient"] = input_gradient(logits, labels, x, create_graph=True)
     if "parameters" in plan.needs:
         seen |= {name: params[name] for name in hparams.teacher}
     measure = plan.lift(lambda s, y, t, own, fixed, given: plan.distill(s, y, {**t, **fixed}, own, **given))
@@ -251,13 +255,13 @@ def _loss(
 
 
 def _seen(
-    plan: Plan, params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, watch: Watch
+    plan: Plan, params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, watch: Watch, training: bool = True
 ) -> tuple[Tensors, Tensors]:
     """The forward pass in the plan's precision; what it gives has x's."""
     if plan.precision is None:
-        return plan.forward(params, buffers, ranges, x, True, watch)
+        return plan.forward(params, buffers, ranges, x, training, watch)
     with torch.autocast(x.device.type, plan.precision, cache_enabled=False):
-        seen, buffers = plan.forward(params, buffers, ranges, x, True, watch)
+        seen, buffers = plan.forward(params, buffers, ranges, x, training, watch)
     return {name: t.to(x.dtype) for name, t in seen.items()}, buffers
 
 
