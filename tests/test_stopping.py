@@ -190,7 +190,9 @@ def test_sixty_trials_where_no_budget_is_given(box):  # noqa: F811
 
 @pytest.mark.parametrize(("stop", "late"), [("dominated", True), ("moasha", False), ("none", False)])
 def test_a_structure_waits_for_seconds_at_most_where_rungs_are_close(stop, late):
-    now = SimpleNamespace(rule=make_rule(stop), waits_since=time.monotonic() - 6, told=3, told_at_wait=3)
+    now = SimpleNamespace(
+        rule=make_rule(stop), waits_since=time.monotonic() - 6, told=3, told_at_wait=3, waiting=[], priced=[]
+    )
     assert _waited(now, slots=2) == late
     now.told = 11
     assert _waited(now, slots=2)

@@ -22,7 +22,7 @@ from harness.search.study import Proposal
 from harness.search.telling import costs_of, curve_of, learn, measure, take, take_cost
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
-PATIENCE = 4  # trials told per slot while a new structure waits for the lab
+PATIENCE = 4  # trials per slot that are told or come to wait for the lab too while a new structure waits for it
 PATIENCE_S = 5.0  # for how long it waits at most where trials stand still often: a barrier costs little then
 
 
@@ -58,7 +58,8 @@ def work_through(run: Run) -> None:
 def _waited(run: Run, slots: int) -> bool:
     """Has the first of the structures that wait for the lab waited long enough?"""
     late = run.rule.often and time.monotonic() - run.waits_since > PATIENCE_S
-    return late or run.told - run.told_at_wait >= PATIENCE * slots
+    since = run.told - run.told_at_wait + len(run.waiting) + len(run.priced)
+    return late or since >= PATIENCE * slots
 
 
 def _baselines_left(run: Run) -> list[int]:
@@ -244,8 +245,9 @@ def _take_price(run: Run, answer: Finished) -> None:
 
 
 def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
-    """A trial whose job gave no answer."""
-    record = read_record(trial_folder(run.folder, proposal.number)) if answer.died else None
+    """A trial whose job gave no answer: it may have left its record all the same, before its worker died or
+    while the driver stood still."""
+    record = read_record(trial_folder(run.folder, proposal.number))
     if record is not None:
         take(run, record)
         return

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from harness.errors import HarnessError, SpaceError, disk_error
 from harness.space import Resources
@@ -223,11 +223,13 @@ class RayPool:
                 return done.value
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Jobs that finished within ``timeout_s``; at most one slot's worth waits for another."""
+        """Jobs that finished within ``timeout_s``, all that have, as soon as one has; then those that ran too
+        long (an answer that is there counts, however late: the driver may have stood still)."""
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         if not busy:
             return []
-        ready, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
+        ray.wait(list(busy), num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
         done = [self._collect(busy[ref]) for ref in ready]
         return done + [self._expire(slot) for slot in self._slots if slot.ref is not None and self._late(slot)]
 
@@ -247,13 +249,14 @@ class RayPool:
             value = ray.get(ref)
             slot.held = isinstance(value, dict) and bool(value.get("held"))
             return Finished(job, value, slot=at)
-        except RayActorError as error:
-            self._replace(slot)
-            return Finished(job, error=f"the worker died ({type(error).__name__})", died=True, slot=at)
-        except RayError as error:  # what the function raised, wrapped
+        except RayTaskError as error:  # what the function raised, wrapped: the worker is well
             cause = getattr(error, "cause", None)
             known = cause if isinstance(cause, HarnessError) else disk_error(cause)
             return Finished(job, error=str(cause or error).strip().splitlines()[-1], exception=known, slot=at)
+        except RayError as error:  # of the actor, its process, its node or its answer: none of them is used again
+            self._replace(slot)
+            oom = "oom: " if isinstance(error, OutOfMemoryError) else ""
+            return Finished(job, error=f"{oom}the worker died ({type(error).__name__})", died=True, slot=at)
 
     def _expire(self, slot: _Slot) -> Finished:
         job = slot.job
