@@ -26,7 +26,7 @@ class Machine:
             return path.stat().st_size * batch_size / self.speed
 
         conditions = {"runtime": runtime, "batch_size": batch_size, "threads": threads, "host": HOST}
-        conditions["reference_ms"] = takes(reference)
+        conditions |= {"reference_ms": takes(reference), "options": environment()["session_options"]}
         return [Measurement(name="latency_ms", unit="ms", values=[takes(p)], conditions=conditions) for p in paths]
 
 
