@@ -13,7 +13,7 @@ from harness.space import load_space
 from tests.test_search import SPACE, FakeLab, Here, space_of
 
 TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8}, "train": {"epochs": 1}}
-CHANGED = {"ratio": 0.6, "round_to": 3, "scope": "global", "bits": 6, "activation_bits": 4}
+CHANGED = {"ratio": 0.6, "round_to": 3, "scope": "global", "of": "weights", "bits": 6, "activation_bits": 4}
 CASES = [
     *(("prune", kind, method) for kind, method in REGISTRIES.pruners.items()),
     *(("quant", kind, method) for kind, method in REGISTRIES.quantisers.items()),
@@ -26,7 +26,7 @@ def other(name, param):
         return next(c for c in param.choices if c != param.default)
     if param.type is bool:
         return not param.default
-    return {"percentile": 80.0, "range": 1.5, "strength": 1e-2}.get(name, 1.0)
+    return {"percentile": 80.0, "range": 1.5, "strength": 1e-2, "attempts": 2}.get(name, 1.0)
 
 
 def cost(section, options, folder):
