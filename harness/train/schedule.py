@@ -111,11 +111,13 @@ def _weigh_teacher(run: Run, progress: float) -> Run:
 
 
 def _warmed_up(run: Run, progress: float) -> Run:
-    """``distill.warmup``: alpha and beta rise in equal steps, one an epoch, until that share of the epochs; the
-    labels keep their weight (Zhao et al. 2022: ``min(epoch / 20, 1)``, the first epoch being 1, of 240)."""
+    """``distill.warmup``: alpha and beta rise in equal steps, one an epoch, over that share of the epochs from
+    ``start`` on; the labels keep their weight (Zhao et al. 2022: ``min(epoch / 20, 1)`` of 240 epochs, counted
+    from 1)."""
     options = run.recipe.distill.options
     if not options.get("warmup"):
         return run
-    factor = min((progress + 1 / run.recipe.train.epochs) / options["warmup"], 1.0)
+    risen_for = max(progress - options["start"], 0.0) + 1 / run.recipe.train.epochs
+    factor = min(risen_for / options["warmup"], 1.0)
     risen = {name: torch.tensor(options[name] * factor, device=run.device) for name in ("alpha", "beta")}
     return replace(run, hparams=replace(run.hparams, distill={**run.hparams.distill, **risen}))
