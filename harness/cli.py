@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +84,9 @@ def search(
     """Search SPACE; the same command again resumes."""
     from harness.space import load_space
 
+    for option, number in (("--trials", trials), ("--epochs-total", epochs_total)):
+        if number is not None and number < 1:
+            raise SpaceError(option, "must be at least 1", number, f"Example: {option} 60.")
     given = {
         "trials": trials,
         "time_s": None if time is None else _seconds(time),
@@ -129,9 +133,12 @@ def _seconds(text: str) -> float:
     """``90s``, ``30m``, ``8h``; a bare number is seconds."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
-        return float(number) * _UNITS[unit]
+        seconds = float(number) * _UNITS[unit]
     except ValueError:
-        raise SpaceError("--time", "must be a number of s, m or h", text, "Example: --time 30m.") from None
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise SpaceError("--time", "must be a number above 0 of s, m or h", text, "Example: --time 30m.")
+    return seconds
 
 
 @app.command()

@@ -87,7 +87,7 @@ class Param:
         return SpaceError(path, self.rule(), value, self._remedy())
 
     def _remedy(self) -> str:
-        return "" if self.default is REQUIRED else f"The default is {self.default!r}."
+        return "" if self.default is REQUIRED or self.default is None else f"The default is {self.default!r}."
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from harness.errors import TrialError
 from harness.recipe import Recipe
 from harness.records import TrialRecord, write_bytes_durably, write_record
 
+log = logging.getLogger(__name__)
 LATENCY_TOLERANCE = 0.05  # of the promised median, or the intervals where those are wider
 
 
@@ -57,10 +59,14 @@ def train(
         TrialError: the training failed; the folder then holds the record with the reason.
     """
     from harness import trial  # imports torch, which reading this module need not
+    from harness.proof import loaded
 
     folder = Path(out)
     changed = {} if epochs is None else {"train": recipe.train.model_copy(update={"epochs": epochs})}
     recipe = recipe.model_copy(update={**changed, **({} if seed is None else {"seed": seed})})
+    for network in loaded(recipe, allow_weak=True):
+        level = logging.WARNING if network["weak"] else logging.INFO
+        log.log(level, "%(where)s %(file)s: accuracy %(accuracy).4f on validation (chance %(chance).4f)", network)
     record = TrialRecord.model_validate(trial.run(recipe.to_tree(), 0, {}, "", str(folder), None, device))
     if record.status != "ok":
         raise TrialError(f"training failed: {record.reason}")

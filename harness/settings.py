@@ -30,6 +30,7 @@ _SEARCH = {
     "storage": Param(str, None),
     "timeout_s": Param(float, 600.0, low=0, low_open=True),
     "retries": Param(int, 1, low=0),
+    "allow_weak": Param(bool, False),
 }
 _RESOURCES = {
     "cpu": Param(int, 1, low=1),
@@ -55,6 +56,7 @@ class Settings:
     stop     which trials end before their last epoch
     lanes    trials of equal structure that train side by side; None: chosen by the budget
     storage  None: a journal file in the study's folder
+    allow_weak  go on where a teacher or checkpoint that is read from a file is nearer to chance than to no error
     """
 
     trials: int | None = None
@@ -68,6 +70,7 @@ class Settings:
     resources: Resources = Resources()
     timeout_s: float = 600.0
     retries: int = 1
+    allow_weak: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ __all__ = ["Baseline", "Hole", "Objective", "Resources", "Settings", "Space", "l
 
 _PROBES = 100
 # what may change between two runs of one study
-_UNIDENTIFIED = {"search": ("trials", "time_s", "epochs_total", "timeout_s", "retries", "storage", "lanes")}
+_UNIDENTIFIED = {
+    "search": ("trials", "time_s", "epochs_total", "timeout_s", "retries", "storage", "lanes", "allow_weak")
+}
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,24 @@ def _check_fills(space: Space) -> None:
         except SpaceError as error:
             if error.path in ranges and error.got is not SpaceError.UNSET:
                 error.rule += " over the hole's whole range"
+                error.got = _end_outside(space, error)
             raise
+
+
+def _end_outside(space: Space, error: SpaceError) -> Any:
+    """The end of the range that broke the rule, which the file shows; else the value that did."""
+    for hole in space.holes:
+        if hole.name != error.path or hole.kind == "choice":
+            continue
+        for end in hole.bounds():
+            try:
+                space.fill(
+                    space.sample(lambda h, o=hole, e=end: e if h is o else dict(o.parents).get(h.internal, h.default))
+                )
+            except SpaceError as again:
+                if again.path == error.path:
+                    return again.got
+    return error.got
 
 
 def _probes(space: Space, hole: Hole) -> Iterator[dict[str, Any]]:

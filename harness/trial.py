@@ -25,6 +25,7 @@ from harness.ending import Opened, caught, ended, failure, finished, ship, stopp
 from harness.errors import SpaceError, TrialError
 from harness.methods import nearest
 from harness.models.build import build_model
+from harness.proof import cannot, examine, measured
 from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import CONTINUES, UNTRAINED, TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
@@ -42,7 +43,7 @@ from harness.train.run import Run
 from harness.train.schedule import begin
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 
-__all__ = ["go_on", "metric_spread", "prepare", "run", "score_test", "start", "untrained"]
+__all__ = ["examine", "go_on", "metric_spread", "prepare", "run", "score_test", "start", "untrained"]
 
 
 _OPENED: dict[int, Opened] = {}
@@ -68,7 +69,8 @@ def prepare(
         wanted: metrics that the task must return; where the space asks for it -> its name.
     Returns:
         ``logits`` (teacher key -> (N, C) float32 over the training part), ``chance`` (accuracy of
-        the most frequent class), ``metrics`` (the task's own, of the same), ``classes``.
+        the most frequent class), ``metrics`` (the task's own, of the same), ``classes``,
+        ``teachers`` (model, accuracy and weakness of those trained here).
     Raises:
         SpaceError: the data, a wanted metric, the teacher or the student cannot be had.
     """
@@ -79,7 +81,7 @@ def prepare(
     student = build_model(recipes[0].student, data.input_shape, data.classes, recipes[0].seed)
     by_layer("quant.bits", recipes[0].quant.options["bits"], weighted_layers(student))
     logits: dict[str, np.ndarray] = {}
-    modules = {}
+    modules, teachers = {}, []
     for recipe in recipes:
         if recipe.teacher is None:
             continue
@@ -87,6 +89,9 @@ def prepare(
         if key not in logits:
             modules[key] = (recipe, teacher_module(recipe, data, device))
             logits[key] = predict(modules[key][1].to(device), normalised(data.train[0], data))
+            if recipe.teacher.model.checkpoint is None:
+                seen = measured(modules[key][1], data)
+                teachers.append({"model": recipe.teacher.model.name, "accuracy": seen.accuracy, "weak": seen.weak})
     for index, (recipe, module) in enumerate(modules.values()):
         _write_teacher(Path(folder), recipe, module.cpu(), data, first=index == 0)
     labels = data.validation[1].numpy()
@@ -95,6 +100,7 @@ def prepare(
         "classes": data.classes,
         "chance": float(np.bincount(labels).max() / len(labels)),
         "metrics": _metrics_at_chance(data, labels),
+        "teachers": teachers,
     }
 
 
@@ -121,7 +127,10 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     path = folder / "teacher" / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Trained(module.eval(), None, False, [], {})
-    made = export(plain, templates(), path, data.input_shape, data.mean, data.std, task=facts.of_task(data))
+    try:
+        made = export(plain, templates(), path, data.input_shape, data.mean, data.std, task=facts.of_task(data))
+    except Exception as error:  # torch's exporter raises many kinds
+        raise cannot("teacher.model", recipe.teacher.model.name, "be exported to ONNX", error) from error
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     write_json_durably(
         folder / "teacher.json",

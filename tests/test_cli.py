@@ -84,7 +84,7 @@ def test_a_mistake_in_the_space(here: Path, text: str, expected: str) -> None:
         (["search", "."], "harness: "),
         (
             ["search", "space.yaml", "--trials", "0"],
-            "search.trials: must be an integer with 1 <= value, but got 0",
+            "--trials: must be at least 1, but got 0. Example: --trials 60.",
         ),
         (["search", "space.yaml", "--set", "train.epoch=3"], "Did you mean 'epochs'?"),
         (["search", "space.yaml", "--set", "train.epochs"], "`section.key=value`"),

@@ -37,11 +37,12 @@ FLOORS = {
     "deploy": 3,
     "scoring": 4,
     "ending": 5,
-    "trial": 6,
-    **dict.fromkeys(("search", "report", "production", "doctor", "check"), 7),
-    "cli_measure": 8,
-    "cli": 9,
-    "__main__": 10,
+    "proof": 6,
+    "trial": 7,
+    **dict.fromkeys(("search", "report", "production", "doctor", "check"), 8),
+    "cli_measure": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 # The aggregate of all declarations has no floor: whoever stands above what it gathers may read it,
 # and load_space does so inside a function when it is given no registries.
@@ -57,6 +58,7 @@ TORCH_FREE = {REGISTRIES, "__init__", *FLOORS} - {
     "deploy",
     "scoring",
     "ending",
+    "proof",
     "trial",
 }
 DRIVER = (

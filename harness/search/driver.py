@@ -1,6 +1,6 @@
 """The driver: one search from a space to a finished study folder. Reads top to bottom.
 
-    lock -> open (or resume) -> Ray -> prepare -> [ask -> run -> measure -> tell] * trials -> finish
+    check -> lock -> open (or resume) -> Ray -> examine -> prepare -> [ask -> run -> measure -> tell] * trials -> finish
 
 Only this process writes the study. A worker writes its record before it answers, so whatever is
 killed, a finished trial is found again.
@@ -26,7 +26,7 @@ from harness.errors import DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
 from harness.recipe import key_of
 from harness.records import DIRECTIONS, read_record, remove_temporaries, write_bytes_durably, write_json_durably
-from harness.search import finish, resume, warm
+from harness.search import finish, preflight, resume, warm
 from harness.search.dominated import Dominated
 from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
@@ -87,6 +87,8 @@ def search(
     """
     folder, budget = Path(folder), Budget.of(space.settings, trials)
     fresh, pool = not folder.exists(), make_pool or _ray_pool
+    if fresh:  # before anything is written
+        preflight.check_given(space)
     try:
         with run_lock(folder):
             try:
@@ -97,13 +99,11 @@ def search(
                 if done is not None:
                     counts = (done[name] for name in ("finished", "failed", "front"))
                     return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
+                if not fresh:
+                    preflight.check_given(space)
                 return _search(space, folder, budget, progress, warm_start, lab, lambda: pool(space, address, module))
             finally:
                 remove_temporaries(folder)
-    except SpaceError:
-        if fresh and not (folder / "space.yaml").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
     except (OSError, DiskError) as error:
         known = error if isinstance(error, DiskError) else disk_error(error, denied=True)
         if known is None:
@@ -112,6 +112,12 @@ def search(
             f"{folder}: the search ended, since the disk takes nothing ({known}). What finished is kept. "
             "Make room or give the right to write, then give the same command again."
         ) from None
+    except HarnessError as error:
+        if isinstance(error, SpaceError) and error.path.split(".")[0] in space.source.tree:
+            space.source.place(error, error.path.split("."))
+        if fresh and not (folder / "space.yaml").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _ray_pool(space: Space, address: str | None, module: str) -> Pool:
@@ -134,7 +140,7 @@ def _search(
         with lab() as measuring, Progress(folder.name, budget.trials, progress) as shown:
             shown.say("preparing: data, teacher, first export")
             with space.source.at("", ()):
-                ready = pool.call("prepare", teacher_trees(space), str(folder.resolve()), own_metrics(space))
+                ready = _prepared(space, folder, pool, shown)
             pool.share(ready["logits"])
             # until here Ctrl-C ends the search: nothing has begun that could be drained
             with Stop(lambda: mark_draining(folder)) as stop:
@@ -164,6 +170,29 @@ def own_metrics(space: Space) -> dict[str, str]:
 def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
     """What always saying the most frequent class scores, by quality."""
     return {"accuracy": float(ready["chance"]), **ready.get("metrics", {})}
+
+
+def _prepared(space: Space, folder: Path, pool: Pool, shown: Progress) -> dict[str, Any]:
+    """What the first worker makes ready, after it has looked at what it is given; what it saw is said."""
+    teachers = teacher_trees(space)
+    proofs = preflight.proof_trees(space)
+    seen = pool.call("examine", preflight.loaded_trees(space, teachers), proofs, space.settings.allow_weak)
+    for network in seen["loaded"]:
+        shown.say(
+            f"{network['where']} {network['file']}: accuracy {network['accuracy']:.2%} on validation "
+            f"(n = {network['n']}, chance {network['chance']:.2%}){', WEAK' if network['weak'] else ''}"
+            + (f"; it would be {network['better']}" if network["better"] else "")
+        )
+    if seen["left_alone"]:
+        told = ", ".join(f"{path} ({kind})" for path, kind in seen["left_alone"].items())
+        shown.say(f"exported as they are, neither pruned nor rounded: {told}")
+    if seen["whole"]:
+        shown.say(f"no channels can be removed from: {', '.join(seen['whole'])}")
+    ready = pool.call("prepare", teachers, str(folder.resolve()), own_metrics(space))
+    for teacher in ready.get("teachers", []):
+        weak = ", WEAK: train it longer or otherwise" if teacher["weak"] else ""
+        shown.say(f"teacher {teacher['model']}: accuracy {teacher['accuracy']:.2%} on validation{weak}")
+    return ready
 
 
 def teacher_trees(space: Space) -> list[dict[str, Any]]:

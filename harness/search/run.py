@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.errors import SpaceError
 from harness.pareto import Front
 from harness.records import CONTINUES, TrialRecord
 from harness.search import finish
@@ -59,6 +60,8 @@ class Budget:
 
     @staticmethod
     def of(settings: Settings, trials: int | None = None) -> Budget:
+        if trials is not None and trials < 1:
+            raise SpaceError("trials", "must be at least 1", trials, "Leave it out for the space's own.")
         limited = settings.time_s is not None or settings.epochs_total is not None
         wanted = trials or settings.trials or (None if limited else 60)
         return Budget(wanted, settings.epochs_total, settings.time_s)

@@ -1,0 +1,211 @@
+"""What the driver finds wrong with a space before it starts Ray, without running the user's code; and the recipes
+with which a worker finds out the rest before the first trial."""
+
+from __future__ import annotations
+
+import ast
+import glob
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from harness.baselines import widest_code
+from harness.errors import SpaceError
+from harness.holes import Hole
+from harness.methods import nearest
+from harness.recipe import Train
+from harness.space import Space
+
+Keys = tuple[str, ...]
+
+_NAMES = {
+    "task": "name",
+    "student": "model",
+    "teacher": "model",
+    "deploy": "runtime",
+}  # section -> key of the user's code
+_GIVEN = {"task": (), "student": ("input_shape", "classes"), "teacher": ("input_shape", "classes")}
+_RUNTIME = ("path", "threads")
+_NOT_OPTIONS = {
+    "task": {"name", "normalize"},
+    "student": {"model", "checkpoint"},
+    "teacher": {"model", "checkpoint", "clip", "seed", *Train.model_fields},
+}
+_FILES = ("train", "test", "validation_samples", "split")
+PROOF_BITS = 4  # few enough that no processor's sums of bytes saturate
+FLOAT_BITS = 32
+MAX_PROOFS = 6
+
+
+def check_given(space: Space) -> None:
+    """Modules, functions and files that ``space`` names must be there, and functions take what they are given.
+
+    Raises:
+        SpaceError: at the line that names the first that is not.
+    """
+    tree = space.source.tree
+    for section, key in _NAMES.items():
+        for keys, part in _mappings(tree.get(section), (section,)):
+            for place, target in _texts(part.get(key), (*keys, key)):
+                if ":" in target:
+                    with space.source.at(f"{section}.{key}", place):
+                        _check_function(section, key, target, part)
+            for place, file in _texts(part.get("checkpoint"), (*keys, "checkpoint")):
+                with space.source.at(f"{section}.checkpoint", place):
+                    _check_file(f"{section}.checkpoint", file)
+    task = tree["task"]
+    for key in _FILES:
+        if isinstance(task.get(key), str) and task[key] and ":" not in str(task.get("name")):
+            with space.source.at(f"task.{key}", ("task", key)):
+                _check_file(f"task.{key}", task[key])
+
+
+def _mappings(node: Any, keys: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """The section, and the sections that a choice in its place holds."""
+    if isinstance(node, Mapping):
+        yield keys, node
+        for i, entry in enumerate(node["choice"] if isinstance(node.get("choice"), list) else []):
+            yield from _mappings(entry, (*keys, "choice", str(i)))
+
+
+def _texts(node: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    if isinstance(node, str):
+        yield keys, node
+    elif isinstance(node, Mapping) and isinstance(node.get("choice"), list):
+        for i, entry in enumerate(node["choice"]):
+            yield from _texts(entry, (*keys, "choice", str(i)))
+
+
+def _check_file(path: str, pattern: str) -> None:
+    if not glob.glob(str(Path(pattern).expanduser()), recursive=True):
+        raise SpaceError(path, "no such file", pattern, f"Paths start from the current folder, {Path.cwd()}.")
+
+
+def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]) -> None:
+    path = f"{section}.{key}"
+    module, _, name = target.partition(":")
+    spec = _found(path, target, module)
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return  # compiled, or a package without a file: the import will tell
+    try:
+        body = ast.parse(Path(spec.origin).read_bytes()).body
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SpaceError(path, f"cannot import {target!r} ({type(error).__name__}: {error})") from error
+    names = dict(_defined(body))
+    if name not in names and not {"*", "__getattr__"} & set(names):
+        rule = f"cannot import {target!r}: {spec.origin} has no function {name!r}"
+        raise SpaceError(path, rule, remedy=nearest(name, [n for n, made in names.items() if made is not None]))
+    made = names.get(name)
+    if isinstance(made, ast.FunctionDef) and not made.decorator_list:
+        given = _GIVEN.get(section, _RUNTIME)
+        options = None if section == "deploy" else {str(k) for k in part} - _NOT_OPTIONS[section]
+        _check_arguments(path, target, made.args, given, options or set())
+
+
+def _found(path: str, target: str, module: str) -> ModuleSpec:
+    """The module, found but not run; the packages above it are not run either."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    first, *below = module.split(".")
+    try:
+        spec, known = importlib.util.find_spec(first) if first else None, first
+        for part in below:
+            if spec is None:
+                break
+            known, inside = f"{known}.{part}", spec.submodule_search_locations
+            spec = None if inside is None else PathFinder.find_spec(known, list(inside))
+    except (ImportError, ValueError):
+        spec, known = None, module
+    if spec is None:
+        remedy = "Run from the folder that holds the package, or install it."
+        raise SpaceError(path, f"cannot import {target!r} (there is no module {known!r})", remedy=remedy)
+    return spec
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
+    """Names at the top of a module, with their definition where that is a function or class; ``*`` where others
+    come from elsewhere."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield statement.name, statement
+            continue
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name, None) for alias in statement.names)
+            continue
+        for inner in ("body", "orelse", "finalbody"):
+            yield from ((name, None) for name, _ in _defined(getattr(statement, inner, [])))
+        for handler in getattr(statement, "handlers", []):
+            yield from ((name, None) for name, _ in _defined(handler.body))
+        for found in ast.walk(statement):
+            if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store):
+                yield found.id, None
+
+
+def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[str, ...], options: set[str]) -> None:
+    """``function(*given, **options)`` must fit the definition."""
+    places = [a.arg for a in (*args.posonlyargs, *args.args)]
+    needed = places[: len(places) - len(args.defaults)]
+    by_name = {*places[len(given) :], *(a.arg for a in args.kwonlyargs)}
+    needed_by_name = {*needed[len(given) :]} | {
+        a.arg for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None
+    }
+    wanted = f"{target!r} is called as ({', '.join([*given, *(f'{name}=...' for name in sorted(options))])})"
+    got = f"({ast.unparse(args)})"
+    if args.vararg is None and len(places) < len(given):
+        raise SpaceError(path, f"{wanted} and must take that", got)
+    if missing := needed_by_name - options:
+        section = path.partition(".")[0]
+        remedy = f"Add `{min(missing)}:` to `{section}:`, or give it a default."
+        raise SpaceError(path, f"{wanted} but also needs {', '.join(sorted(missing))}", got, remedy)
+    if args.kwarg is None and (unknown := options - by_name):
+        raise SpaceError(
+            path,
+            f"{wanted} but does not take {', '.join(sorted(unknown))}",
+            got,
+            nearest(min(unknown), sorted(by_name)),
+        )
+
+
+def loaded_trees(space: Space, teachers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Recipes that name every network which is read from a file: ``teachers``, and each checkpoint of a student."""
+    return [*teachers, *(_tree(space, codes) for codes in _each(space, ("student", "student.checkpoint")))]
+
+
+def proof_trees(space: Space) -> list[dict[str, Any]]:
+    """Recipes whose students are proven: the widest, plain, and the widest of each kind as the space compresses it."""
+    compressed = [_tree(space, codes) for codes in _each(space, ("student", "student.model"))]
+    searched = any(hole.name.startswith("quant") for hole in space.holes)
+    for quant in (tree["quant"] for tree in compressed):
+        if isinstance(quant["bits"], int) and (searched or quant["bits"] < FLOAT_BITS):
+            quant["bits"] = min(quant["bits"], PROOF_BITS)
+    found = {repr(tree): tree for tree in (space.baselines()[0].recipe.to_tree(), *compressed)}
+    return list(found.values())[:MAX_PROOFS]
+
+
+def _each(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
+    """Codes that make each choice of ``names`` once; none where there is no such choice."""
+    holes = [hole for hole in space.holes if hole.kind == "choice" and hole.name in names]
+    yield from ({h.internal: code, **dict(h.parents)} for h in holes for code in range(len(h.choices)))
+    if not holes:
+        yield {}
+
+
+def _tree(space: Space, codes: Mapping[str, int]) -> dict[str, Any]:
+    """The widest student at ``codes``, pruned where the space prunes, everything else at its default."""
+
+    def code(hole: Hole) -> Any:
+        if hole.internal in codes:
+            return codes[hole.internal]
+        if hole.name.startswith("student"):
+            return widest_code(hole)
+        if hole.name == "prune":
+            pruned = (i for i, choice in enumerate(hole.choices) if isinstance(choice, Mapping) and "ratio" in choice)
+            return next(pruned, hole.default)
+        return hole.default
+
+    return space.fill(space.sample(code)).to_tree()
