@@ -138,6 +138,7 @@ def test_a_metric_of_the_task_is_confirmed_like_accuracy() -> None:
     assert confirmed_rows(result)[0][-3:] == ["0.8123", "0.8456", "0.7987"]
     assert len(columns(result)) == len(confirmed_rows(result)[0])
     table = terminal_table(result).splitlines()
-    assert all(value in "\n".join(table) for value in ("0.8123", "0.8456", "0.7987"))
+    assert all(value in "\n".join(table) for value in ("0.8123", "0.7987", "1.00 kB"))
     plain = {**result, "points": [{**point, "metrics": {}}]}
-    assert max(map(len, terminal_table(plain).splitlines()[:-1])) <= 80
+    for shown in (result, plain):
+        assert max(map(len, terminal_table(shown).splitlines()[:-1])) <= 80

@@ -63,8 +63,12 @@ def _row(point: Mapping[str, Any]) -> list[str]:
 def terminal_table(result: Mapping[str, Any]) -> str:
     """The confirmed points for the terminal: of the columns those that fit into 80, the page has them all."""
     names = columns(result)
-    shown = [i for i, name in enumerate(names) if name in TERMINAL or i >= len(COLUMNS)]
+    own = len(names) > len(COLUMNS)  # beside metrics of the task there is no room for what the search said
+    wanted = [name for name in TERMINAL if not (own and name == "search said")]
+    shown = [i for i, n in enumerate(names) if n in wanted or (i >= len(COLUMNS) and not n.startswith("search's "))]
     table = Table(*(names[i] for i in shown), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
+    for column in table.columns:
+        column.overflow = "fold"
     for row in confirmed_rows(result):
         table.add_row(*(row[i] for i in shown))
     out = io.StringIO()
