@@ -1,5 +1,8 @@
 """The step: a lane equals the student alone, a NaN lane leaves its neighbours alone."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -199,9 +202,6 @@ def test_a_step_leaves_its_inputs_as_they_were():
 def test_threads_may_read_graphs_at_once():
     """torch.fx replaces ``nn.Module.__call__`` while it traces: one thread's trace broke the other's
     (Optuna's ``n_jobs`` runs trials in threads)."""
-    import sys
-    from concurrent.futures import ThreadPoolExecutor
-
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -209,3 +209,32 @@ def test_threads_may_read_graphs_at_once():
             assert all(pool.map(lambda _: stacked(NETWORKS["residual"]()) is not None, range(60)))
     finally:
         sys.setswitchinterval(before)
+
+
+NARROW = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from harness.train.forward import single
+
+torch.manual_seed(0)
+for channels in (1, 3, 5, 8):
+    narrow = nn.Conv2d(channels, 12, 1, stride=2)
+    net = nn.Sequential(nn.Conv2d(1, channels, 3), narrow, nn.Flatten(), nn.Linear(108, 4))
+    forward = single(net)
+    params = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    x = torch.randn(64, 1, 8, 8)
+    for _ in range(100):
+        logits = forward(params, {}, {}, x, True)[0]["logits"]
+        found = torch.autograd.grad(logits.square().mean(), list(params.values()))
+    wanted = torch.autograd.grad(net(x).square().mean(), list(net.parameters()))
+    torch.testing.assert_close(logits, net(x), rtol=1e-4, atol=1e-5)
+    for got, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_a_narrow_strided_kernel_of_one_pixel_leaves_the_process_alive():
+    """On a processor with AVX2 and not AVX512 oneDNN corrupts the heap there: the process was killed."""
+    ran = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr

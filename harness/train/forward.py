@@ -241,11 +241,20 @@ def _conv(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, _: Ten
     m: Any = call.module
     weight = params[f"{call.path}.weight"]
     bias = params[f"{call.path}.bias"] if m.bias is not None else None
+    x, stride = _thinned(_image(inputs[0]), m)
     if not lanes:
-        weight = _channels_last(weight)
-        return F.conv2d(inputs[0], weight, bias, m.stride, m.padding, m.dilation, m.groups)
+        return F.conv2d(x, _channels_last(weight), bias, stride, m.padding, m.dilation, m.groups)
     bias = bias if bias is None else bias.flatten()
-    return F.conv2d(_image(inputs[0]), weight.flatten(0, 1), bias, m.stride, m.padding, m.dilation, m.groups * lanes)
+    return F.conv2d(x, weight.flatten(0, 1), bias, stride, m.padding, m.dilation, m.groups * lanes)
+
+
+def _thinned(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, tuple[int, ...]]:
+    """What a 1 x 1 kernel with a stride reads of x, and the stride that is left. oneDNN's own kernel for it (torch
+    2.15, a processor with AVX2 and not AVX512, channels last, fewer than 8 of them) writes beyond its buffers in the
+    backward pass and ends the process."""
+    if tuple(conv.kernel_size) != (1, 1) or tuple(conv.padding) != (0, 0) or tuple(conv.stride) == (1, 1):
+        return x, tuple(conv.stride)
+    return x[:, :, :: conv.stride[0], :: conv.stride[1]], (1, 1)
 
 
 def _linear(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, _: Tensors, training: bool) -> Tensor:
