@@ -60,4 +60,4 @@ class _TorchDraws(TorchDispatchMode):
 def _positions() -> tuple[object, ...]:
     """Where numpy's and Python's generators stand."""
     _, keys, place, *_ = np.random.get_state(legacy=True)
-    return keys.tobytes(), place, random.getstate()
+    return np.asarray(keys).tobytes(), place, random.getstate()

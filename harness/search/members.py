@@ -133,10 +133,15 @@ def pooled_error(values: Sequence[Sequence[float]]) -> float:
     return float(np.sqrt(found.var(axis=1, ddof=1).mean() / found.shape[1]))
 
 
+def _mean(name: str, runs: list[TrialRecord]) -> float:
+    """Mean of a task's metric on validation; a finished trial has each of them."""
+    return float(np.mean([v for r in runs if (v := r.value(name)) is not None]))
+
+
 def _on_both(name: str, runs: list[TrialRecord]) -> dict[str, float]:
     """Means of a task's metric over new trainings."""
     return {
-        "validation": float(np.mean([r.value(name) for r in runs])),
+        "validation": _mean(name, runs),
         "test": float(np.mean([r.diagnostics["test"][name] for r in runs])),
     }
 
@@ -147,7 +152,7 @@ def _value(name: str, accuracy: float, runs: list[TrialRecord], timing: Timing) 
     if name == "latency_ms":
         return timing.p50_ms
     if name not in DIRECTIONS:
-        return float(np.mean([r.value(name) for r in runs]))
+        return _mean(name, runs)
     return float(np.median([r.value(name) or 0.0 for r in runs]))
 
 

@@ -187,9 +187,9 @@ def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], slopes
     gates = torch.zeros(count, next(iter(slopes.values())).shape[1] if slopes else 0, dtype=torch.float64)
     for item in group:
         layer = item.dep.target.module
-        produces, normalizes = item.dep.handler in _OUT, isinstance(layer, _NORMS) and layer.weight is not None
-        if produces or normalizes:
-            (weights if produces else scales).append(_by_channel(layer.weight.detach(), item, count))
+        produces, weight = item.dep.handler in _OUT, getattr(layer, "weight", None)
+        if weight is not None and (produces or isinstance(layer, _NORMS)):
+            (weights if produces else scales).append(_by_channel(weight.detach(), item, count))
             for name in (f"{names[layer]}.weight", f"{names[layer]}.bias"):
                 if name in slopes:
                     gates = gates + _by_channel(slopes[name].double(), item, count)
