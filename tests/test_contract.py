@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
@@ -173,7 +172,5 @@ def test_the_record_says_what_the_file_holds(
         levels = [found - {0} for found in levels]
     assert all(len(found) <= 2**bits for found in levels)
     assert record.value("size_bytes") == path.stat().st_size
-    plain = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input": x.float().numpy()})[0]
-    found = [(each.argmax(1) == y.numpy()).mean() for each in (logits, np.asarray(plain))]
-    # a value on a half may round either way, and without VNNI plain onnxruntime is not the operators' definition
-    assert min(abs(record.value("accuracy") - accuracy) for accuracy in found) <= 2 / len(y)
+    accuracy = (logits.argmax(1) == y.numpy()).mean()
+    assert abs(record.value("accuracy") - accuracy) <= 2 / len(y)  # a value on a half may round either way

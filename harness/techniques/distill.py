@@ -207,9 +207,8 @@ def parameter(
     L1 towards a starting point instead of zero: Li, Grandvalet, Davoine 2018 (arXiv:1802.01483),
     section 3, with the absolute value for the square.
     """
-    names = [name for name in teacher if name in student and name != "logits"]
-    distance = torch.stack([(student[name] - teacher[name]).abs().sum() for name in names]).sum()
-    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * strength * distance
+    own = F.cross_entropy(student["logits"], labels)
+    return (1 - weight) * own + weight * strength * _distance(student, teacher)
 
 
 def copy(
@@ -222,9 +221,15 @@ def copy(
     strength  >= 0, 0.01 by default: a step of plain SGD moves every parameter by lr * strength towards the teacher's
     Source: :func:`labels`, with the penalty of :func:`parameter` at a strength of its own.
     """
-    near = torch.stack([(student[n] - teacher[n]).abs().sum() for n in teacher if n in student and n != "logits"])
+    own = F.cross_entropy(student["logits"], labels)
     hard = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
-    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * hard + strength * near.sum()
+    return (1 - weight) * own + weight * hard + strength * _distance(student, teacher)
+
+
+def _distance(student: Tensors, teacher: Tensors) -> Tensor:
+    """sum|w_s - w_t| over the parameters, 0-d."""
+    names = [name for name in teacher if name in student and name != "logits"]
+    return torch.stack([(student[name] - teacher[name]).abs().sum() for name in names]).sum()
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
