@@ -118,7 +118,7 @@ def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
     known = ["accuracy", *metric_names(data, task)]
     for path, name in wanted.items():
         if name not in known:
-            raise SpaceError(path, f"the metrics of task {task!r} must hold it", name, nearest(name, known))
+            raise SpaceError(path, f"must be a metric that task {task!r} returns", name, nearest(name, known))
 
 
 def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: Data, first: bool) -> None:

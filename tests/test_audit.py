@@ -22,7 +22,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
 
 
 def stored_as(bits: int, size: int) -> set[str]:
-    return {32: {"float32"}, 8: {"int8"}, 4: {"int4", "int8"}}.get(bits, {f"{bits}-bit", "int8"})
+    return {32: {"float32"}, 8: {"int8"}, 4: {"int4", "int8"}}.get(bits, {f"{bits}-bit", "int4", "int8"})
 
 
 @pytest.mark.parametrize("prune", ["channel", "weight"])

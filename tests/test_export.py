@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import nn
 
+from harness import trial
 from harness.deploy.audit import audit
 from harness.deploy.build import build_graph
 from harness.deploy.export import export, structure_key, to_bytes
@@ -20,7 +21,7 @@ from harness.deploy.machine import session_options
 from harness.deploy.pack import Store, from_bits, to_bits, to_gaps
 from harness.errors import TrialError
 from harness.models.build import build_model
-from harness.recipe import parse_recipe
+from harness.recipe import Deploy, parse_recipe
 from harness.registries import REGISTRIES
 from harness.train.fit import Examples, Trained, fit
 from harness.train.predict import predict
@@ -107,7 +108,7 @@ def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, t
     lie a step apart at least (barely trained students tie)."""
     trained = trained_student(model, bits, prune)
     path = tmp_path / "model.onnx"
-    made = export(trained, templates, path, SHAPE, MEAN, STD)
+    made = export(trained, templates, path, SHAPE, MEAN, STD, deploy=Deploy(metadata="none"))
     x = examples().x[:SAMPLES]
     want = predict(trained.module, x, trained.quantised)
     got = session(path.read_bytes()).run(None, {"input": raw(x)})[0]
@@ -315,3 +316,21 @@ def test_one_bit_and_a_zero_take_two_bits_or_gaps_and_signs(ratio, stored, templ
     assert sizes[1] - sizes[0] == pytest.approx(want, abs=450)
     [seen] = audit(path).layers
     assert seen.stored == stored and seen.zeros == pytest.approx(1 - entries / signs.size)
+
+
+def test_two_bits_of_a_small_network_are_no_larger_than_four(tmp_path):
+    """A stream of bits needs operators; where they take more than it saves, the integers are INT4."""
+    sizes, stored = {}, {}
+    for bits in (2, 4):
+        tree = {
+            "task": {"name": "digits"},
+            "student": {"model": "mlp", "hidden": [8]},
+            "train": {"epochs": 2},
+            "quant": {"bits": bits},
+        }
+        record = trial.run(tree, 0, {}, "", str(tmp_path / str(bits)))
+        path = tmp_path / str(bits) / "model.onnx"
+        sizes[bits] = path.stat().st_size
+        stored[bits] = Counter(TensorProto.DataType.Name(t.data_type) for t in onnx.load(path).graph.initializer)
+        assert record["measurements"]["size_bytes"]["values"] == [sizes[bits]]
+    assert stored[2]["INT4"] == 2 and sizes[2] <= sizes[4]

@@ -179,8 +179,9 @@ def test_a_run_ends_in_a_file_that_computes_the_same(
     # a value on a half rounds either way: one step of an activation; biases round to a step of the sum
     step = 1 / (2 ** recipe.quant.options["activation_bits"] - 1)
     worst, middle = np.abs(ours - theirs).max(), np.median(np.abs(ours - theirs))
+    deep = 2 if model in OTHERS else 1  # three times as many layers, each of which rounds
     assert worst <= max(0.05, 2 * step) * np.abs(ours).max()
-    assert middle <= max(0.005, step / 2) * np.abs(ours).max()
+    assert middle <= deep * max(0.005, step / 2) * np.abs(ours).max()
 
 
 @pytest.mark.parametrize("model", sorted(OTHERS))

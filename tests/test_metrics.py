@@ -77,9 +77,9 @@ def test_a_good_metric_is_found_and_is_scikit_learns(own):
     [
         (
             {"objectives.0": "f2"},
-            "objectives.0: the metrics of task 'OWN:good' must hold it, but got 'f2'. Known: accuracy, f1.",
+            "objectives.0: must be a metric that task 'OWN:good' returns, but got 'f2'. Known: accuracy, f1.",
         ),
-        ({"constraints.f2": "f2"}, "constraints.f2: the metrics of task 'OWN:good' must hold it, but got 'f2'"),
+        ({"constraints.f2": "f2"}, "constraints.f2: must be a metric that task 'OWN:good' returns, but got 'f2'"),
     ],
 )
 def test_a_metric_that_is_not_returned_is_refused_before_the_teacher_trains(own, wanted, expected, tmp_path):

@@ -245,7 +245,7 @@ def test_own_model_is_found_from_the_current_folder(own):
         ("wrong_input", "cannot compute a batch of shape (2, 1, 8, 8) (RuntimeError"),
         ("pair", "but got 'tuple'"),
         ("none", "must return a torch.nn.Module, but got 'NoneType'"),
-        ("raises", "raised RuntimeError: no GPU here"),
+        ("raises", "raised RuntimeError for input_shape (1, 8, 8) and 10 classes: no GPU here"),
         ("thing", "must be a function"),
         ("absent", "cannot import"),
     ],

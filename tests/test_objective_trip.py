@@ -113,7 +113,7 @@ def test_pick_takes_limits_on_f1(searched) -> None:
     none = harness("pick", "results/f1", "--min", "f1=1.01", cwd=folder)
     assert (none.returncode, none.stdout) == (2, "") and "The nearest is trial" in none.stderr
     unknown = harness("pick", "results/f1", "--min", "f2=0.5", cwd=folder)
-    assert unknown.returncode == 2 and "no trial of the study has it, but got 'f2'" in unknown.stderr
+    assert unknown.returncode == 2 and "must be a quantity that the study measured, but got 'f2'" in unknown.stderr
 
 
 def test_train_holds_f1_against_the_promise(searched) -> None:

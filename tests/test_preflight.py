@@ -76,13 +76,13 @@ except ImportError:
             "task",
             '{name: "OWN:data", shares: 1}',
             1,
-            "does not take shares, but got '(share=0.5)'. Did you mean 'share'?",
+            "task.shares: 'OWN:data' takes (share=0.5) and has no such option. Did you mean 'share'?",
         ),
         ("task", "{name: arrays, train: no.npz, test: no.npz}", 1, "task.train: no such file, but got 'no.npz'"),
         ("task", "{name: digits, split: no.npz}", 1, "task.split: no such file, but got 'no.npz'"),
         ("student", '{model: "OWN:few", width: {choice: [1, 2]}}', 2, "and must take that, but got '(input_shape)'"),
         ("student", '{model: "OWN:needs", width: {choice: [1, 2]}}', 2, "but also needs depth"),
-        ("student", '{model: "OWN:network", depth: {choice: [1, 2]}}', 2, "does not take depth"),
+        ("student", '{model: "OWN:network", depth: {choice: [1, 2]}}', 2, "and has no such option"),
         (
             "student",
             "{model: mlp, hidden: {choice: [[4], [8]]}, checkpoint: no.pt}",
@@ -344,7 +344,8 @@ def test_attention_and_recurrence_are_searched(network, alone, tmp_path, monkeyp
         seen, layers = record.diagnostics["parity"], record.diagnostics["audit"]["layers"]
         if bits in (2, 4):  # 8 bits saturate on some processors
             assert seen["disagreements"] <= 0.02 * seen["n"]
-            assert {2: "2-bit", 4: "int4"}[bits] in [layer["stored"].split()[0] for layer in layers]
+            narrow = {2: {"2-bit", "int4"}, 4: {"int4"}}[bits]  # a small network is smaller as INT4 than as a stream
+            assert narrow & {layer["stored"].split()[0] for layer in layers}
             kinds.add(record.recipe["prune"]["kind"])
     assert {"channel", "weight"} <= kinds
 

@@ -192,7 +192,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
         return
     node.input[0] = _as_bytes(build, node.input[0], path)
     scale = build.shared(f"{path}.s", layer.scale.astype(np.float32))
-    zeros = build.zeros(f"{weight}.z", layer.weight, product)
+    zeros = build.zeros(f"{weight}.zp", layer.weight, product)
     node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.d", int(product))
     if bias is not None:
         step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]

@@ -46,7 +46,8 @@ def _construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: i
     except HarnessError:
         raise
     except Exception as error:  # the user's function may raise anything
-        what = str(error) if family else f"raised {type(error).__name__}: {error}"
+        called = f"input_shape {input_shape} and {classes} classes"
+        what = str(error) if family else f"raised {type(error).__name__} for {called}: {error}"
         raise SpaceError(path, f"{model.name!r} {what}") from error
     if not isinstance(module, nn.Module):
         raise SpaceError(path, f"{model.name!r} must return a torch.nn.Module", type(module).__name__)

@@ -146,7 +146,9 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
     records, unreadable = _records(folder / "trials")
     for name in (o.name for o in chosen):
         if records and objectives and not any(name in r.measurements for r in records.values()):
-            raise SpaceError("--objectives", "no trial of the study has it", name, "Name measured quantities.")
+            raise SpaceError(
+                "--objectives", "must be a quantity that the study measured", name, "Name measured quantities."
+            )
     trials = _table(records, chosen, constraints, read_json(folder / "test.json"))
     return StudyData(
         folder=folder,

@@ -88,7 +88,7 @@ def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mappin
     for side, limits in (("--max", most), ("--min", least)):
         for name in limits:
             if name not in data.measured:
-                raise SpaceError(side, "no trial of the study has it", name, nearest(name, data.measured))
+                raise SpaceError(side, "must be a quantity that the study measured", name, nearest(name, data.measured))
     good = data.front
     for name, limit in most.items():
         good = good[good[name] <= limit]

@@ -163,12 +163,9 @@ def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[s
         remedy = f"Add `{min(missing)}:` to `{section}:`, or give it a default."
         raise SpaceError(path, f"{wanted} but also needs {', '.join(sorted(missing))}", got, remedy)
     if args.kwarg is None and (unknown := options - by_name):
-        raise SpaceError(
-            path,
-            f"{wanted} but does not take {', '.join(sorted(unknown))}",
-            got,
-            nearest(min(unknown), sorted(by_name)),
-        )
+        option, section = min(unknown), path.partition(".")[0]
+        remedy = nearest(option, sorted(by_name)) if by_name else "Leave it out: the function has no options."
+        raise SpaceError(f"{section}.{option}", f"{target!r} takes {got} and has no such option", remedy=remedy)
 
 
 def loaded_trees(space: Space, teachers: list[dict[str, Any]]) -> list[dict[str, Any]]:
