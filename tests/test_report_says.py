@@ -109,7 +109,7 @@ def test_losses_that_still_fall_on_the_front_are_said(study):
     assert f"at the end of 1 of the front's {1 + len(others)} trials: {first} (" in said
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100, 130])
+@pytest.mark.parametrize("columns", [60, *range(73, 88), 100, 130])
 def test_the_table_fits_the_terminal_and_splits_no_parameter(study, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     data = load_study(study)
@@ -144,8 +144,9 @@ def test_status_says_running_draining_and_not_ended(study, tmp_path):
     assert status() == "study: complete"
     with run_lock(copied):
         assert status() == f"study: running (pid {os.getpid()} on {socket.gethostname()})"
-        with Stop(lambda: mark_draining(copied)):
+        with Stop(lambda: mark_draining(copied)) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked  # as a search looks after every answer
             assert status().startswith(f"study: draining (pid {os.getpid()} ")
     assert status() == "study: complete"
     (copied / "study.json").unlink()

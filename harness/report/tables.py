@@ -71,7 +71,7 @@ def terminal_table(data: StudyData) -> str:
             table.add_section()
             table.add_row(*row, " ".join(parts))
             break
-        table.add_row(*row, folded(parts, console.width - used - 1))
+        table.add_row(*row, folded(parts, console.width - used - 2))
     console.print(table)
     for mark, found in NOTES.items():
         if ties if mark == "~" else level:
