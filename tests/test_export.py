@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import nn
@@ -270,6 +270,7 @@ def test_narrow_storage_gives_back_every_value_and_is_smaller(bits, sparsity, se
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 1000), st.booleans(), st.sampled_from([0.0, 0.0, 0.5, 0.997]))
+@example(3, 0, True, 0.997)  # nothing is left: onnxruntime refuses to multiply an empty stream
 def test_integers_that_do_not_fit_their_width_are_places_in_a_table(bits, seed, sparse, pruned):
     rng = np.random.default_rng(seed)
     known = rng.choice(np.arange(-127, 128), rng.integers(1, 2**bits + 1), replace=False).astype(np.int8)

@@ -76,7 +76,7 @@ except ImportError:
             "task",
             '{name: "OWN:data", shares: 1}',
             1,
-            "task.shares: 'OWN:data' takes (share=0.5) and has no such option. Did you mean 'share'?",
+            "takes (share=0.5) and has no such option. Did you mean 'share'?",
         ),
         ("task", "{name: arrays, train: no.npz, test: no.npz}", 1, "task.train: no such file, but got 'no.npz'"),
         ("task", "{name: digits, split: no.npz}", 1, "task.split: no such file, but got 'no.npz'"),

@@ -68,7 +68,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_target() -> None:
     shown = make("help").stdout
     targets = {line.split()[0] for line in shown.splitlines()}
-    assert targets == {"help", "search", "test", "report", "train", "test-gpu", "lint", "bench", "clean"}
+    assert targets == {"help", "search", "test", "report", "train", "test-gpu", "lint", "bench", "chaos", "clean"}
 
 
 @pytest.mark.parametrize(("venv", "python"), [("system", "python3"), ("my/env", "my/env/bin/python")])

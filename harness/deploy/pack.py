@@ -54,7 +54,8 @@ def to_gaps(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gaps (uint8) and positions of a sparse vector's entries.
 
     The cumulative sum of the gaps gives the positions. A stretch of more than 255 zeros is
-    bridged by entries whose value is 0, so a position may hold a zero.
+    bridged by entries whose value is 0, so a position may hold a zero. The first does where all are zero:
+    onnxruntime computes no product of an empty stream.
     """
     positions, last = [], 0
     for position in np.flatnonzero(flat).tolist():
@@ -63,7 +64,7 @@ def to_gaps(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             positions.append(last)
         positions.append(position)
         last = position
-    where = np.asarray(positions, np.int64)
+    where = np.asarray(positions or [0], np.int64)
     return np.diff(where, prepend=0).astype(np.uint8), where
 
 
