@@ -107,8 +107,8 @@ def test_the_file_computes_what_torch_does(name, bits, data, templates, tmp_path
     stored = [layer.stored for layer in audit(path).layers]
     layers = weighted_layers(made.module)
     narrow = {32: "float32", 8: "int8", 7: "7-bit", 4: "int4", 2: "2-bit"}[bits]
-    small = name == "shared"  # unpacking would cost more bytes than it saves
-    assert stored.count(narrow) >= len(layers) or (small and set(stored) == {"int8"})
+    small = name == "shared" or bits == 2  # unpacking a stream may cost more bytes than it saves
+    assert stored.count(narrow) >= len(layers) or (small and set(stored) <= {"int4", "int8"})
     assert len(left_alone(made.module)) == UNTOUCHED[name]
 
 
