@@ -107,6 +107,16 @@ def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
             marker={"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}},
         )
     )
+    _add_marks(figure, data, cost, score)
+    log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
+    figure.update_yaxes(title=html.escape(units.title(score)), range=_range(data, score), tickformat=tick_format(score))
+    page_layout(figure, 480 + 20 * data.named["baseline"].nunique())
+    figure.update_layout(legend={"y": -0.2, "yanchor": "top"})  # below: named recipes can make it long
+    return figure
+
+
+def _add_marks(figure: go.Figure, data: StudyData, cost: str, score: str) -> None:
+    """Named recipes, front points at the level of the most frequent class, and the teacher."""
     for name, rows in data.named.groupby("baseline", sort=False):
         marker = {"symbol": "diamond", "size": 12, "color": NAMED, "line": {"color": "white", "width": 1}}
         figure.add_trace(_points(data, rows, cost, score, html.escape(str(name)), mode="markers", marker=marker))
@@ -124,11 +134,6 @@ def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
             hovertext=["teacher"],
             hoverinfo="text+x+y",
         )
-    log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
-    figure.update_yaxes(title=html.escape(units.title(score)), range=_range(data, score), tickformat=tick_format(score))
-    page_layout(figure, 480 + 20 * data.named["baseline"].nunique())
-    figure.update_layout(legend={"y": -0.2, "yanchor": "top"})  # below: named recipes can make it long
-    return figure
 
 
 def tick_format(quality: str) -> str:
