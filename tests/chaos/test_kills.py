@@ -1,4 +1,4 @@
-"""The driver killed, torn off and refused at its file operations: what :mod:`tests.chaos` checks, at some of them.
+"""The driver killed, torn off and refused at its file operations: some of :mod:`tests.chaos.strikes`.
 
 ``make chaos`` strikes at every one.
 """
@@ -20,8 +20,9 @@ import pytest
 from harness.ending import caught
 from harness.records import read_record
 from harness.search.signals import Stop
-from tests import chaos, fake_trial
-from tests.disk import MODES
+from tests import fake_trial
+from tests.chaos import strikes
+from tests.chaos.disk import MODES
 from tests.oracle import SPACE, Snapshot, violations
 from tests.test_search import box, run, trials_of  # noqa: F401
 
@@ -32,11 +33,11 @@ STRIKES = {"kill": 12, "torn": 4, "full": 4, "readonly": 4, "stop": 4, "twice": 
 @cache
 def _sampled(parent: Path) -> dict[str, list[int]]:
     """Where to strike: seeded, spread over the whole search."""
-    chaos.search_in(chaos.new_box(parent))  # what it imports, the forked ones have
-    names, draw = chaos.operations(parent), random.Random(22)
+    strikes.search_in(strikes.new_box(parent))  # what it imports, the forked ones have
+    names, draw = strikes.operations(parent), random.Random(22)
     spread = {}
     for mode, count in STRIKES.items():
-        points = chaos.points_of(names, mode)
+        points = strikes.points_of(names, mode)
         edges = [round(i * len(points) / count) for i in range(count + 1)]
         spread[mode] = [draw.choice(points[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
     return spread
@@ -45,14 +46,14 @@ def _sampled(parent: Path) -> dict[str, list[int]]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_search_survives_a_strike_at_any_file_operation(mode, tmp_path_factory):
     parent = tmp_path_factory.getbasetemp()
-    found = {at: chaos.attack(parent, mode, at) for at in _sampled(parent)[mode]}
+    found = {at: strikes.attack(parent, mode, at) for at in _sampled(parent)[mode]}
     assert not any(found.values()), {at: what for at, what in found.items() if what}
 
 
 def test_the_oracle_sees_what_is_wrong(tmp_path):
     """Each kind of damage to a sound study is named."""
-    place = chaos.new_box(tmp_path)
-    chaos.search_in(place)
+    place = strikes.new_box(tmp_path)
+    strikes.search_in(place)
     folder = place / "study"
     before = Snapshot.of(place)
     assert before.told and violations(place, before) == []

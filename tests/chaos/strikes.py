@@ -1,15 +1,14 @@
 """Attacks on a search's file operations, one at a time. No Ray.
 
-A search with the fake trial runs in a forked process behind a shim (:mod:`tests.disk`) that counts
+A search with the fake trial runs in a forked process behind a shim (:mod:`tests.chaos.disk`) that counts
 every operation on a file of the study: opening for writing, write, fsync, rename, unlink, mkdir,
 truncate. At the n-th one it strikes. Then the search is resumed until it is complete, and what must
 hold is checked (:mod:`tests.oracle`).
-
-``python -m tests.chaos [MODE ...]`` strikes at every n and prints a table (minutes to an hour).
 """
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
@@ -17,10 +16,9 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 import traceback
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import optuna
@@ -28,7 +26,8 @@ import optuna
 from harness.errors import HarnessError
 from harness.search.driver import search
 from harness.space import load_space
-from tests.disk import MODES, Disk
+from tests.chaos import Case
+from tests.chaos.disk import Disk
 from tests.oracle import SPACE, Snapshot, violations
 from tests.test_search import FakeLab, Here
 
@@ -108,29 +107,18 @@ def points_of(names: list[str], mode: str) -> list[int]:
     return [n for n, name in enumerate(names, 1) if mode != "torn" or name == "write"]
 
 
-def main(modes: list[str]) -> int:
+@cache
+def _prepared() -> tuple[Path, list[str]]:
+    """A folder for the studies, and the operations of an undisturbed search."""
+    parent = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    search_in(new_box(parent))  # what it imports, the forked ones have
+    return parent, operations(parent)
+
+
+def strikes(mode: str) -> Iterator[Case]:
+    """A strike of one mode at every operation; CHAOS_STEP=20 strikes at every twentieth."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    step = int(os.environ.get("CHAOS_STEP", "1"))  # strike at every so manieth
-    broken = 0
-    with tempfile.TemporaryDirectory() as place:
-        parent = Path(place)
-        search_in(new_box(parent))  # what it imports, the forked ones have
-        names = operations(parent)
-        print(f"{len(names)} operations: {dict(Counter(names))}", flush=True)
-        for mode in modes or MODES:
-            started, seen, struck = time.monotonic(), Counter(), []
-            points = points_of(names, mode)[::step]
-            for at in points:
-                found = attack(parent, mode, at)
-                seen.update({v.split(":")[0] for v in found})
-                struck += [f"  {mode} {at} ({names[at - 1]}): {v}" for v in found]
-            broken += len(struck)
-            kinds = ", ".join(f"{kind} at {count}" for kind, count in sorted(seen.items())) or "none"
-            took = f"{time.monotonic() - started:.0f} s"
-            print(f"{mode:9} {len(points):4} points, violations: {kinds} ({took})", flush=True)
-            print("".join(f"{line}\n" for line in struck), end="", flush=True)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parent, names = _prepared()
+    for at in points_of(names, mode)[:: int(os.environ.get("CHAOS_STEP", "1"))]:
+        yield f"operation {at} of {len(names)} ({names[at - 1]})", attack(parent, mode, at)

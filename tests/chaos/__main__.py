@@ -1,0 +1,34 @@
+"""``make chaos [ARGS="ATTACK ..."]``: every attack whole, or those that are named.
+
+The exit code is 1 where one broke something.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from tests.chaos import Case
+from tests.chaos.disk import MODES
+from tests.chaos.strikes import strikes
+
+ATTACKS: dict[str, Callable[[], Iterator[Case]]] = {mode: partial(strikes, mode) for mode in MODES}
+
+
+def main(names: list[str]) -> int:
+    print(f"{'attack':14} {'count':>6} {'broken':>6} {'seconds':>7}", flush=True)
+    whole = 0
+    for name in names or ATTACKS:
+        started, count, broken = time.monotonic(), 0, []
+        for where, what in ATTACKS[name]():
+            count += 1
+            broken += [f"  {where}: {'; '.join(what)}"] if what else []
+        print(f"{name:14} {count:6} {len(broken):6} {time.monotonic() - started:7.0f}", *broken, sep="\n", flush=True)
+        whole += len(broken)
+    return 1 if whole else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
