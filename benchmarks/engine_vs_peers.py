@@ -41,7 +41,8 @@ from harness.deploy.export import structure_key
 from harness.deploy.latency import Lab
 from harness.intervals import mean_interval
 from harness.pareto import Front, log_hypervolume, reference_point
-from harness.search.driver import search, teacher_trees
+from harness.search.driver import search
+from harness.search.preflight import teacher_trees
 from harness.search.study import distribution, to_optuna
 from harness.space import Hole, Space, load_space
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.report import ROOT, save
 from harness import trial
 from harness.intervals import mean_interval
-from harness.search.driver import teacher_trees
+from harness.search.preflight import teacher_trees
 from harness.space import Space, load_space
 
 ROUNDS, TRIALS = 8, 3

@@ -21,10 +21,12 @@ from harness.records import (
 )
 
 
-def examine(
-    trees: list[dict[str, Any]], proofs: list[dict[str, Any]], allow_weak: bool, device: str = "cpu"
-) -> dict[str, Any]:
-    return {"loaded": [], "left_alone": {}, "whole": []}
+def examine(*given: Any) -> list[dict[str, Any]]:
+    return []
+
+
+def prove(trees: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"left_alone": {}, "whole": []}
 
 
 def prepare(trees: list[dict[str, Any]], folder: str, device: str = "cpu") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from torch import nn
 
 from harness.ending import FILES, ship
 from harness.errors import SpaceError, TrialError
+from harness.methods import nearest
 from harness.models.build import build_model
 from harness.normalize import Normalization, Normalize
 from harness.recipe import Model, Recipe, Selected, parse_recipe
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, normalised_part, parity
-from harness.tasks.data import Data, normalized_by
+from harness.tasks.data import Data, metric_names, normalized_by
 from harness.train.fit import Trained, advance, finish
 from harness.train.lanes import Examples
 from harness.train.points import left_alone
@@ -72,32 +73,49 @@ def measured(module: nn.Module, data: Data) -> Skill:
     return skill_of(predict(module, normalised(x, data)), y.numpy(), data.classes)
 
 
-def examine(
-    trees: list[Mapping[str, Any]], proofs: list[Mapping[str, Any]], allow_weak: bool, device: str = "cpu"
-) -> dict[str, Any]:
-    """Look at what a study is given before anything trains.
+def examine(trees: Sequence[Mapping[str, Any]], wanted: Mapping[str, str], allow_weak: bool) -> list[dict[str, Any]]:
+    """Look at the data, and at every network that a study reads from a file.
 
     Args:
-        trees: recipes that between them name every network that is read from a file.
-        proofs: recipes whose students must train a step, export and compute the same.
+        trees: recipes that between them name every such network; at least one.
+        wanted: metrics that the task must return; where the space asks for it -> its name.
         allow_weak: go on where a network that was read is near chance.
     Returns:
-        ``loaded`` (see :func:`loaded`), ``left_alone`` and ``whole`` (see :func:`prove`).
+        See :func:`loaded`.
+    Raises:
+        SpaceError: the data cannot be used, lack a wanted metric, or a network cannot be read or is weak.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
+    _check_metrics(data_of(recipes[0]), recipes[0].task.name, wanted)
+    for recipe in recipes:
+        if recipe.student.checkpoint or (recipe.teacher and recipe.teacher.model.checkpoint):
+            found |= {f"{seen['where']} {seen['file']}": seen for seen in loaded(recipe, allow_weak)}
+    return list(found.values())
+
+
+def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
+    known = ["accuracy", *metric_names(data, task)]
+    for path, name in wanted.items():
+        if name not in known:
+            raise SpaceError(path, f"must be a metric that task {task!r} returns", name, nearest(name, known))
+
+
+def prove(trees: Sequence[Mapping[str, Any]], device: str = "cpu") -> dict[str, Any]:
+    """Prove that the students of these recipes train a step, export and compute the same.
+
+    Returns:
+        ``left_alone`` and ``whole`` of all of them (see :func:`prove_student`).
     Raises:
         SpaceError: what the first of them cannot do.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for tree in trees:
-        recipe = parse_recipe(tree, REGISTRIES)
-        if recipe.student.checkpoint or (recipe.teacher and recipe.teacher.model.checkpoint):
-            found |= {f"{seen['where']} {seen['file']}": seen for seen in loaded(recipe, allow_weak)}
     alone: dict[str, str] = {}
     whole: list[str] = []
-    for tree in proofs:
-        seen = prove(parse_recipe(tree, REGISTRIES), device)
+    for tree in trees:
+        seen = prove_student(parse_recipe(tree, REGISTRIES), device)
         alone |= seen["left_alone"]
         whole += [layer for layer in seen["whole"] if layer not in whole]
-    return {"loaded": list(found.values()), "left_alone": alone, "whole": whole}
+    return {"left_alone": alone, "whole": whole}
 
 
 def loaded(recipe: Recipe, allow_weak: bool) -> list[dict[str, Any]]:
@@ -170,7 +188,7 @@ def _otherwise(module: nn.Module, data: Data) -> str:
     return f"It classifies {told}: write the numbers of its training as `task.normalize: {{mean: ..., std: ...}}`."
 
 
-def prove(recipe: Recipe, device: str) -> dict[str, Any]:
+def prove_student(recipe: Recipe, device: str) -> dict[str, Any]:
     """Train the recipe's student for one step, export it and compare the file with it, all in a temporary folder.
 
     Returns:

@@ -22,15 +22,14 @@ import torch
 from harness.deploy import facts
 from harness.deploy.export import export
 from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
-from harness.errors import SpaceError, TrialError
-from harness.methods import nearest
+from harness.errors import TrialError
 from harness.models.build import build_model
-from harness.proof import cannot, examine, measured
+from harness.proof import cannot, examine, measured, prove
 from harness.recipe import Recipe, Selected, parse_recipe
 from harness.records import CONTINUES, UNTRAINED, TrialRecord, write_json_durably
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, metric_spread, normalised_part, rung_part, score_test
-from harness.tasks.data import Data, metric_names, own_metrics
+from harness.tasks.data import Data, own_metrics
 from harness.train.evaluate import accuracy
 from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
@@ -43,7 +42,7 @@ from harness.train.run import Run
 from harness.train.schedule import begin
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 
-__all__ = ["examine", "go_on", "metric_spread", "prepare", "run", "score_test", "start", "untrained"]
+__all__ = ["examine", "go_on", "metric_spread", "prepare", "prove", "run", "score_test", "start", "untrained"]
 
 
 _OPENED: dict[int, Opened] = {}
@@ -58,26 +57,22 @@ def _settle() -> None:
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
 
 
-def prepare(
-    trees: list[Mapping[str, Any]], folder: str, wanted: Mapping[str, str] | None = None, device: str = "cpu"
-) -> dict[str, Any]:
-    """What a study needs before its first trial: data checked, student built once, teachers ready.
+def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") -> dict[str, Any]:
+    """What a study needs before its first trial: student built once, teachers ready.
 
     Args:
         trees: recipes that between them name every teacher of the space.
         folder: the study's folder; written only when everything succeeded.
-        wanted: metrics that the task must return; where the space asks for it -> its name.
     Returns:
         ``logits`` (teacher key -> (N, C) float32 over the training part), ``chance`` (accuracy of
         the most frequent class), ``metrics`` (the task's own, of the same), ``classes``,
         ``teachers`` (model, accuracy and weakness of those trained here).
     Raises:
-        SpaceError: the data, a wanted metric, the teacher or the student cannot be had.
+        SpaceError: the data, the teacher or the student cannot be had.
     """
     _settle()
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
     data = data_of(recipes[0])
-    _check_metrics(data, recipes[0].task.name, wanted or {})
     student = build_model(recipes[0].student, data.input_shape, data.classes, recipes[0].seed)
     by_layer("quant.bits", recipes[0].quant.options["bits"], weighted_layers(student))
     logits: dict[str, np.ndarray] = {}
@@ -112,13 +107,6 @@ def _metrics_at_chance(data: Data, labels: np.ndarray) -> dict[str, float]:
         return own_metrics(data, logits, labels)
     except TrialError:  # a share of what was found, where nothing was
         return {}
-
-
-def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
-    known = ["accuracy", *metric_names(data, task)]
-    for path, name in wanted.items():
-        if name not in known:
-            raise SpaceError(path, f"must be a metric that task {task!r} returns", name, nearest(name, known))
 
 
 def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: Data, first: bool) -> None:

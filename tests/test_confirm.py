@@ -20,7 +20,7 @@ from harness.search.confirm import confirm
 from harness.search.driver import search
 from harness.search.members import Noisy, membership, pooled_error
 from tests import fake_trial
-from tests.test_search import FakeLab, Here, space_of
+from tests.test_search import FakeLab, Here, Seen, space_of
 
 DIRECTIONS = ("maximize", "minimize")
 
@@ -59,7 +59,9 @@ class Bench(Lab):
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
-    search(space_of(tmp_path), tmp_path / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    search(
+        space_of(tmp_path), tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()
+    )
     return tmp_path / "study"
 
 

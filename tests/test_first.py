@@ -7,7 +7,7 @@ from harness.first import COMPRESSION, express, spread_out, starting_points
 from harness.records import read_record
 from harness.report.data import load_study
 from harness.search.driver import search
-from tests.test_search import SPACE, FakeLab, Here, box, run, space_of  # noqa: F401
+from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of  # noqa: F401
 
 FIRST = """
 first:
@@ -22,7 +22,7 @@ def recipes(folder):
 
 
 def go(space, folder, **options):
-    return search(space, folder, progress=False, lab=FakeLab, make_pool=lambda *_: Here(), **options)
+    return search(space, folder, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here(), **options)
 
 
 def test_the_spaces_own_come_first_and_the_sampler_fills_the_rest(box):  # noqa: F811

@@ -22,6 +22,7 @@ from harness.records import read_record
 from harness.registries import REGISTRIES
 from harness.search.driver import Outcome, search
 from harness.search.pool import Finished
+from harness.search.preflight import check_given
 from harness.search.run import Budget
 from harness.settings import Settings
 from harness.space import load_space
@@ -101,12 +102,19 @@ def test_answered_before_ray_with_file_and_line(section, text, line, expected, o
 
 
 @pytest.mark.parametrize("student", ["any_option", "network", "late", "helper", "other"])
-def test_what_may_be_right_reaches_ray(student, own_module, tmp_path):
+def test_what_may_be_right_is_not_refused(student, own_module, tmp_path):
     name = own_module(MINE)
     student = f'{{model: "{name}:{student}", width: {{choice: [1, 2]}}}}'
     (tmp_path / "space.yaml").write_text(f"task: {{name: digits}}\nstudent: {student}\n")
-    with pytest.raises(RuntimeError, match="Ray would start here"):
-        search(load_space(tmp_path / "space.yaml"), tmp_path / "r", progress=False, make_pool=Counted())  # pyright: ignore
+    check_given(load_space(tmp_path / "space.yaml"))
+
+
+def test_a_function_in_folders_without_init_files_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spaces_of_mine" / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "spaces_of_mine" / "deep" / "deeper" / "mine.py").write_text(MINE)
+    assert "has no function 'dat'" in answered(tmp_path, task='{name: "spaces_of_mine.deep.deeper.mine:dat"}')
+    assert "no module 'spaces_of_mine.no'" in answered(tmp_path, task='{name: "spaces_of_mine.no.mine:dat"}')
 
 
 def test_numbers_that_cannot_be(tmp_path):

@@ -18,7 +18,7 @@ from harness.report.fronts import comparison, hypervolume
 from harness.report.page import summary
 from harness.search.driver import search
 from tests import fake_trial
-from tests.test_search import SPACE, FakeLab, Here, space_of
+from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
 
 NAMES = ("accuracy", "size_bytes", "f1")
 DIRECTIONS = ("maximize", "minimize", "maximize")
@@ -87,7 +87,14 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_trial, "score_test", lambda folder: {"accuracy": 0.9, "n": 10.0})
     text = SPACE.replace("{choice: [4, 8, 16]}", "64")
     folder = tmp_path / "study"
-    search(space_of(tmp_path, text=text), folder, progress=False, lab=SlowIntegers, make_pool=lambda *_: Here())
+    search(
+        space_of(tmp_path, text=text),
+        folder,
+        progress=False,
+        lab=SlowIntegers,
+        examine=Seen,
+        make_pool=lambda *_: Here(),
+    )
     return folder
 
 

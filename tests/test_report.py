@@ -21,7 +21,7 @@ from harness.report.page import summary, warnings
 from harness.report.picks import best_points
 from harness.search.driver import search
 from harness.space import load_recipe
-from tests.test_search import FakeLab, Here, space_of
+from tests.test_search import FakeLab, Here, Seen, space_of
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def study(tmp_path_factory):
             box / "<b>study",
             progress=False,
             lab=FakeLab,
+            examine=Seen,
             make_pool=lambda *_: Here(),
         )
     return box / "<b>study"

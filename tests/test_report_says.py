@@ -25,7 +25,7 @@ from harness.report.training import late_fall
 from harness.search.driver import search
 from harness.search.lock import mark_draining, run_lock
 from harness.search.signals import Stop
-from tests.test_search import FakeLab, Here, space_of
+from tests.test_search import FakeLab, Here, Seen, space_of
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def study(tmp_path_factory):
     box = tmp_path_factory.mktemp("box")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE", str(box))
-        search(space_of(box), box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+        search(space_of(box), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     return box / "study"
 
 

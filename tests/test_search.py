@@ -76,6 +76,22 @@ class Here:
         pass
 
 
+class Seen:
+    """An examination in this process, of the fake trial module."""
+
+    def __init__(self, module, given):
+        self._stages = iter([fake_trial.examine(*given["examine"]), fake_trial.prove(*given["prove"])])
+
+    def answer(self):
+        return next(self._stages)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 class FakeLab:
     """Latency from the file's size; counts how often each file is timed."""
 
@@ -114,6 +130,7 @@ def run(box: Path, *overrides: str, lab=None, name: str = "study", **options):
         box / name,
         progress=False,
         lab=lambda: lab or FakeLab(),
+        examine=Seen,
         make_pool=lambda *_: Here(),
         **options,
     )
@@ -188,7 +205,7 @@ def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):
         .replace("{float: [0.1, 10], log: true}", "1.0")
     )
     space = space_of(box, "search.trials=100", text=text)
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert outcome.status == "exhausted"
     keys = [
         t.user_attrs["recipe"].rpartition('"seed"')[0]
@@ -249,6 +266,7 @@ def test_another_space_is_refused_with_the_difference(box):
             box / "study",
             progress=False,
             lab=FakeLab,
+            examine=Seen,
             make_pool=lambda *_: Here(),
         )
 
@@ -262,7 +280,7 @@ def test_a_failure_in_preparing_leaves_nothing(box):
 def test_broken_constraints_are_pruned_and_never_on_the_front(box):
     text = SPACE + "constraints: {accuracy: {min: 0.8}, size_bytes: {max: 300}}\n"
     space = space_of(box, text=text)
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     trials = trials_of(box / "study")
     assert {t.state for t in trials} >= {TrialState.PRUNED, TrialState.COMPLETE}
     assert any("baseline" in t.user_attrs and t.user_attrs["size_bytes"] > 300 for t in trials)

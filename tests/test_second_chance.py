@@ -16,7 +16,7 @@ from harness.search.pool import Finished
 from harness.search.run import LAST, Budget, Run
 from harness.search.rungs import Never
 from harness.search.study import Study
-from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, trials_of  # noqa: F401
+from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, trials_of  # noqa: F401
 
 LONG = "train.epochs=20"
 
@@ -139,7 +139,9 @@ class Dying(Here):
 @pytest.mark.parametrize(("deaths", "states"), [(1, ["FAIL", "COMPLETE"]), (9, ["FAIL", "FAIL", "FAIL"])])
 def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, hasty, deaths, states):  # noqa: F811
     space = space_of(box, LONG, "search.retries=2")
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Dying(deaths))
+    outcome = search(
+        space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Dying(deaths)
+    )
     assert [t.state.name for t in continuing(box)] == states
     assert outcome.finished == 14 and outcome.stopped == (1 if "COMPLETE" in states else 2)
     assert outcome.failed == (states[-1] == "FAIL") and set(hasty.paused) == {7}, "in the end it is given up"
@@ -173,6 +175,7 @@ def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):  # 
         box / "study",
         progress=False,
         lab=FakeLab,
+        examine=Seen,
         make_pool=lambda *_: pool,
     )
     assert pool.slots == [1] and pool.asked == 2
@@ -199,7 +202,7 @@ def test_second_chances_stay_within_the_epochs(box, hasty):  # noqa: F811
     hasty.due = lambda: sorted(hasty.paused)
     text = SPACE.replace("trials: 14, ", "epochs_total: 200, ")
     space = space_of(box, LONG, text=text)
-    search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     summary = json.loads((box / "study" / "study.json").read_text())
     assert len(hasty.paused) > 3, "or they were all that there was"
     assert len(continuing(box)) >= 2 and 200 <= summary["epochs"] <= 240

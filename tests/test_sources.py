@@ -15,7 +15,7 @@ import torch
 
 from harness import trial
 from harness.records import TrialRecord
-from harness.search.driver import teacher_trees
+from harness.search.preflight import teacher_trees
 from harness.space import load_space
 from harness.tasks.digits import digits
 from harness.techniques import quantize

@@ -15,7 +15,7 @@ from harness.search.groups import in_lanes, lane_key
 from harness.search.loop import _waited
 from harness.search.run import Budget, Run
 from tests import fake_trial
-from tests.test_search import SPACE, FakeLab, Here, box, run, space_of, started, trials_of  # noqa: F401
+from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, started, trials_of  # noqa: F401
 
 LONG = ("train.epochs=20", "search.trials=40")
 
@@ -96,7 +96,7 @@ def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa:
 def test_a_rule_that_cannot_judge_stops_nothing(box):  # noqa: F811
     text = SPACE + "objectives: [size_bytes, latency_ms]\n"
     space = space_of(box, "search.stop=dominated", *LONG, text=text)
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert outcome.finished == 40 and outcome.stopped == 0
 
 
@@ -176,7 +176,9 @@ def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
 
     monkeypatch.setattr("harness.search.run.time.monotonic", now)
     text = SPACE.replace("trials: 14, ", "time_s: 30, ")
-    outcome = search(space_of(box, text=text), box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    outcome = search(
+        space_of(box, text=text), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()
+    )
     assert outcome.status == "complete" and 4 < outcome.finished < 60
     names = [t.user_attrs.get("baseline", "") for t in trials_of(box / "study") if "recipe" in t.user_attrs]
     assert names[:6] == ["widest-fp32", "widest-int8", "", "width-sweep", "", "width-sweep"]
@@ -207,6 +209,13 @@ def test_a_rule_knows_the_costs_of_baselines_before_they_train(box):  # noqa: F8
             super().submit(job, name, *args, **options)
 
     text = SPACE.replace("trials: 14, ", "trials: 14, stop: dominated, ")
-    search(space_of(box, text=text), box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Noting())
+    search(
+        space_of(box, text=text),
+        box / "study",
+        progress=False,
+        lab=FakeLab,
+        examine=Seen,
+        make_pool=lambda *_: Noting(),
+    )
     for number in range(4):
         assert jobs.index(("untrained", number)) < jobs.index(("start", number))

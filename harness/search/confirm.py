@@ -18,9 +18,10 @@ from harness.deploy.bench import Timing, bench
 from harness.deploy.latency import Job, Lab
 from harness.errors import HarnessError, SpaceError
 from harness.records import TrialRecord, read_record, write_json_durably
-from harness.search.driver import TRIAL_MODULE, own_metrics, teacher_trees
+from harness.search.driver import TRIAL_MODULE
 from harness.search.lock import run_lock
 from harness.search.members import confirmed, likely
+from harness.search.preflight import teacher_trees
 from harness.search.run import Pool
 from harness.space import Space, load_space
 
@@ -97,7 +98,7 @@ def _train(
     if todo:
         pool = (make_pool or (lambda s: _pool(s, address)))(space)
         try:
-            ready = pool.call("prepare", teacher_trees(space), str(place.resolve()), own_metrics(space))
+            ready = pool.call("prepare", teacher_trees(space), str(place.resolve()))
             pool.share(ready["logits"])
             seed = SEEDS_FROM + repeat * 1_000_000
             _work(pool, todo, jobs, lambda n, s: {**chosen[n], "seed": seed + n * 1000 + s}, say)

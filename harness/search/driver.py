@@ -1,6 +1,6 @@
 """The driver: one search from a space to a finished study folder. Reads top to bottom.
 
-    check -> lock -> open (or resume) -> Ray -> examine -> prepare -> [ask -> run -> measure -> tell] * trials -> finish
+    check -> lock -> examine -> Ray -> prepare -> open (or resume) -> [ask -> run -> measure -> tell] * trials -> finish
 
 Only this process writes the study. A worker writes its record before it answers, so whatever is
 killed, a finished trial is found again.
@@ -13,8 +13,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice, product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
 from harness.recipe import key_of
-from harness.records import DIRECTIONS, read_record, remove_temporaries, write_bytes_durably, write_json_durably
+from harness.records import read_record, remove_temporaries, write_bytes_durably, write_json_durably
 from harness.search import finish, preflight, resume, warm
 from harness.search.dominated import Dominated
+from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
@@ -43,7 +45,6 @@ from harness.search.timeline import Timeline
 from harness.space import Space
 
 log = logging.getLogger(__name__)
-MAX_TEACHERS = 16
 LATENCY_TIE = 0.02  # how well a latency of the search repeats (results/benchmarks/confirmation.json: 1.2 %)
 TRIAL_MODULE = "harness.trial"
 
@@ -71,6 +72,7 @@ def search(
     rebuild: bool = False,
     warm_start: Path | None = None,
     module: str = TRIAL_MODULE,
+    examine: Callable[..., Examination] = Examination,
     lab: Callable[[], Lab] = Lab,
     make_pool: Callable[[Space, str | None, str], Pool] | None = None,
 ) -> Outcome:
@@ -101,7 +103,9 @@ def search(
                     return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
                 if not fresh:
                     preflight.check_given(space)
-                return _search(space, folder, budget, progress, warm_start, lab, lambda: pool(space, address, module))
+                with examine(module, preflight.looked_at(space)) as seen:
+                    workers = partial(pool, space, address, module)
+                    return _search(space, folder, budget, progress, warm_start, lab, seen, workers)
             finally:
                 remove_temporaries(folder)
     except (OSError, DiskError) as error:
@@ -132,39 +136,35 @@ def _search(
     progress: bool,
     warm_start: Path | None,
     lab: Callable[[], Lab],
+    examination: Examination,
     make_pool: Callable[[], Pool],
 ) -> Outcome:
     started = time.monotonic()
-    pool = make_pool()
-    try:
-        with lab() as measuring, Progress(folder.name, budget.trials, progress) as shown:
-            shown.say("preparing: data, teacher, first export")
-            with space.source.at("", ()):
-                ready = _prepared(space, folder, pool, shown)
-            pool.share(ready["logits"])
-            # until here Ctrl-C ends the search: nothing has begun that could be drained
-            with Stop(lambda: mark_draining(folder)) as stop:
-                run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
-                if space.settings.stop != "none" and isinstance(run.rule, Never):
-                    rule = f"search.stop: {space.settings.stop}"
-                    shown.say(f"{rule} judges accuracy against costs only: nothing is stopped")
-                warm.queue_first(run.study, space, warm_start)
-                resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
-                work_through(run)
-                if not stop.now:
-                    if run.finished:  # else the runtime itself may be what failed
-                        run.latencies.teacher(space, folder)
-                    finish.score_front(sorted(run.ever), run.sweep, folder, pool)
-                return _close(run, started)
-    finally:
-        pool.close()
-
-
-def own_metrics(space: Space) -> dict[str, str]:
-    """The metrics that the task itself must return: where the space asks for one -> its name."""
-    objectives = {f"objectives.{i}": o.name for i, o in enumerate(space.objectives)}
-    asked = objectives | {f"constraints.{name}": name for name in space.constraints}
-    return {path: name for path, name in asked.items() if name not in DIRECTIONS}
+    with lab() as measuring, Progress(folder.name, budget.trials, progress) as shown, ExitStack() as opened:
+        shown.say("preparing: data and networks")
+        with space.source.at("", ()):
+            say_loaded(examination.answer(), shown.say)
+        shown.say("preparing: Ray, teacher, first export")
+        pool = make_pool()
+        opened.callback(pool.close)
+        with space.source.at("", ()):
+            say_proven(examination.answer(), shown.say)
+            ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
+        pool.share(ready["logits"])
+        # until here Ctrl-C ends the search: nothing has begun that could be drained
+        with Stop(lambda: mark_draining(folder)) as stop:
+            run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
+            if space.settings.stop != "none" and isinstance(run.rule, Never):
+                rule = f"search.stop: {space.settings.stop}"
+                shown.say(f"{rule} judges accuracy against costs only: nothing is stopped")
+            warm.queue_first(run.study, space, warm_start)
+            resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
+            work_through(run)
+            if not stop.now:
+                if run.finished:  # else the runtime itself may be what failed
+                    run.latencies.teacher(space, folder)
+                finish.score_front(sorted(run.ever), run.sweep, folder, pool)
+            return _close(run, started)
 
 
 def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
@@ -172,39 +172,13 @@ def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
     return {"accuracy": float(ready["chance"]), **ready.get("metrics", {})}
 
 
-def _prepared(space: Space, folder: Path, pool: Pool, shown: Progress) -> dict[str, Any]:
-    """What the first worker makes ready, after it has looked at what it is given; what it saw is said."""
-    teachers = teacher_trees(space)
-    proofs = preflight.proof_trees(space)
-    seen = pool.call("examine", preflight.loaded_trees(space, teachers), proofs, space.settings.allow_weak)
-    for network in seen["loaded"]:
-        shown.say(
-            f"{network['where']} {network['file']}: accuracy {network['accuracy']:.2%} on validation "
-            f"(n = {network['n']}, chance {network['chance']:.2%}){', WEAK' if network['weak'] else ''}"
-            + (f"; it would be {network['better']}" if network["better"] else "")
-        )
-    if seen["left_alone"]:
-        told = ", ".join(f"{path} ({kind})" for path, kind in seen["left_alone"].items())
-        shown.say(f"exported as they are, neither pruned nor rounded: {told}")
-    if seen["whole"]:
-        shown.say(f"no channels can be removed from: {', '.join(seen['whole'])}")
-    ready = pool.call("prepare", teachers, str(folder.resolve()), own_metrics(space))
+def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> dict[str, Any]:
+    """What the first worker makes ready; what it saw is said."""
+    ready = pool.call("prepare", teachers, str(folder.resolve()))
     for teacher in ready.get("teachers", []):
         weak = ", WEAK: train it longer or otherwise" if teacher["weak"] else ""
         shown.say(f"teacher {teacher['model']}: accuracy {teacher['accuracy']:.2%} on validation{weak}")
     return ready
-
-
-def teacher_trees(space: Space) -> list[dict[str, Any]]:
-    """One recipe for each teacher that the space can name (at most 16), defaults elsewhere."""
-    holes = [h for h in space.holes if h.name.startswith("teacher")]
-    trees: dict[str, dict[str, Any]] = {}
-    for codes in islice(product(*(h.spread(MAX_TEACHERS) for h in holes)), 256):
-        forced = {h.internal: c for h, c in zip(holes, codes, strict=True)}
-        params = space.sample(lambda hole, f=forced: f.get(hole.internal, hole.default))
-        tree = space.fill(params).to_tree()
-        trees.setdefault(repr(tree["teacher"]), tree)
-    return list(trees.values())[:MAX_TEACHERS]
 
 
 def _open(

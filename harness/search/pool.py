@@ -21,7 +21,7 @@ from harness.errors import HarnessError, SpaceError, disk_error
 from harness.space import Resources
 
 OBJECT_STORE_BYTES = 300 * 2**20
-ON_DEVICE = ("examine", "prepare", "run", "start", "go_on", "untrained")
+ON_DEVICE = ("prepare", "run", "start", "go_on", "untrained")
 ALIVE_S = 60.0  # a cluster must offer the resources within this time
 LOAD_S = 120.0  # what a worker may take for its imports, beside its first job's own time
 

@@ -9,7 +9,15 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +26,7 @@ from harness.errors import SpaceError
 from harness.holes import Hole
 from harness.methods import nearest
 from harness.recipe import Train
+from harness.records import DIRECTIONS
 from harness.space import Space
 
 Keys = tuple[str, ...]
@@ -39,6 +48,7 @@ _FILES = ("train", "test", "validation_samples", "split")
 PROOF_BITS = 4  # few enough that no processor's sums of bytes saturate
 FLOAT_BITS = 32
 MAX_PROOFS = 6
+MAX_TEACHERS = 16
 
 
 def check_given(space: Space) -> None:
@@ -117,14 +127,20 @@ def _found(path: str, target: str, module: str) -> ModuleSpec:
         for part in below:
             if spec is None:
                 break
-            known, inside = f"{known}.{part}", spec.submodule_search_locations
-            spec = None if inside is None else PathFinder.find_spec(known, list(inside))
+            known, inside = f"{known}.{part}", spec.submodule_search_locations or []
+            spec = next(filter(None, (_in_folder(folder, known) for folder in inside)), None)
     except (ImportError, ValueError):
         spec, known = None, module
     if spec is None:
         remedy = "Run from the folder that holds the package, or install it."
         raise SpaceError(path, f"cannot import {target!r} (there is no module {known!r})", remedy=remedy)
     return spec
+
+
+def _in_folder(folder: str, name: str) -> ModuleSpec | None:
+    """The module ``name`` in a package's folder. (`PathFinder` would want the packages above it imported.)"""
+    loaders = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))
+    return FileFinder(folder, *loaders).find_spec(name)
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
@@ -168,9 +184,29 @@ def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[s
         raise SpaceError(f"{section}.{option}", f"{target!r} takes {got} and has no such option", remedy=remedy)
 
 
-def loaded_trees(space: Space, teachers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Recipes that name every network which is read from a file: ``teachers``, and each checkpoint of a student."""
-    return [*teachers, *(_tree(space, codes) for codes in _each(space, ("student", "student.checkpoint")))]
+def looked_at(space: Space) -> dict[str, tuple[Any, ...]]:
+    """What :class:`~harness.search.examination.Examination` looks at, for each of its stages."""
+    files = [*teacher_trees(space), *(_tree(space, codes) for codes in _each(space, ("student", "student.checkpoint")))]
+    return {"examine": (files, own_metrics(space), space.settings.allow_weak), "prove": (proof_trees(space),)}
+
+
+def own_metrics(space: Space) -> dict[str, str]:
+    """The metrics that the task itself must return: where the space asks for one -> its name."""
+    objectives = {f"objectives.{i}": o.name for i, o in enumerate(space.objectives)}
+    asked = objectives | {f"constraints.{name}": name for name in space.constraints}
+    return {path: name for path, name in asked.items() if name not in DIRECTIONS}
+
+
+def teacher_trees(space: Space) -> list[dict[str, Any]]:
+    """One recipe for each teacher that the space can name (at most 16), defaults elsewhere."""
+    holes = [h for h in space.holes if h.name.startswith("teacher")]
+    trees: dict[str, dict[str, Any]] = {}
+    for codes in islice(product(*(h.spread(MAX_TEACHERS) for h in holes)), 256):
+        forced = {h.internal: c for h, c in zip(holes, codes, strict=True)}
+        params = space.sample(lambda hole, f=forced: f.get(hole.internal, hole.default))
+        tree = space.fill(params).to_tree()
+        trees.setdefault(repr(tree["teacher"]), tree)
+    return list(trees.values())[:MAX_TEACHERS]
 
 
 def proof_trees(space: Space) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from harness.space import load_space
 from tests.chaos import Case
 from tests.chaos.disk import Disk
 from tests.oracle import SPACE, Snapshot, violations
-from tests.test_search import FakeLab, Here
+from tests.test_search import FakeLab, Here, Seen
 
 COMPLETE, REFUSED, CRASHED = 0, 10, 20  # how the forked search ended
 
@@ -57,7 +57,7 @@ def search_in(box: Path, disk: Disk | None = None) -> None:
     space = load_space(box / "space.yaml")
     if disk is not None:
         disk.install()
-    search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
 
 
 def new_box(parent: Path, text: str = SPACE) -> Path:

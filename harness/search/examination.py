@@ -1,0 +1,112 @@
+"""Data, code and networks that a space names are looked at in a process of its own.
+
+The driver imports no torch, and a mistake in the data shall be answered before Ray starts. So a process beside
+it loads the data and the networks that are read from files (the driver waits for that), then proves that the
+students train, export and compute the same (while Ray starts).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from harness.errors import HarnessError, disk_error
+
+STAGES = ("examine", "prove")  # functions of the trial module, in their order
+ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+class Examination:
+    """Context manager around the process; it ends with the context.
+
+    Args:
+        module: the trial module, which has the functions of :data:`STAGES`.
+        given: the arguments of each of them.
+    """
+
+    def __init__(self, module: str, given: Mapping[str, Sequence[Any]]):
+        self._answers, theirs = Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # the user's code may print
+            env=os.environ | ALONE,
+        )
+        theirs.close()
+        self._answers.send((module, [(stage, given[stage]) for stage in STAGES]))
+
+    def answer(self) -> Any:
+        """What the next stage returned.
+
+        Raises:
+            HarnessError: what it raised, or the process ended without an answer.
+        """
+        try:
+            found = self._answers.recv()
+        except (EOFError, ConnectionResetError):
+            code = self._process.wait()
+            raise HarnessError(
+                f"the process that looks at data and networks ended without an answer (exit code {code})"
+            ) from None
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def __enter__(self) -> Examination:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._answers.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def say_loaded(networks: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
+    """Say what each network that was read from a file scores."""
+    for network in networks:
+        say(
+            f"{network['where']} {network['file']}: accuracy {network['accuracy']:.2%} on validation "
+            f"(n = {network['n']}, chance {network['chance']:.2%}){', WEAK' if network['weak'] else ''}"
+            + (f"; it would be {network['better']}" if network["better"] else "")
+        )
+
+
+def say_proven(seen: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Say which parts of the students stay as they are."""
+    if seen["left_alone"]:
+        told = ", ".join(f"{path} ({kind})" for path, kind in seen["left_alone"].items())
+        say(f"exported as they are, neither pruned nor rounded: {told}")
+    if seen["whole"]:
+        say(f"no channels can be removed from: {', '.join(seen['whole'])}")
+
+
+def _look(answers: Connection) -> None:
+    """Do the stages and send what each returns; an error ends them."""
+    module, stages = answers.recv()
+    try:
+        functions = importlib.import_module(module)
+        for name, arguments in stages:
+            answers.send(getattr(functions, name)(*arguments))
+    except BaseException as error:  # code of the user's may raise anything, SystemExit too
+        answers.send(_sendable(error))
+
+
+def _sendable(error: BaseException) -> Exception:
+    if isinstance(error, HarnessError):
+        return error
+    if (known := disk_error(error)) is not None:
+        return known
+    traceback.print_exception(error)
+    return HarnessError(f"looking at data and networks failed ({type(error).__name__}: {error})")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    _look(Connection(int(sys.argv[1])))
