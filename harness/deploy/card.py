@@ -11,6 +11,7 @@ from harness.deploy.onnx_session import EXACT
 from harness.deploy.runtimes import EXACT_OPENVINO
 
 LAYOUTS = {1: "features", 3: "channels, height, width"}
+_SAMPLES = 'x = np.load("x.npy")'
 _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 
 
@@ -30,7 +31,7 @@ def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
     return [
         "## Use",
         "",
-        "`x` holds samples as the task delivers them:",
+        "`x.npy` holds your samples, as the task delivers them:",
         "",
         "```python",
         *_lines(path.name, runtime, given.name, made.name, "x86" in limits),
@@ -56,6 +57,7 @@ def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> l
             "import numpy as np",
             "from pathlib import Path",
             "from harness.deploy.runtimes import load",
+            _SAMPLES,
             f'logits = load("{runtime}", Path("{file}")).logits(x.astype(np.float32))',
             "classes = logits.argmax(1)",
         ]
@@ -63,6 +65,7 @@ def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> l
         options = {"INFERENCE_PRECISION_HINT": "f32", **(EXACT_OPENVINO if saturates else {})}
         return [
             "import numpy as np, openvino as ov",
+            _SAMPLES,
             f'compiled = ov.Core().compile_model("{file}", "CPU", {options})',
             "logits = compiled(x.astype(np.float32))[0]",
             "classes = logits.argmax(1)",
@@ -70,6 +73,7 @@ def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> l
     options = ["options = ort.SessionOptions()", f'options.add_session_config_entry("{EXACT}", "1")']
     return [
         "import numpy as np, onnxruntime as ort",
+        _SAMPLES,
         *(options if saturates else []),
         f'session = ort.InferenceSession("{file}"{", options" if saturates else ""}, '
         f'providers=["{_PROVIDERS[runtime]}"])',
