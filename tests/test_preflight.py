@@ -117,6 +117,12 @@ def test_a_function_in_folders_without_init_files_is_found(tmp_path, monkeypatch
     assert "no module 'spaces_of_mine.no'" in answered(tmp_path, task='{name: "spaces_of_mine.no.mine:dat"}')
 
 
+@pytest.mark.parametrize("space", sorted((ROOT / "search_spaces").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_what_a_shipped_space_names_is_found(space, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check_given(load_space(space))
+
+
 def test_numbers_that_cannot_be(tmp_path):
     with pytest.raises(SpaceError, match="trials: must be at least 1, but got -1"):
         Budget.of(Settings(), -1)
