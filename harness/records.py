@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import statistics
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.files import write_bytes_durably
 from harness.intervals import median_interval
 
 Direction = Literal["maximize", "minimize"]
@@ -124,25 +124,6 @@ class TrialRecord(_Data):
 
     def with_measurements(self, *new: Measurement) -> TrialRecord:
         return self.model_copy(update={"measurements": {**self.measurements, **{m.name: m for m in new}}})
-
-
-def write_bytes_durably(path: Path, data: bytes) -> None:
-    """Write so that ``path`` holds all of ``data`` or is as before, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def remove_temporaries(folder: Path) -> None:

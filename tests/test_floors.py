@@ -15,6 +15,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "errors",
+            "files",
             "methods",
             "recipe",
             "records",
