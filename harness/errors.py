@@ -11,6 +11,9 @@ class _Unset(Enum):
     UNSET = "unset"  # an enum stays itself when an error is pickled between processes
 
 
+_SHOWN = 500  # characters of a value in a message
+
+
 class HarnessError(Exception):
     """Something the user can act on; the message says how."""
 
@@ -39,7 +42,8 @@ class SpaceError(HarnessError):
         parts = [p for p in (where, self.path) if p]
         text = ": ".join([*parts, self.rule])
         if self.got is not SpaceError.UNSET:
-            text += f", but got {self.got!r}"
+            got = repr(self.got)
+            text += f", but got {got if len(got) <= _SHOWN else got[:_SHOWN] + ' ...'}"
         return f"{text}. {self.remedy}".rstrip() if self.remedy else f"{text}."
 
 

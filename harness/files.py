@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ JSON_BYTES = 16 << 20  # of a record, study.json and their like
 TABLE_BYTES = 64 << 20  # of a CSV file, and of the cache of latencies
 MODEL_BYTES = 2**31  # of an ONNX or packed file: what protobuf can hold
 MAX_DEPTH = 100  # of nested lists and objects in JSON
+_MAY_BREAK = re.compile(rb"\\u[dD]|\d{300}|[\d.][eE]\+?\d{3,}(?=[\s,\]}])")
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a folder"),
@@ -43,7 +45,7 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
         FileNotFoundError: there is no such file.
         FileMistake: it is another kind of file, too large, outside ``root``, or cannot be read.
     """
-    _check_way(path, root)
+    check_way(path, root)
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if root is None else os.O_NOFOLLOW)
     try:
         _check_kind(path, os.stat(path, follow_symlinks=root is None))
@@ -70,8 +72,8 @@ def read_object(path: Path, root: Path | None = None, limit: int = JSON_BYTES) -
     data = read_bytes(path, limit, root)
     try:
         found = json.loads(data, parse_constant=_refuse_constant)
-        if b"\\ud" in data.lower():
-            json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        if _MAY_BREAK.search(data):  # half of a surrogate pair is no text, 1e999 is no number
+            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise FileMistake(path, f"is not valid JSON ({what})") from None
@@ -91,7 +93,7 @@ def write_bytes_durably(path: Path, data: bytes, root: Path | None = None) -> No
     Raises:
         FileMistake: ``path`` leaves ``root``, or is a folder.
     """
-    _check_way(path, root)
+    check_way(path, root)
     if path.is_dir() and not path.is_symlink():
         raise FileMistake(path, "must be a file, but is a folder", "Move it away.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +134,12 @@ def check_tree(root: Path) -> None:
 _COPY = "Copy the folder, with the files themselves in place of links (cp -rL)."
 
 
-def _check_way(path: Path, root: Path | None) -> None:
-    """Every folder between ``root`` and ``path`` is a folder of its own, no link."""
+def check_way(path: Path, root: Path | None) -> None:
+    """Every folder between ``root`` and ``path`` is a folder of its own, no link.
+
+    Raises:
+        FileMistake: names the first that is not.
+    """
     if root is None:
         return
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:

@@ -23,6 +23,8 @@ _KEYS = {
     "int": ("int", "log", "step", "default"),
     "choice": ("choice", "default"),
 }
+MAX_HOLES = 200
+MAX_CHOICES = 200
 _LABELS = ("kind", "model", "name")
 
 
@@ -88,6 +90,8 @@ class HoleReader:
         else:
             hole = _range(node, name, internal, "float" if kind == "float" else "int", parents)
         self.holes.insert(place, hole)
+        if len(self.holes) > MAX_HOLES:
+            raise SpaceError(name, f"a space has at most {MAX_HOLES} holes", remedy="A search of more learns nothing.")
         return hole
 
     def _choice(
@@ -101,7 +105,12 @@ class HoleReader:
         raw = node["choice"]
         if not isinstance(raw, list) or not raw:
             raise SpaceError(name, "`choice` must be a list of at least one entry", raw, "Write {choice: [a, b]}.")
+        if len(raw) > MAX_CHOICES:
+            raise SpaceError(name, f"`choice` must have at most {MAX_CHOICES} entries", len(raw), "Use an int hole.")
         for i, entry in enumerate(raw):
+            if not _finite(entry):
+                error = SpaceError(name, "the numbers of a `choice` must be finite", entry)
+                raise self.source.place(error, (*keys, "choice", str(i)))
             first = next(j for j, other in enumerate(raw) if same(other, entry))
             if first != i:
                 error = SpaceError(name, "the entries of `choice` must differ", entry, "Remove the second one.")
@@ -125,6 +134,11 @@ class HoleReader:
             default=default,
             parents=parents,
         )
+
+
+def _finite(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not (isinstance(value, float) and not math.isfinite(value)) and all(map(_finite, inner))
 
 
 def _labels(entries: Sequence[Any]) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import re
+import stat
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.files import write_bytes_durably
+from harness.files import FileMistake, read_object, write_bytes_durably
 from harness.intervals import median_interval
 
+log = logging.getLogger(__name__)
 Direction = Literal["maximize", "minimize"]
 DIRECTIONS: dict[str, Direction] = {
     "accuracy": "maximize",
@@ -73,9 +76,9 @@ class Measurement(_Data):
 
 
 class Artifact(_Data):
-    """A file and what identifies it. ``path`` is relative to the record's folder."""
+    """A file and what identifies it. ``path`` is its name in the record's folder."""
 
-    path: str
+    path: str = Field(pattern=r"^[^/\x00]+$")
     format: str
     sha256: str
     size_bytes: int
@@ -134,33 +137,49 @@ def remove_temporaries(folder: Path) -> None:
                 path.unlink()
 
 
-def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:
-    write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
+def write_json_durably(path: Path, data: Mapping[str, Any], root: Path | None = None) -> None:
+    write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode(), root)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
+def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
+    """The object in a JSON file below ``root`` (default: its folder); empty where there is none, and with a
+    warning where it cannot be read."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_object(path, root or path.parent)
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except FileMistake as error:
+        log.warning("%s", error)
+        return {}
 
 
-def write_record(folder: Path, record: TrialRecord) -> None:
-    """Write ``folder/record.json``; the files it names must be complete by then."""
-    write_json_durably(folder / "record.json", record.model_dump(mode="json"))
+def write_record(folder: Path, record: TrialRecord, root: Path | None = None) -> None:
+    """Write ``folder/record.json`` (below ``root``); the files it names must be complete by then."""
+    write_json_durably(folder / "record.json", record.model_dump(mode="json"), root)
 
 
-def read_record(folder: Path) -> TrialRecord | None:
-    """The record in ``folder``, or None where there is none or its artefact does not match it."""
+def read_record(folder: Path, root: Path | None = None) -> TrialRecord | None:
+    """The record in ``folder``, or None where there is none or its artefact does not match it.
+
+    Args:
+        root: the study's folder (default: ``folder``); no link below it is followed.
+    """
     try:
-        record = TrialRecord.model_validate_json((folder / "record.json").read_bytes())
-    except (OSError, ValueError):
+        record = parse_record(folder, root)
+    except (OSError, ValueError, FileMistake):
         return None
     if record.artifact is not None and not matches(folder / record.artifact.path, record.artifact):
         return None
     return record
+
+
+def parse_record(folder: Path, root: Path | None = None) -> TrialRecord:
+    """The record in ``folder``, whatever became of the file that it names.
+
+    Raises:
+        FileNotFoundError, FileMistake, ValueError: there is none that can be read.
+    """
+    return TrialRecord.model_validate(read_object(folder / "record.json", root or folder))
 
 
 def sha256_of(path: Path) -> str:
@@ -174,7 +193,12 @@ def describe_file(path: Path, format: str) -> Artifact:
 
 
 def matches(path: Path, artifact: Artifact) -> bool:
+    """Is it the regular file that ``artifact`` describes?"""
     try:
-        return path.stat().st_size == artifact.size_bytes and sha256_of(path) == artifact.sha256
+        return (
+            stat.S_ISREG(path.lstat().st_mode)
+            and path.stat().st_size == artifact.size_bytes
+            and sha256_of(path) == artifact.sha256
+        )
     except OSError:
         return False

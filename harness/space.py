@@ -20,17 +20,18 @@ from harness import settings as budget
 from harness.baselines import Baseline, make_baselines, resolve_params
 from harness.errors import SpaceError
 from harness.first import First, read_first
-from harness.hole_reader import FORMS, HoleReader
+from harness.hole_reader import FORMS, MAX_CHOICES, HoleReader
 from harness.holes import SELECTORS, Hole, origin, resolve
 from harness.methods import Registries, nearest
 from harness.recipe import IGNORED, SECTIONS, Recipe, flatten, parse_recipe
 from harness.records import DIRECTIONS
 from harness.settings import Objective, Resources, Settings
-from harness.yaml_source import Source, read_source
+from harness.yaml_source import Source, read_source, without_passwords
 
 __all__ = ["Baseline", "Hole", "Objective", "Resources", "Settings", "Space", "load_recipe", "load_space"]
 
-_PROBES = 100
+_PROBES = 100  # values of a range that are tried, fewer where there are many holes
+_ALL_PROBES = 2000
 # what may change between two runs of one study
 _UNIDENTIFIED = {
     "search": ("trials", "time_s", "epochs_total", "timeout_s", "retries", "storage", "lanes", "allow_weak")
@@ -41,7 +42,8 @@ _UNIDENTIFIED = {
 class Space:
     """A checked search space.
 
-    text   the YAML, overrides written into it: reading it gives this space again
+    text   the YAML, overrides written into it: reading it gives this space again, but for the password of
+           the storage's URL, which is masked
     tree   the recipe's sections with :class:`Hole` objects in them
     holes  all of them, also those that exist only in some branch of a choice
     first  trials to run before the sampler's own
@@ -131,7 +133,7 @@ def load_space(path: str | Path, registries: Registries | None = None, overrides
         known = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
         space = Space(
             source.file,
-            source.text,
+            without_passwords(source, ("search", "storage")),
             tree,
             tuple(reader.holes),
             objectives,
@@ -261,7 +263,8 @@ def _probes(space: Space, hole: Hole) -> Iterator[dict[str, Any]]:
         for h in space.holes
         if h.internal not in parents and h is not hole and h.name in [f"{section}.{word}" for word in SELECTORS]
     ]
-    codes = hole.spread(_PROBES) if hole.kind != "float" or hole.step else hole.bounds()
+    most = MAX_CHOICES if hole.kind == "choice" else max(10, min(_PROBES, _ALL_PROBES // len(space.holes)))
+    codes = hole.spread(most) if hole.kind != "float" or hole.step else hole.bounds()
     for code in codes:
         for chosen in product(*(h.spread(_PROBES) for h in kinds)):
             yield {

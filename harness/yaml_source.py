@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from harness.errors import SpaceError
+from harness.files import read_bytes
+from harness.passwords import masked
 
 MAX_BYTES = 1_000_000
-MAX_VALUES = 50_000
+MAX_VALUES = 10_000
 MAX_DEPTH = 50
 _TAG = "tag:yaml.org,2002:"
 
@@ -87,6 +90,19 @@ def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     return Source(str(path), text, tree, where)
 
 
+def without_passwords(source: Source, keys: Keys) -> str:
+    """The text with the password masked in the URL at ``keys``, and in comments."""
+    tree, at = deepcopy(source.tree), source.tree
+    for key in keys:
+        at = at.get(key) if isinstance(at, dict) else None
+    text = source.text
+    if isinstance(at, str) and masked(at) != at:
+        _assign(tree, keys, masked(at), source.file)
+        text = _rewrite(text, tree, keys, masked(at), source.file)
+    safe = masked(text)
+    return safe if safe == text or _parse(safe, source.file)[0] == tree else text
+
+
 def _read_text(path: Path) -> str:
     def mistake(rule: str, remedy: str = "") -> SpaceError:
         return SpaceError("", rule, remedy=remedy, file=str(path))
@@ -94,14 +110,11 @@ def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise mistake("is a folder, not a YAML file", _files_like(path / "x.yaml"))
-        if not path.exists():
-            raise mistake("no such file", _files_like(path))
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_bytes(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise mistake("no such file", _files_like(path)) from None
     except (OSError, ValueError) as error:
         raise mistake(f"cannot be read ({error})") from None
-    if len(data) > MAX_BYTES:
-        raise mistake(f"must be at most {MAX_BYTES:,} bytes", "This is not a recipe or a search space.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -124,6 +137,7 @@ def _files_like(path: Path) -> str:
 
 def _parse(text: str, file: str) -> tuple[Any, dict[Keys, int]]:
     yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _Bounded
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a reused anchor is legal
@@ -138,6 +152,20 @@ def _parse(text: str, file: str) -> tuple[Any, dict[Keys, int]]:
         raise SpaceError("", rule, file=file, line=line) from None
     except YAMLError as error:
         raise SpaceError("", f"is not a text file ({str(error).splitlines()[0]})", file=file) from None
+
+
+class _Bounded(Composer):
+    """Stops at ``MAX_VALUES``, before a large file has become a tree: the library takes a minute for a megabyte."""
+
+    composed = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.composed += 1
+        if self.composed > 2 * MAX_VALUES:  # keys count too
+            raise ComposerError(
+                None, None, f"it holds more than {MAX_VALUES:,} values", self.parser.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 class _Plain:

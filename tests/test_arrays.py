@@ -91,7 +91,7 @@ def test_wrong_files_are_named(tmp_path):
     (tmp_path / "torn.npz").write_bytes(Path(good).read_bytes()[:200])
     (tmp_path / "text.npz").write_text("hello")
     for name, expected in [
-        ("keys.npz", "y missing, but got ['x', 'labels']"),
+        ("keys.npz", "y missing, it holds ['labels', 'x']"),
         ("single.npy", "not a single array"),
         ("torn.npz", "cannot be read"),
         ("text.npz", "cannot be read"),

@@ -88,6 +88,8 @@ def test_a_link_that_the_user_names_is_followed_and_one_inside_a_study_is_not(ro
         (b'{"x": ' + b"[" * 200 + b"]" * 200 + b"}", "nested more than 100 deep"),
         (b'{"x": ' + b"9" * 5000 + b"}", "is not valid JSON"),
         (b'{"x": "\\uD800"}', "is not valid JSON"),
+        (b'{"x": 1e999}', "is not valid JSON"),
+        (b'{"x": -' + b"9" * 400 + b".5}", "is not valid JSON"),
     ],
 )
 def test_what_is_no_json_object_is_one_message(root: Path, content: bytes, rule: str) -> None:

@@ -16,6 +16,7 @@ FLOORS = {
         (
             "errors",
             "files",
+            "passwords",
             "methods",
             "recipe",
             "records",
@@ -36,6 +37,7 @@ FLOORS = {
     **dict.fromkeys(("techniques", "tasks", "models"), 1),
     "train": 2,
     "deploy": 3,
+    "trust": 3,
     "scoring": 4,
     "ending": 5,
     "proof": 6,

@@ -262,7 +262,7 @@ def test_wrong_yaml_names_file_and_line(tmp_path: Path, text: str, expected: str
 def test_aliases_that_multiply(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
-    with pytest.raises(SpaceError, match="at most 50,000 values"):
+    with pytest.raises(SpaceError, match="more than 10,000 values|at most 10,000 values"):
         load_space(write(tmp_path, "\n".join(lines)))
 
 

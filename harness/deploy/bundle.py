@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from harness.deploy import machine, packed
 from harness.deploy.bench import Bench, timings_of
 from harness.deploy.device_bench import PROBE
 from harness.deploy.latency import Job, Session
+from harness.deploy.runtimes import refuse_external_data
 from harness.errors import SpaceError
+from harness.files import TABLE_BYTES, read_object
 from harness.records import Measurement, read_record, write_bytes_durably, write_json_durably, write_record
 
 SCRIPTS = ("device_bench.py", "timing.py", "onnx_session.py")
@@ -30,6 +33,8 @@ def write_bundle(files: Sequence[Path], folder: Path) -> Path:
     if folder.exists():
         raise SpaceError("--bundle", "must be a new folder", str(folder), "It exists already.")
     models = [packed.read(path) for path in files]
+    for path in files:
+        refuse_external_data(path, packed.load(path))
     names: dict[str, Any] = {}
     for i, (path, model) in enumerate(zip(files, models, strict=True)):
         write_bytes_durably(folder / f"{i:03d}.onnx", model)
@@ -45,6 +50,36 @@ def write_bundle(files: Sequence[Path], folder: Path) -> Path:
     return folder / SCRIPTS[0]
 
 
+class _File(BaseModel):
+    path: str
+    sha256: str
+    model_sha256: str
+    measured_sha256: str
+
+
+class _Results(BaseModel):
+    """What ``results.json`` must hold: in each session, for each file, blocks of positive times in ms."""
+
+    sessions: list[Session] = Field(min_length=1)
+    files: list[_File] = Field(min_length=1)
+    runtime: str
+    batch_size: int = Field(ge=1, le=2**31)
+    threads: int = Field(ge=1, le=2**31)
+
+    @model_validator(mode="after")
+    def fit(self) -> _Results:
+        for session in self.sessions:
+            counts = {len(session.blocks), len(session.load_ms), len(session.options) or len(self.files)}
+            if counts != {len(self.files)}:
+                raise ValueError("every session must hold a result of every file")
+            blocks = [block for job in session.blocks for block in job]
+            if len({len(job) for job in session.blocks}) > 1 or not blocks or not all(blocks):
+                raise ValueError("the files must be timed in equally many blocks")
+            if not all(t > 0 for times in (*blocks, session.load_ms) for t in times):
+                raise ValueError("times must be above 0")
+        return self
+
+
 def read_results(path: Path) -> tuple[Bench, list[str]]:
     """What a device measured, and the SHA-256 of the files that were bundled.
 
@@ -52,17 +87,19 @@ def read_results(path: Path) -> tuple[Bench, list[str]]:
         SpaceError: it is no results.json of a bundle, or the device timed other files.
     """
     try:
-        found = json.loads(path.read_bytes())
-        sessions = [Session(**s) for s in found["sessions"]]
-        files = found["files"]
-        jobs = [Job(Path(f["path"]), f"{found['runtime']} on {sessions[0].host}") for f in files]
-        other = [f["path"] for f in files if f["model_sha256"] != f["measured_sha256"]]
-        made = Bench(timings_of(jobs, sessions, 0, []), sessions, int(found["batch_size"]), int(found["threads"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise SpaceError(str(path), f"must be the results.json of a bundle ({type(error).__name__}: {error})") from None
+        found = _Results.model_validate(read_object(path, limit=TABLE_BYTES))
+    except FileNotFoundError:
+        raise SpaceError(str(path), "no such file", remedy="Copy it back from the device.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+        raise SpaceError(str(path), f"must be the results.json of a bundle ({what})") from None
+    other = [f.path for f in found.files if f.model_sha256 != f.measured_sha256]
     if other:
         raise SpaceError(str(path), f"the device timed other files than were bundled: {other}")
-    return made, [f["sha256"] for f in files]
+    jobs = [Job(Path(f.path), f"{found.runtime} on {found.sessions[0].host}") for f in found.files]
+    timings = timings_of(jobs, found.sessions, 0, [])
+    return Bench(timings, found.sessions, found.batch_size, found.threads), [f.sha256 for f in found.files]
 
 
 def into_study(made: Bench, digests: Sequence[str], study: Path) -> list[int]:
@@ -74,12 +111,12 @@ def into_study(made: Bench, digests: Sequence[str], study: Path) -> list[int]:
     by_digest = dict(zip(digests, made.measurements(), strict=True))
     changed = []
     for folder in sorted((study / "trials").glob("[0-9]*")):
-        record = read_record(folder)
+        record = read_record(folder, study)
         if record is None or record.artifact is None or record.artifact.sha256 not in by_digest:
             continue
         found = by_digest[record.artifact.sha256]
         named = Measurement(name=QUANTITY, unit="ms", values=found.values, conditions=found.conditions)
-        write_record(folder, record.with_measurements(named))
+        write_record(folder, record.with_measurements(named), study)
         changed.append(record.number)
     if not changed:
         raise SpaceError("--into", "the study holds none of the files that were timed", str(study))

@@ -11,8 +11,8 @@ A part is ``method`` (1 byte), ``raw`` (varint: its decoded bytes) and what the 
     0  stored    raw bytes
     1  deflate   varint length, a raw deflate stream
     2  shuffle   as 1, of float32 values with their bytes regrouped: all first bytes, all second, ...
-    3  sparse    two parts, gaps and values, of one byte an entry: the running sum of the gaps gives
-                 the positions of the values; everything else is zero
+    3  sparse    two parts of another method, gaps and values, of one byte an entry: the running sum of the
+                 gaps gives the positions of the values; everything else is zero
 
 A varint is little-endian base 128. Deflate streams of integers are written with Huffman codes only
 (zlib's Z_HUFFMAN_ONLY): there are no repeats to find in weights, and what is left is an entropy
@@ -32,10 +32,12 @@ import onnx
 
 from harness.deploy.pack import to_gaps
 from harness.errors import SpaceError
+from harness.files import MODEL_BYTES, read_bytes
 
 MAGIC = b"HPK1"
 DIGEST = 16
-LIMIT_BYTES = 2**31  # what protobuf can hold, and what a stated size may ask for at most
+LIMIT_BYTES = MODEL_BYTES  # what a stated size may ask for at most
+MAX_RATIO = 1000  # a model has at most 1 MiB and this many times its packed file's bytes
 TAKE_OUT = 64  # bytes of an initialiser from which on it gets a part of its own
 STORED, DEFLATE, SHUFFLE, SPARSE = range(4)
 
@@ -45,7 +47,12 @@ def pack(model: bytes) -> bytes:
     skeleton, tensors = _take_out(model)
     parts = [_coded(skeleton, huffman=False), *(_tensor(t) for t in tensors)]
     made = MAGIC + _varint(len(model)) + _digest(model) + b"".join(parts)
-    return made if len(made) < len(model) else model
+    return made if len(made) < len(model) <= _most(made) else model
+
+
+def _most(data: bytes) -> int:
+    """Bytes that the model in packed ``data`` may have: more would be a bomb."""
+    return 2**20 + MAX_RATIO * len(data)
 
 
 def unpack(data: bytes, limit: int = LIMIT_BYTES) -> bytes:
@@ -56,14 +63,15 @@ def unpack(data: bytes, limit: int = LIMIT_BYTES) -> bytes:
     Raises:
         ValueError: the data is truncated, altered (but for bits of a deflate stream that mean
             nothing: the rest of its last byte, codes that it never uses), or states sizes that do not
-            fit. Nothing larger than the stated size is allocated, and nothing in the data is run.
+            fit, or are more than ``MAX_RATIO`` times those of the data. Nothing larger than the stated
+            size is allocated, and nothing in the data is run.
     """
     if not data.startswith(MAGIC):
         return data
     reader = _Reader(data, len(MAGIC))
     size = reader.varint()
-    if size > limit:
-        raise ValueError(f"it states {size} bytes, more than the {limit} allowed")
+    if size > min(limit, _most(data)):
+        raise ValueError(f"it states {size} bytes, more than the {min(limit, _most(data))} allowed")
     digest = reader.take(DIGEST)
     reader.budget = size
     skeleton = reader.part()
@@ -98,9 +106,9 @@ def read(path: Path) -> bytes:
         SpaceError: no such file, or it is damaged.
     """
     try:
-        return unpack(path.read_bytes())
-    except OSError as error:
-        raise SpaceError(str(path), f"cannot be read ({error.strerror})") from None
+        return unpack(read_bytes(path, MODEL_BYTES))
+    except FileNotFoundError:
+        raise SpaceError(str(path), "cannot be read (No such file or directory)") from None
     except ValueError as error:
         raise SpaceError(str(path), f"is damaged: {error}", remedy="Copy it again from where it was made.") from None
 
@@ -205,8 +213,8 @@ class _Reader:
             shift += 7
         raise ValueError("a length in it has no end")
 
-    def part(self) -> bytes:
-        """The next part, decoded."""
+    def part(self, plain: bool = False) -> bytes:
+        """The next part, decoded; ``plain``: one inside a sparse part, which is not sparse itself."""
         method, raw = self.take(1)[0], self.varint()
         self.budget -= raw
         if self.budget < 0:
@@ -217,7 +225,7 @@ class _Reader:
             return self._inflate(raw)
         if method == SHUFFLE and raw % 4 == 0:
             return np.frombuffer(self._inflate(raw), np.uint8).reshape(4, -1).T.tobytes()
-        if method == SPARSE:
+        if method == SPARSE and not plain:
             return self._scatter(raw)
         raise ValueError(f"method {method} is unknown")
 
@@ -233,12 +241,19 @@ class _Reader:
         return found
 
     def _scatter(self, raw: int) -> bytes:
-        spare, self.budget = self.budget, 2 * raw  # gaps and values stand in for the tensor
-        gaps, values = (np.frombuffer(self.part(), np.uint8) for _ in range(2))
+        spare, parts = self.budget, []
+        for _ in range(2):  # a tensor has at most one gap and one value for each of its bytes
+            self.budget = raw
+            parts.append(np.frombuffer(self.part(plain=True), np.uint8))
         self.budget = spare
-        where = np.cumsum(gaps, dtype=np.int64)
-        if len(gaps) != len(values) or (len(where) and where[-1] >= raw):
+        gaps, values = parts
+        if len(gaps) != len(values) or (len(gaps) and gaps.sum(dtype=np.int64) >= raw):
             raise ValueError("a sparse tensor in it does not fit its shape")
-        flat = np.zeros(raw, np.uint8)
-        flat[where] = values
+        flat, last = np.zeros(raw, np.uint8), 0
+        for i in range(0, len(gaps), _CHUNK):  # positions take eight times the bytes of gaps
+            where = last + np.cumsum(gaps[i : i + _CHUNK], dtype=np.int64)
+            flat[where], last = values[i : i + _CHUNK], int(where[-1])
         return flat.tobytes()
+
+
+_CHUNK = 2**16

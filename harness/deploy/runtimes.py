@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import Message
 
 from harness.deploy import machine, packed
 from harness.deploy.facts import has_stream, may_saturate
 from harness.deploy.onnx_session import open_session
 from harness.errors import SpaceError, TrialError
+from harness.files import MODEL_BYTES, read_bytes
 from harness.methods import load_own, nearest
 
 
@@ -77,19 +79,16 @@ def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
     own = runtime not in RUNTIMES
     function = load_own(runtime, "deploy.runtime") if own else RUNTIMES[runtime].load()
     with _plain(path) as file:
-        refuse_external_data(file)
+        refuse_external_data(path, packed.load(file))
         return _loaded(function, runtime, file, threads)
 
 
 @contextlib.contextmanager
 def _plain(path: Path) -> Iterator[Path]:
     """The file as plain ONNX: itself, or unpacked for as long as it takes to load it."""
-    try:
-        with open(path, "rb") as start:
-            is_packed = start.read(len(packed.MAGIC)) == packed.MAGIC
-    except OSError:
-        raise SpaceError(str(path), "no such file") from None
-    if not is_packed:
+    if not path.exists():
+        raise SpaceError(str(path), "no such file")
+    if read_bytes(path, MODEL_BYTES)[: len(packed.MAGIC)] != packed.MAGIC:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -230,18 +229,19 @@ def onnxruntime_layers(model: bytes) -> list[Layer]:
     return [Layer(name, kernel, kernel in INTEGER) for name, kernel in ran if kernel in WEIGHTED | INTEGER]
 
 
-def refuse_external_data(path: Path) -> None:
-    """A model may name other files to read (CVE-2026-27489): ours never do."""
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError:
-        raise SpaceError(str(path), "no such file") from None
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise SpaceError(str(path), f"is not an ONNX model ({type(error).__name__})") from None
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise SpaceError(
-                str(path),
-                f"tensor {tensor.name!r} lies outside the file, which is refused",
-                remedy="Save the model with its weights inside (external_data=False).",
-            )
+def refuse_external_data(path: Path, model: onnx.ModelProto) -> None:
+    """A model may name other files to read (CVE-2026-27489), in any tensor of any graph in it: ours never do."""
+    waiting: list[Any] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
+                raise SpaceError(
+                    str(path),
+                    f"tensor {message.name!r} lies outside the file, which is refused",
+                    remedy="Save the model with its weights inside (external_data=False).",
+                )
+            continue
+        for kind, value in message.ListFields():
+            if kind.message_type is not None:
+                waiting += [value] if isinstance(value, Message) else value

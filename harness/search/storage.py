@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from harness.errors import SpaceError
+from harness.passwords import expanded, masked
 
 JOURNAL = "study.log"
 NAMED = ("user_attr", "system_attr")  # of a journal's entry: dictionaries of names
@@ -74,7 +75,7 @@ def _shared(log: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The journal in ``folder``, or the database at ``url``.
+    """The journal in ``folder``, or the database at ``url``, in which ``${NAME}`` is an environment variable.
 
     Raises:
         SpaceError: the database cannot be opened (the password is masked), or the journal is
@@ -83,18 +84,12 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         repair_journal(folder / JOURNAL)
         return JournalStorage(Journal(folder / JOURNAL))
+    whole = expanded(url)
     try:
-        return optuna.storages.get_storage(url)
+        return optuna.storages.get_storage(whole)
     except Exception as error:  # SQLAlchemy's and its drivers' many types
-        from sqlalchemy.engine import make_url
-
-        try:
-            shown = str(make_url(url))
-        except Exception:  # not a URL at all
-            shown = "not an Optuna URL"
-        raise SpaceError(
-            "search.storage", f"cannot be opened ({type(error).__name__})", shown, "Example: sqlite:///study.db."
-        ) from None
+        rule, example = f"cannot be opened ({type(error).__name__})", "Example: sqlite:///study.db."
+        raise SpaceError("search.storage", rule, masked(url), example) from None
 
 
 def repair_journal(path: Path) -> None:

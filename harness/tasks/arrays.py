@@ -7,16 +7,16 @@ y  (N,) integers 0..C-1
 from __future__ import annotations
 
 import glob
-import zipfile
-import zlib
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import SpaceError
+from harness.files import MODEL_BYTES, read_bytes
 from harness.tasks.checks import Samples, check_together, checked
 from harness.tasks.data import VALIDATION, Data, assemble
+from harness.tasks.npz import UNREADABLE, read_npz
 
 
 def arrays(
@@ -101,23 +101,23 @@ def _joined(path: str, files: list[Path]) -> Samples:
 
 
 def _read(path: str, file: Path) -> Samples:
+    remedy = "Write it with numpy.savez_compressed(file, x=x, y=y)."
     try:
-        with open(file, "rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise SpaceError(
-                    path,
-                    f"{file} must be an .npz archive with x and y, not a single array",
-                    remedy="Write it with numpy.savez_compressed(file, x=x, y=y).",
-                )
-            if missing := [key for key in ("x", "y") if key not in archive.files]:
-                rule = f"{file} must hold arrays named x and y; {' and '.join(missing)} missing"
-                raise SpaceError(path, rule, archive.files)
-            x, y = archive["x"], archive["y"]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise SpaceError(
-            path,
-            f"{file} cannot be read as .npz without unpickling ({error})",
-            remedy="Write it with numpy.savez_compressed(file, x=x, y=y).",
-        ) from error
+        x, y = read_npz(file, ("x", "y"))
+    except KeyError as error:
+        raise SpaceError(path, f"{file} must hold arrays named x and y; {error.args[0]}", remedy=remedy) from error
+    except UNREADABLE as error:
+        if _is_single(file):
+            rule = f"{file} must be an .npz archive with x and y, not a single array"
+        else:
+            rule = f"{file} cannot be read as .npz without unpickling ({str(error)[:300]})"
+        raise SpaceError(path, rule, remedy=remedy) from error
     return checked(path, str(file), x, y)
+
+
+def _is_single(file: Path) -> bool:
+    """Is it one array, as ``numpy.save`` writes it?"""
+    try:
+        return read_bytes(file, MODEL_BYTES)[:6] == b"\x93NUMPY"
+    except (OSError, SpaceError):
+        return False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import SpaceError
+from harness.tasks.npz import UNREADABLE, read_npz
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, leave: int = 0) -> np.ndarray:
@@ -63,9 +63,8 @@ def rows_of(file: str, count: int, parts: tuple[str, ...] = ("train", "validatio
     path = Path(file).expanduser()
     remedy = f"Write it with numpy.savez(file, {', '.join(f'{name}=rows' for name in parts)})."
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = [np.asarray(archive[name]) for name in parts]
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        found = read_npz(path, parts)
+    except UNREADABLE as error:
         raise SpaceError("task.split", f"cannot read row numbers from the .npz ({error})", file, remedy) from error
     for name, rows in zip(parts, found, strict=True):
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):

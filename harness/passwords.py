@@ -1,0 +1,45 @@
+"""Passwords in a storage's URL: taken from the environment, never written down.
+
+Floor 0. ``${NAME}`` in a URL stands for an environment variable and is kept as it is written. A password that
+stands in the URL itself is used, and is ``***`` in every file and message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import quote
+
+from harness.errors import SpaceError
+
+MASK = "***"
+_NAME = re.compile(r"\$\{(\w+)\}")
+_IN_URL = re.compile(r"""([A-Za-z][\w+.-]*://[^\s:/@]*:)([^\n@]*(?:@[^\s/@'"]*)*)(?=@)""")
+_IN_QUERY = re.compile(r"""([?&;]\w*(?:passw(?:or)?d|pwd|secret|token)=)([^&\s'"]+)""", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """``text`` with ``***`` for the password of every URL in it."""
+    for pattern in (_IN_URL, _IN_QUERY):
+        text = pattern.sub(lambda found: found[1] + (found[2] if _NAME.fullmatch(found[2]) else MASK), text)
+    return text
+
+
+def expanded(url: str) -> str:
+    """``url`` with the environment's values: quoted inside it, as they are where ``${NAME}`` is all of it.
+
+    Raises:
+        SpaceError: a variable is not set, or the password is the mask of one that was not kept.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in os.environ:
+            rule = "must name an environment variable that is set"
+            raise SpaceError("search.storage", rule, f"${{{name}}}", f"Set it: export {name}=...")
+        return os.environ[name] if found[0] == url else quote(os.environ[name], safe="")
+
+    if f":{MASK}@" in url or f"={MASK}" in url:
+        remedy = "Give the URL again, with ${NAME} for the password: it is read from the environment."
+        raise SpaceError("search.storage", "holds no password: the study's files keep none", url, remedy)
+    return _NAME.sub(value, url)

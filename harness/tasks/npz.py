@@ -1,0 +1,49 @@
+"""Arrays of an .npz file: nothing is unpickled, and nothing is allocated that the archive does not hold."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error,
+              NotImplementedError, RuntimeError)  # fmt: skip
+
+
+def read_npz(file: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays ``names`` of the archive.
+
+    Raises:
+        KeyError: an array is missing; its text lists the names that there are.
+        one of ``UNREADABLE``: it is no such archive, is damaged, or states other sizes than it holds.
+    """
+    if not file.is_file():
+        raise ValueError("it is no regular file")
+    with zipfile.ZipFile(file) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        if missing := [name for name in names if name not in members]:
+            raise KeyError(f"{' and '.join(missing)} missing, it holds {sorted(members)[:20]}")
+        return [_array(archive, members[name]) for name in names]
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """The header is compared with the member's size before anything is allocated: it may state terabytes."""
+    with archive.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f"{name} is of version {version}")
+        stated, held = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - stream.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds objects")
+    if min(shape, default=0) < 0 or stated != held:
+        raise ValueError(f"{name} states {shape} {dtype}, {stated} bytes, and holds {held}")
+    with archive.open(name) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
