@@ -1,6 +1,6 @@
 """Does what a study says hold here? The front's files are measured again, all of them.
 
-Runs the task's own code (it needs the validation data), so check studies whose code you trust.
+Runs the code that the study names (a task gives the validation data) once the user has agreed to it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import trust
 from harness.deploy.bench import Timing, bench
 from harness.deploy.latency import Job, Lab
 from harness.deploy.machine import environment
 from harness.errors import SpaceError
-from harness.records import TrialRecord, matches, read_json
+from harness.files import FileMistake, check_way
+from harness.records import TrialRecord, matches, parse_record, read_json
 
 RATIO_TOLERANCE = 0.05
 FLIPPED = 2  # samples whose class may differ on another instruction set or runtime version
@@ -35,15 +37,25 @@ class Claim:
     rule: str
 
 
-def check(folder: Path, seconds: float = 0.5, processes: int = 5, lab: Callable[[], Lab] = Lab) -> list[Claim]:
+def check(
+    folder: Path,
+    seconds: float = 0.5,
+    processes: int = 5,
+    lab: Callable[[], Lab] = Lab,
+    trusted: bool = False,
+    ask: Callable[[str], bool] | None = None,
+) -> list[Claim]:
     """Measure the files of the study's front again.
 
     Args:
         seconds: timed seconds per file and process.
+        trusted: run the code that the study names; otherwise ``ask`` is asked (:mod:`harness.trust`).
     Raises:
-        SpaceError: the folder holds no finished study.
+        SpaceError: the folder holds no finished study, or names code that the user has not agreed to.
     """
     records = claimed_records(folder)
+    code = {name for record in records.values() for name in trust.named_code(record.recipe)}
+    trust.require("check", folder, code, trusted, ask)
     claims = [_bytes(folder, record) for record in records.values()]
     intact = {n: r for (n, r), c in zip(records.items(), claims, strict=True) if c.holds}
     claims += [claim for record in intact.values() for claim in _scores(folder, record)]
@@ -53,7 +65,7 @@ def check(folder: Path, seconds: float = 0.5, processes: int = 5, lab: Callable[
 def claimed_records(folder: Path) -> dict[int, TrialRecord]:
     """The records of the front and of the reference as they stand, whatever became of their files."""
     study = read_json(folder / "study.json")
-    if "front" not in study:
+    if not isinstance(study.get("front"), list) or not all(type(n) is int for n in study["front"]):
         raise SpaceError(
             "",
             "must be the folder of a finished study (it holds no study.json)",
@@ -61,10 +73,11 @@ def claimed_records(folder: Path) -> dict[int, TrialRecord]:
             remedy="Give the folder that `harness search` printed, such as results/digits.",
         )
     found = {}
+    check_way(folder / "trials" / "0", folder)
     for path in sorted((folder / "trials").glob("*/record.json")):
         try:
-            record = TrialRecord.model_validate_json(path.read_bytes())
-        except ValueError:
+            record = parse_record(path.parent, folder)
+        except (OSError, ValueError, FileMistake):
             continue  # not one of the front's, or it is missed below
         if record.number in study["front"] or record.baseline == REFERENCE:
             found[record.number] = record
@@ -76,7 +89,7 @@ def claimed_records(folder: Path) -> dict[int, TrialRecord]:
 
 def _bytes(folder: Path, record: TrialRecord) -> Claim:
     path = folder / "trials" / f"{record.number:05d}" / (record.artifact.path if record.artifact else "")
-    size = str(path.stat().st_size) if path.exists() else "no file"
+    size = str(path.stat().st_size) if path.is_file() else "no file"
     same = record.artifact is not None and matches(path, record.artifact)
     claimed = record.artifact.size_bytes if record.artifact else 0
     found = size if same or size != str(claimed) else f"{size}, other content"

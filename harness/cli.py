@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.cli_measure import verbs
+from harness.cli_measure import Trust, ask, verbs
 from harness.errors import HarnessError, SpaceError
+from harness.passwords import masked
 
 if TYPE_CHECKING:
     from harness.report import StudyData
@@ -29,10 +30,10 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except SpaceError as error:
-            typer.echo(f"harness: {error}", err=True)
+            typer.echo(f"harness: {masked(str(error))}", err=True)
             raise typer.Exit(2) from None
         except HarnessError as error:
-            typer.echo(f"harness: {error}", err=True)
+            typer.echo(f"harness: {masked(str(error))}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("harness: interrupted", err=True)
@@ -57,7 +58,16 @@ def configure(
 ) -> None:
     """Runs before every verb."""
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    shown = logging.StreamHandler()
+    shown.setFormatter(Masked("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[shown])
+
+
+class Masked(logging.Formatter):
+    """Lines of the log without passwords, also those of other libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 @app.command()
@@ -147,19 +157,30 @@ def report(
     objectives: Annotated[str | None, typer.Option(help="other ones: accuracy,size_bytes,device_latency_ms")] = None,
 ) -> None:
     """Write the report of STUDY again, from the files in its folder."""
-    _show(study, True, tuple(objectives.split(",")) if objectives else None)
+    from harness.report.data import reading
+
+    with reading(study):
+        _show(study, True, tuple(objectives.split(",")) if objectives else None)
 
 
 @app.command()
 def status(study: StudyFolder) -> None:
     """Print how far STUDY is."""
+    from harness.report.data import reading
+
+    with reading(study):
+        _status(study)
+
+
+def _status(study: Path) -> None:
     from harness.report import load_study
+    from harness.report.data import printable
     from harness.report.units import head, quantity
     from harness.search.lock import holder
 
     data, running = load_study(study), holder(study)
     counts = data.trials["status"].value_counts()
-    typer.echo(f"{data.name}: {running or data.study.get('status') or _UNENDED}")
+    typer.echo(f"{data.name}: {running or printable(str(data.study.get('status') or _UNENDED))}")
     typer.echo(f"objectives: {', '.join(f'{o.direction} {head(o.name)}' for o in data.objectives)}")
     typer.echo(
         f"trials: {len(data.finished)} finished, {counts.get('stopped', 0)} stopped early, "
@@ -185,11 +206,14 @@ def pick(
     """Print the recipe of STUDY's front to take."""
     from harness.report import load_study
     from harness.report import pick as choose
+    from harness.report.data import reading
 
     named = {"latency_ms": max_latency_ms, "size_bytes": max_size_bytes}
     highest = {name: float(value) for name, value in named.items() if value is not None}
     lowest = {} if min_accuracy is None else {"accuracy": min_accuracy}
-    typer.echo(choose(load_study(study), {**highest, **_limits("--max", most)}, {**lowest, **_limits("--min", least)}))
+    limits = {**highest, **_limits("--max", most)}, {**lowest, **_limits("--min", least)}
+    with reading(study):
+        typer.echo(choose(load_study(study), *limits))
 
 
 def _limits(option: str, given: list[str] | None) -> dict[str, float]:
@@ -210,12 +234,16 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="instead of the recipe's", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="folder (default: beside RECIPE, NAME-trained)")] = None,
     seed: Annotated[int | None, typer.Option(help="instead of the recipe's", min=0)] = None,
+    trust: Trust = False,
 ) -> None:
     """Train RECIPE for production: write the deployable folder, print promise against outcome."""
     from harness.space import load_recipe
+    from harness.trust import named_code, require, study_of
     from harness.yaml_source import read_source
 
-    loaded = load_recipe(recipe)
+    loaded, study = load_recipe(recipe), study_of(recipe)
+    if study is not None:
+        require("train", study, named_code(loaded.to_tree()), trust, ask())
     promise = read_source(recipe).tree.get("promise")
     folder = _new_folder(out or recipe.with_name(f"{recipe.stem}-trained"))
     from harness.production import train as run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,13 @@ if TYPE_CHECKING:
     from harness.deploy.bench import Bench, Timing
 
 verbs = typer.Typer()
+Trust = Annotated[bool, typer.Option("--trust", help="run the code that the study names, without asking")]
+
+
+def ask() -> Callable[[str], bool] | None:
+    """A question to a user at a terminal; None where there is none to answer it."""
+    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    return (lambda question: typer.confirm(question, default=False, err=True)) if at_terminal else None
 
 
 @verbs.command()
@@ -74,14 +83,17 @@ def check(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="the folder of a study, results/digits")],
     seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 0.5,
     processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
+    trust: Trust = False,
 ) -> None:
     """Measure the files of STUDY's front again; exit code 1 where a claim does not hold here."""
     from rich.console import Console
     from rich.table import Table
 
     from harness.check import check as run
+    from harness.report.data import reading
 
-    claims = run(study, seconds, processes)
+    with reading(study):
+        claims = run(study, seconds, processes, trusted=trust, ask=ask())
     broken = [c for c in claims if not c.holds]
     if broken:
         table = Table("file", "quantity", "claimed", "found here", "rule")
@@ -105,13 +117,16 @@ def confirm(
     processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
     repeat: Annotated[int, typer.Option(help="1, 2, ...: confirm again on other seeds", min=0)] = 0,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT")] = None,
+    trust: Trust = False,
 ) -> None:
     """Train STUDY's likely front on new seeds, time it side by side, and say who is surely on it."""
     from harness.report import load_study, write_report
     from harness.report.confirmed import terminal_table
     from harness.search.confirm import confirm as run
 
-    result = run(study, seeds, bound, most, seconds, processes, repeat, address, say=typer.echo)
+    result = run(
+        study, seeds, bound, most, seconds, processes, repeat, address, say=typer.echo, trusted=trust, ask=ask()
+    )
     typer.echo(terminal_table(result))
     if not repeat:
         typer.echo(f"Report: {write_report(load_study(study))}")
@@ -125,9 +140,12 @@ def compare(
     """Compare studies: hypervolume over time and epochs, fronts, attained accuracy, a verdict."""
     from harness.report.compare import load_contenders
     from harness.report.compare_page import terminal, write_comparison
+    from harness.report.data import reading
 
-    contenders = load_contenders(studies)
-    typer.echo(terminal(contenders))
+    with reading(" ".join(studies)):
+        contenders = load_contenders(studies)
+        told = terminal(contenders)
+    typer.echo(told)
     typer.echo(f"Report: {write_comparison(contenders, out)}")
 
 

@@ -12,7 +12,7 @@ import torch
 from harness.deploy import runtimes
 from harness.errors import TrialError
 from harness.recipe import Recipe, Task, parse_recipe
-from harness.records import TrialRecord
+from harness.records import parse_record
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data, load_data, own_metrics
 from harness.train.fit import Trained
@@ -93,7 +93,7 @@ def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime
 
 def score_test(folder: str) -> dict[str, float]:
     """Accuracy of a finished trial's file on the test part: called once, for points on the front."""
-    record = TrialRecord.model_validate_json((Path(folder) / "record.json").read_bytes())
+    record = parse_record(Path(folder))
     recipe = parse_recipe(record.recipe, REGISTRIES)
     data = data_of(recipe)
     metrics = file_metrics(record.file(Path(folder)), data, "test", recipe.deploy.runtime)
@@ -104,7 +104,7 @@ def metric_spread(folder: str) -> dict[str, float]:
     """Standard deviation of each of the task's own metrics of a trial's file on the validation part, over
     ``RESAMPLES`` draws of its samples with replacement (the bootstrap: Efron 1979). A draw on which a metric has
     no value counts for none."""
-    record = TrialRecord.model_validate_json((Path(folder) / "record.json").read_bytes())
+    record = parse_record(Path(folder))
     recipe = parse_recipe(record.recipe, REGISTRIES)
     data, drawn = data_of(recipe), list[dict[str, float]]()
     if data.metrics is None:

@@ -8,6 +8,7 @@ members' test accuracies.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import SpaceError
+from harness.files import TABLE_BYTES, read_bytes
 from harness.intervals import difference_interval
 from harness.pareto import Front, log_hypervolume
 from harness.records import Direction
@@ -104,10 +106,11 @@ def tested(row: Mapping[str, float], qualities: Sequence[Objective]) -> dict[str
 
 
 def _timeline(study: StudyData) -> list[tuple[int, float, int]]:
-    path = study.folder / "told.csv"
-    if not path.exists():
-        raise SpaceError(str(study.folder), "has no told.csv", remedy="Search it again with this version.")
-    rows = csv.DictReader(path.open())
+    try:
+        text = read_bytes(study.folder / "told.csv", TABLE_BYTES, study.folder).decode()
+    except FileNotFoundError:
+        raise SpaceError(str(study.folder), "has no told.csv", remedy="Search it again with this version.") from None
+    rows = csv.DictReader(io.StringIO(text))
     return [(int(r["number"]), float(r["elapsed_s"]), int(r["epochs"])) for r in rows if r["epochs"]]
 
 

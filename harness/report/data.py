@@ -6,8 +6,12 @@ imported. A missing or unreadable part leaves a gap and a warning, never a crash
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +19,17 @@ from typing import Any
 import pandas as pd
 
 from harness.baselines import NAMES
-from harness.errors import SpaceError
+from harness.errors import HarnessError, SpaceError, disk_error
+from harness.files import check_way
 from harness.pareto import LOGGED
 from harness.recipe import flatten
-from harness.records import CONTINUES, DIRECTIONS, TrialRecord, read_json, read_record
+from harness.records import CONTINUES, DIRECTIONS, TrialRecord, metric_name_mistake, read_json, read_record
 from harness.report.fronts import front_mask
-from harness.settings import Objective
+from harness.settings import MAX_OBJECTIVES, Objective
 
+log = logging.getLogger(__name__)
+_WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a terminal obeys them
 SWEEP = ("widest-fp32", "width-sweep")  # the plain fp32 student at every width
 WIDEST = "widest-fp32"
 QUALITY = "accuracy"
@@ -124,6 +132,33 @@ class StudyData:
         return rows.sort_values([self.quality.name, *then], ascending=[up, *(True for _ in then)])
 
 
+@contextlib.contextmanager
+def reading(folder: Path | str) -> Iterator[None]:
+    """Turns what a value of the wrong type or range in the study's files leads to into one message.
+
+    Raises:
+        SpaceError: with the kind of the failure; ``harness -v`` shows where.
+        DiskError: the report cannot be written.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except OSError as error:
+        raise disk_error(error, denied=True) or SpaceError("", f"cannot be read ({error})", file=str(folder)) from None
+    except _WRONG as error:
+        log.info("%s", folder, exc_info=True)
+        told = printable(f"{type(error).__name__}: {error}")[:300]
+        rule = f"its files hold a value of the wrong kind or size ({told})"
+        remedy = "Are they as the search left them? harness -v VERB shows where."
+        raise SpaceError("", rule, remedy=remedy, file=str(folder)) from None
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without what a terminal would obey."""
+    return _CONTROL.sub(" ", text)
+
+
 def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> StudyData:
     """Read a study's folder.
 
@@ -133,6 +168,7 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
         SpaceError: the folder holds no study, or no trial has an objective.
     """
     folder = Path(folder)
+    check_way(folder / "trials" / "0", folder)
     if not (folder / "trials").is_dir():
         raise SpaceError(
             "",
@@ -143,7 +179,7 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
     study = read_json(folder / "study.json")
     chosen = _objectives({"objectives": objectives, "directions": study.get("directions")} if objectives else study)
     constraints = {k: v for k, v in _dict(study, "constraints").items() if isinstance(v, Mapping)}
-    records, unreadable = _records(folder / "trials")
+    records, unreadable = _records(folder)
     for name in (o.name for o in chosen):
         if records and objectives and not any(name in r.measurements for r in records.values()):
             raise SpaceError(
@@ -152,7 +188,7 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
     trials = _table(records, chosen, constraints, read_json(folder / "test.json"))
     return StudyData(
         folder=folder,
-        name=str(study.get("name") or folder.resolve().name),
+        name=printable(str(study.get("name") or folder.resolve().name))[:200],
         trials=trials,
         records=records,
         objectives=chosen,
@@ -175,6 +211,8 @@ def _objectives(study: Mapping[str, Any]) -> tuple[Objective, ...]:
     """``objectives`` are names, or mappings with a name and a direction; ``directions`` may be a
     mapping by name or a list in the same order."""
     given = study.get("objectives") or [QUALITY, *COSTS]
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) > MAX_OBJECTIVES + 1:
+        raise SpaceError("study.json: objectives", f"must be a list of at most {MAX_OBJECTIVES + 1} names", given)
     names = [o["name"] if isinstance(o, Mapping) else str(o) for o in given]
     directions: Any = study.get("directions") or {}
     if isinstance(directions, Sequence) and not isinstance(directions, str):
@@ -190,12 +228,12 @@ def _objectives(study: Mapping[str, Any]) -> tuple[Objective, ...]:
 def _records(folder: Path) -> tuple[dict[int, TrialRecord], list[str]]:
     records: dict[int, TrialRecord] = {}
     unreadable: list[str] = []
-    for path in sorted(folder.iterdir()):
-        if not (path / "record.json").exists():
+    for path in sorted((folder / "trials").iterdir()):
+        if not os.path.lexists(path / "record.json"):
             continue
-        record = read_record(path)
+        record = read_record(path, folder)
         if record is None or record.number in records:
-            unreadable.append(path.name)
+            unreadable.append(printable(path.name))
         else:
             records[record.number] = record
     return dict(sorted(records.items())), unreadable
@@ -240,13 +278,18 @@ def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
     low, high = latency.interval() if latency and latency.values else (math.nan, math.nan)
     extra = {"load_ms": latency.conditions["load_ms"]} if latency and "load_ms" in latency.conditions else {}
     model = f"trials/{record.number:05d}/{record.artifact.path}" if record.artifact else ""
-    measured = {name: m.median for name, m in record.measurements.items() if m.values}
-    recipe = {name: str(v) if isinstance(v, list) else v for name, v in flatten(record.recipe)}
+    measured = {name: m.median for name, m in record.measurements.items() if m.values and _is_quantity(name)}
+    leaves = {name: str(v) if isinstance(v, list) else v for name, v in flatten(record.recipe)}
+    recipe = {
+        printable(name): printable(v) if isinstance(v, str) else v
+        for name, v in leaves.items()
+        if "." in name or name in ("seed", "teacher")  # no other name can hide a column
+    }
     return {
         "number": record.number,
         "status": record.status,
-        "reason": record.reason,
-        "baseline": record.baseline,
+        "reason": printable(record.reason),
+        "baseline": printable(record.baseline),
         **extra,
         **measured,
         "latency_low": low,
@@ -258,6 +301,10 @@ def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         **recipe,
     }
+
+
+def _is_quantity(name: str) -> bool:
+    return name in LOGGED or name in DIRECTIONS or not metric_name_mistake(name)
 
 
 def _chance(record: TrialRecord, after: int | None) -> dict[str, str]:

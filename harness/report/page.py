@@ -33,13 +33,13 @@ ENDED = {"stopped": "stopped early", "failed": "failed"}  # a record's status, i
 def write_report(data: StudyData) -> Path:
     """Write ``report/`` and ``best/`` of the study; returns the page's path."""
     folder = data.folder / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     write_csv(data, folder)
     points = best_points(data)
     for name, number in points.items():
-        write_bytes_durably(data.folder / "best" / f"{name}.yaml", recipe_yaml(data, number).encode())
+        recipe = recipe_yaml(data, number).encode()
+        write_bytes_durably(data.folder / "best" / f"{name}.yaml", recipe, data.folder)
     page = folder / "index.html"
-    write_bytes_durably(page, render(data, points).encode())
+    write_bytes_durably(page, render(data, points).encode(), data.folder)
     return page
 
 
@@ -78,7 +78,7 @@ def scale(data: StudyData) -> str:
 
 
 def _confirmed(data: StudyData) -> dict[str, Any]:
-    result = read_json(data.folder / "confirm.json")
+    result = read_json(data.folder / "confirm.json", data.folder)
     if not result.get("points"):
         return {"rows": []}
     return {"columns": confirmed_columns(result), "rows": confirmed_rows(result), "note": note(result)}

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from harness.files import write_bytes_durably
 from harness.report import units
 from harness.report.data import StudyData
 from harness.report.fronts import majority_level, tied_members
@@ -103,12 +104,15 @@ def folded(parts: Sequence[str], width: int) -> str:
 
 
 def write_csv(data: StudyData, folder: Path) -> None:
-    """``trials.csv`` and ``pareto.csv``, made safe for spreadsheets."""
+    """``trials.csv`` and ``pareto.csv``, made safe for spreadsheets: cells and heads."""
     for name, rows in (("trials", data.trials), ("pareto", data.front)):
-        safe = rows.drop(columns=["complete"]).map(_no_formula)
-        safe.to_csv(folder / f"{name}.csv", index=False)
+        safe = rows.drop(columns=["complete"]).map(_no_formula).rename(columns=_no_formula)
+        write_bytes_durably(folder / f"{name}.csv", safe.to_csv(index=False).encode(), data.folder)
 
 
 def _no_formula(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in _FORMULA else value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")

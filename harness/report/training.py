@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
+from harness.files import TABLE_BYTES, FileMistake, read_bytes
 from harness.report import units
 from harness.report.data import StudyData
 from harness.report.fronts import at_chance
@@ -35,7 +37,10 @@ def weak_teacher(data: StudyData) -> list[str]:
 
 def still_falling(data: StudyData) -> list[str]:
     """A sentence that names the front's trials whose training loss was still falling at the end."""
-    shares = {n: late_fall(data.folder / "trials" / f"{n:05d}" / "history.csv") for n in data.front["number"].tolist()}
+    shares = {
+        n: late_fall(data.folder / "trials" / f"{n:05d}" / "history.csv", data.folder)
+        for n in data.front["number"].tolist()
+    }
     falling = {n: share for n, share in shares.items() if share > FALLING}
     if not falling:
         return []
@@ -47,13 +52,13 @@ def still_falling(data: StudyData) -> list[str]:
     ]
 
 
-def late_fall(history: Path) -> float:
+def late_fall(history: Path, root: Path | None = None) -> float:
     """Share of the loss's fall from the first epoch on that came in the last ``LATE`` of the epochs; 0 where
     it did not fall, or fewer than four epochs say nothing."""
     try:
-        with history.open(newline="") as file:
-            losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError):
+        text = read_bytes(history, TABLE_BYTES, root or history.parent).decode()
+        losses = [float(row["loss"]) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except (OSError, FileMistake, csv.Error, KeyError, TypeError, ValueError):
         return 0.0
     if len(losses) < 4 or not all(map(math.isfinite, losses)):
         return 0.0

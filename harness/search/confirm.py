@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import trust
 from harness.deploy.bench import Timing, bench
 from harness.deploy.latency import Job, Lab
 from harness.errors import HarnessError, SpaceError
@@ -41,6 +42,8 @@ def confirm(
     say: Callable[[str], None] = print,
     make_pool: Callable[[Space], Pool] | None = None,
     lab: Callable[[], Lab] = Lab,
+    trusted: bool = False,
+    ask: Callable[[str], bool] | None = None,
 ) -> dict[str, Any]:
     """Confirm the front of the study in ``folder`` and write ``confirm.json``.
 
@@ -49,9 +52,11 @@ def confirm(
         bound: points whose probability of being on the front is above it are confirmed,
             at most ``most`` of them, the likeliest first.
         repeat: 1, 2, ... confirms again, independently, on other seeds.
+        trusted: run the code that the study names; otherwise ``ask`` is asked (:mod:`harness.trust`).
     Raises:
-        SpaceError: the folder holds no finished study.
+        SpaceError: the folder holds no finished study, or names code that the user has not agreed to.
     """
+    trust.require("confirm", folder, trust.study_code(folder), trusted, ask)
     space = load_space(folder / "space.yaml")
     with run_lock(folder):
         records = _finished(folder, space)

@@ -21,10 +21,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from harness import trust
 from harness.deploy.latency import Lab
 from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
+from harness.passwords import masked
 from harness.recipe import key_of
 from harness.records import read_record, remove_temporaries, write_bytes_durably, write_json_durably
 from harness.search import finish, preflight, resume, warm
@@ -103,6 +105,8 @@ def search(
                     return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
                 if not fresh:
                     preflight.check_given(space)
+                    resume.check_same_code(space, folder)
+                trust.remember(folder, trust.named_code(space.source.tree))
                 with examine(module, preflight.looked_at(space)) as seen:
                     workers = partial(pool, space, address, module)
                     return _search(space, folder, budget, progress, warm_start, lab, seen, workers)
@@ -276,7 +280,7 @@ def _close(run: Run, started: float) -> Outcome:
             "hypervolume": run.reference.hypervolume(run.front),
             "driver_peak_mib": peak_memory_mib(),
             "wall_s": round(time.monotonic() - started, 1),
-            "command": " ".join(["harness", *sys.argv[1:]]),
+            "command": masked(" ".join(["harness", *sys.argv[1:]])),
         },
     )
     return Outcome(run.folder, status, run.finished, run.failed, front, run.stop.exit_code, run.stopped)

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import SpaceError
+from harness.files import FileMistake, check_tree, read_bytes
 
 DRAINING = "draining"
+LOCK_BYTES = 10_000
 
 
 def holder(folder: Path) -> str:
     """What the driver that works on the study in ``folder`` does: ``running`` or ``draining`` (it starts
     nothing more), and its process; empty where there is none."""
+    path = folder / "run.lock"
     try:
-        with open(folder / "run.lock") as file:
+        read_bytes(path, LOCK_BYTES, folder)
+        with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileMistake):
         return ""
     except OSError:
         pid, *state = (folder / "run.lock").read_text().splitlines() or [""]
@@ -39,8 +43,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold ``folder/run.lock``, which names the holder.
 
     Raises:
-        SpaceError: another driver holds it.
+        SpaceError: another driver holds it, or the folder holds a link or another thing that is no plain file.
     """
+    check_tree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"
     with open(path, "a+") as file:

@@ -13,7 +13,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from harness import trust
 from harness.errors import SpaceError
+from harness.passwords import masked
 from harness.recipe import parse_recipe
 from harness.records import CONTINUES, UNTRAINED, TrialRecord, read_record, write_record
 from harness.search.run import Budget
@@ -41,6 +43,19 @@ def check_same_space(space: Space, folder: Path) -> None:
         f"the study was made with another space:\n{changed}\n",
         remedy="Choose another --study name, or give the space as it was.",
     )
+
+
+def check_same_code(space: Space, folder: Path) -> None:
+    """A trial's record is scored and timed with the code that it names: refuse other code than the space names.
+
+    Raises:
+        SpaceError: with the names.
+    """
+    other = sorted(trust.study_code(folder) - trust.named_code(space.source.tree))
+    if other:
+        rule = f"its trials name code that the space does not: {', '.join(other[:10])}"
+        remedy = "Nothing was run. Remove the trials that name it, or choose another --study name."
+        raise SpaceError("", rule, remedy=remedy, file=str(folder))
 
 
 def check_nothing_lost(study: Study, folder: Path) -> None:
@@ -110,7 +125,7 @@ def rebuild(space: Space, folder: Path) -> None:
         SpaceError: the study is stored in a database, which is not ours to replace.
     """
     if space.settings.storage is not None:
-        raise SpaceError("--rebuild", "works on the journal file only", space.settings.storage)
+        raise SpaceError("--rebuild", "works on the journal file only", masked(space.settings.storage))
     journal = folder / JOURNAL
     if journal.exists():
         os.replace(journal, folder / f"{JOURNAL}.replaced")

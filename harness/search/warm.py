@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
 from harness.first import express, starting_points
 from harness.recipe import flatten
-from harness.records import read_record
+from harness.records import read_json, read_record
 from harness.search.samplers import choose
 from harness.search.study import NAMED, Study
 from harness.space import Space
@@ -52,11 +51,10 @@ def _spread(space: Space) -> list[dict[str, Any]]:
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
     """Parameters of at most ``MOST`` points, evenly spread along the front by size."""
-    try:
-        numbers = json.loads((folder / "study.json").read_bytes())["front"]
-    except (OSError, ValueError, KeyError):
-        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder)) from None
-    records = [r for n in numbers if (r := read_record(folder / "trials" / f"{n:05d}")) is not None]
+    numbers = read_json(folder / "study.json").get("front")
+    if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
+        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder))
+    records = [r for n in numbers if (r := read_record(folder / "trials" / f"{n:05d}", folder)) is not None]
     records.sort(key=lambda r: r.value("size_bytes") or 0.0)
     if len(records) > MOST:
         records = [records[round(i * (len(records) - 1) / (MOST - 1))] for i in range(MOST)]

@@ -12,9 +12,15 @@ from functools import partial
 
 from tests.chaos import Case
 from tests.chaos.disk import MODES
+from tests.chaos.foreign import folders
+from tests.chaos.fuzz import inputs
 from tests.chaos.strikes import strikes
 
-ATTACKS: dict[str, Callable[[], Iterator[Case]]] = {mode: partial(strikes, mode) for mode in MODES}
+ATTACKS: dict[str, Callable[[], Iterator[Case]]] = {
+    **{mode: partial(strikes, mode) for mode in MODES},
+    "folders": folders,
+    "inputs": inputs,
+}
 
 
 def main(names: list[str]) -> int:
