@@ -19,7 +19,7 @@ from harness.search.driver import search
 from harness.search.storage import open_storage
 from harness.space import load_space
 from tests.oracle import SPACE
-from tests.test_search import FakeLab, Here
+from tests.test_search import FakeLab, Here, Seen
 
 SECRET = "s3cr3t-Pa55"
 URL = f"postgresql://bob:{SECRET}@db.example/studies"
@@ -44,7 +44,7 @@ def _search(box: Path, storage: str, monkeypatch: pytest.MonkeyPatch, trials: in
     (box / "space.yaml").write_text(text)
     monkeypatch.setattr(sys, "argv", ["harness", "search", "space.yaml", "--storage", storage])
     space = load_space(box / "space.yaml", overrides=[f"search.trials={trials}"])
-    search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
 
 
 def leaks(folder: Path) -> list[str]:
@@ -65,11 +65,13 @@ def test_a_password_in_the_url_is_used_and_kept_nowhere(
     _search(tmp_path, URL, monkeypatch, trials=6)  # the same command with more trials goes on
     other = load_space(tmp_path / "space.yaml", overrides=["search.seed=7"])
     with pytest.raises(SpaceError, match="another space") as caught:
-        search(other, tmp_path / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+        search(other, tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert SECRET not in str(caught.value)
     own = load_space(tmp_path / "study" / "space.yaml")
     with pytest.raises(SpaceError, match="holds no password: the study's files keep none"):
-        search(own, tmp_path / "study", trials=8, progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+        search(
+            own, tmp_path / "study", trials=8, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()
+        )
 
 
 def test_a_password_in_the_environment_resumes_from_the_studys_own_space(
@@ -80,7 +82,7 @@ def test_a_password_in_the_environment_resumes_from_the_studys_own_space(
     [url] = databases
     assert make_url(url).password == f"{SECRET}/@:", "SQLAlchemy reads what the environment holds"
     own = load_space(tmp_path / "study" / "space.yaml", overrides=["search.trials=6"])
-    search(own, tmp_path / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    search(own, tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert list(databases) == [url]
     write_report(load_study(tmp_path / "study"))
     assert leaks(tmp_path / "study") == []

@@ -22,7 +22,7 @@ from harness.search.warm import _front
 from harness.space import load_space
 from harness.yaml_source import read_source
 from tests.chaos.foreign import make_study
-from tests.test_search import FakeLab, Here
+from tests.test_search import FakeLab, Here, Seen
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,7 +99,7 @@ def test_a_search_in_a_foreign_folder_refuses_code_that_its_space_does_not_name(
     shutil.copy(made / "space.yaml", hostile / "space.yaml")
     space = load_space(hostile / "space.yaml", overrides=["search.trials=30"])
     with pytest.raises(SpaceError, match="its trials name code that the space does not: evil:data"):
-        search(space, hostile, progress=False, lab=FakeLab, make_pool=lambda *_: Here())  # type: ignore[arg-type]
+        search(space, hostile, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())  # type: ignore[arg-type]
     assert not Path("ran").exists()
 
 

@@ -24,7 +24,7 @@ from harness.search.driver import search
 from harness.space import load_space
 from tests.chaos import Case
 from tests.oracle import SPACE
-from tests.test_search import FakeLab, Here
+from tests.test_search import FakeLab, Here, Seen
 
 SECONDS = 60  # of wall time for one verb, on a busy machine
 VICTIM = b'{"kept": true}'
@@ -113,7 +113,7 @@ def make_study(box: Path) -> Path:
     os.environ["HARNESS_FAKE"] = str(box)
     (box / "space.yaml").write_text(SPACE)
     space = load_space(box / "space.yaml", overrides=["search.trials=12"])
-    search(space, box / "study", progress=False, lab=FakeLab, make_pool=lambda *_: Here())
+    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert CliRunner().invoke(app, ["report", str(box / "study")]).exit_code == 0
     return box / "study"
 
