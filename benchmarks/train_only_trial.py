@@ -14,9 +14,9 @@ from harness.registries import REGISTRIES
 from harness.scoring import data_of, normalised_part
 from harness.train.fit import Examples, fit
 from harness.train.teacher import quantities_of
-from harness.trial import examine, prepare, prove
+from harness.trial import examine, fingerprint, prepare, prove
 
-__all__ = ["examine", "prepare", "prove", "score_test", "start"]
+__all__ = ["examine", "fingerprint", "prepare", "prove", "score_test", "start"]
 
 
 def start(

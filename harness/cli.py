@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness.cli_measure import Trust, ask, verbs
-from harness.errors import HarnessError, SpaceError
+from harness.errors import HarnessError, SpaceError, disk_error
 from harness.passwords import masked
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ class Verbs(TyperGroup):
             raise typer.Exit(2) from None
         except HarnessError as error:
             typer.echo(f"harness: {masked(str(error))}", err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            known = disk_error(error, denied=True)
+            if known is None:
+                raise
+            remedy = "Make room or give the right to write, then give the same command again."
+            typer.echo(f"harness: {known}. {remedy}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("harness: interrupted", err=True)

@@ -63,13 +63,21 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
 
 
 def read_object(path: Path, root: Path | None = None, limit: int = JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file: finite numbers, at most ``MAX_DEPTH`` deep.
+    """The JSON object in a file (see :func:`parse_object`).
 
     Raises:
         FileNotFoundError: there is no such file.
         FileMistake: as :func:`read_bytes`, or it holds no such object.
     """
-    data = read_bytes(path, limit, root)
+    return parse_object(path, read_bytes(path, limit, root))
+
+
+def parse_object(path: Path, data: bytes) -> dict[str, Any]:
+    """The JSON object in ``data``, read from ``path``: finite numbers, at most ``MAX_DEPTH`` deep.
+
+    Raises:
+        FileMistake: it is no such object.
+    """
     try:
         found = json.loads(data, parse_constant=_refuse_constant)
         if _MAY_BREAK.search(data):  # half of a surrogate pair is no text, 1e999 is no number

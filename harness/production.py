@@ -14,6 +14,7 @@ from harness.deploy.latency import Lab
 from harness.errors import TrialError
 from harness.recipe import Recipe
 from harness.records import TrialRecord, write_bytes_durably, write_record
+from harness.tasks.folders import check_cache
 
 log = logging.getLogger(__name__)
 LATENCY_TOLERANCE = 0.05  # of the promised median, or the intervals where those are wider
@@ -61,6 +62,7 @@ def train(
     from harness import trial  # imports torch, which reading this module need not
     from harness.proof import loaded
 
+    check_cache()
     folder = Path(out)
     changed = {} if epochs is None else {"train": recipe.train.model_copy(update={"epochs": epochs})}
     recipe = recipe.model_copy(update={**changed, **({} if seed is None else {"seed": seed})})

@@ -13,13 +13,15 @@ import logging
 import re
 import stat
 import statistics
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.files import FileMistake, read_object, write_bytes_durably
+from harness.checksums import read_whole, unsealed, write_checked_json
+from harness.files import TABLE_BYTES, FileMistake, read_bytes, write_bytes_durably
 from harness.intervals import median_interval
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ RESERVED = (
     "study", "trial", "directions", "seed", "teacher", "options", "path",
 )  # fmt: skip
 _METRIC = re.compile(r"[A-Za-z_][\w@%+/-]*")
+TOLD = "told.csv"  # when each trial was told, and after how much training
+TOLD_COLUMNS = ("number", "elapsed_s", "epochs", "crc32")
 UNTRAINED = "untrained.onnx"  # in a trial's folder until it has a result: the file that its costs are read from
 CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: the stopped trial that this one takes up again
 
@@ -129,12 +133,14 @@ class TrialRecord(_Data):
         return self.model_copy(update={"measurements": {**self.measurements, **{m.name: m for m in new}}})
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left below ``folder``; nothing may be writing there."""
+def remove_temporaries(folder: Path, older_s: float = 0.0) -> None:
+    """Remove what killed writers left below ``folder``, where it is older than ``older_s`` seconds; nothing may be
+    writing there for so long."""
     for path in folder.rglob("*.tmp"):
         if re.fullmatch(r".+\.\d+\.tmp", path.name):
             with contextlib.suppress(OSError):  # they do no harm
-                path.unlink()
+                if not older_s or time.time() - path.stat().st_mtime > older_s:
+                    path.unlink()
 
 
 def write_json_durably(path: Path, data: Mapping[str, Any], root: Path | None = None) -> None:
@@ -143,9 +149,9 @@ def write_json_durably(path: Path, data: Mapping[str, Any], root: Path | None = 
 
 def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
     """The object in a JSON file below ``root`` (default: its folder); empty where there is none, and with a
-    warning where it cannot be read."""
+    warning where it cannot be read or is damaged."""
     try:
-        return read_object(path, root or path.parent)
+        return read_whole(path, root)
     except FileNotFoundError:
         return {}
     except FileMistake as error:
@@ -155,7 +161,7 @@ def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
 
 def write_record(folder: Path, record: TrialRecord, root: Path | None = None) -> None:
     """Write ``folder/record.json`` (below ``root``); the files it names must be complete by then."""
-    write_json_durably(folder / "record.json", record.model_dump(mode="json"), root)
+    write_checked_json(folder / "record.json", record.model_dump(mode="json"), root)
 
 
 def read_record(folder: Path, root: Path | None = None) -> TrialRecord | None:
@@ -179,7 +185,27 @@ def parse_record(folder: Path, root: Path | None = None) -> TrialRecord:
     Raises:
         FileNotFoundError, FileMistake, ValueError: there is none that can be read.
     """
-    return TrialRecord.model_validate(read_object(folder / "record.json", root or folder))
+    return TrialRecord.model_validate(read_whole(folder / "record.json", root or folder))
+
+
+def read_told(path: Path) -> tuple[list[tuple[int, str, str]], list[int]]:
+    """The whole lines: number, seconds, epochs (older studies have none); and the numbers of those that are damaged, or
+    were being written."""
+    if not path.exists():
+        return [], []
+    head, *lines = read_bytes(path, TABLE_BYTES, path.parent).decode(errors="replace").split("\n")
+    checked = head != ",".join(TOLD_COLUMNS[:-1])
+    found: list[tuple[int, str, str]] = []
+    damaged = [1] if checked and head != ",".join(TOLD_COLUMNS) else []
+    for place, line in enumerate(lines[:-1], 2):
+        try:
+            cells = unsealed(line) if checked else line.split(",")
+            number, elapsed, epochs = int(cells[0]), float(cells[1]), cells[2] and int(cells[2])
+        except (ValueError, IndexError):
+            damaged.append(place)
+            continue
+        found.append((number, f"{elapsed:.3f}", str(epochs)))
+    return found, damaged + ([len(lines) + 1] if lines and lines[-1] else [])
 
 
 def sha256_of(path: Path) -> str:

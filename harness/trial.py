@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.checksums import write_checked_json
 from harness.deploy import facts
 from harness.deploy.export import export
 from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
@@ -26,7 +27,7 @@ from harness.errors import TrialError
 from harness.models.build import build_model
 from harness.proof import cannot, examine, measured, prove
 from harness.recipe import Recipe, Selected, parse_recipe
-from harness.records import CONTINUES, UNTRAINED, TrialRecord, write_json_durably
+from harness.records import CONTINUES, UNTRAINED, TrialRecord
 from harness.registries import REGISTRIES
 from harness.scoring import data_of, file_metrics, metric_spread, normalised_part, rung_part, score_test
 from harness.tasks.data import Data, own_metrics
@@ -42,7 +43,9 @@ from harness.train.run import Run
 from harness.train.schedule import begin
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 
-__all__ = ["examine", "go_on", "metric_spread", "prepare", "prove", "run", "score_test", "start", "untrained"]
+__all__ = [
+    "examine", "fingerprint", "go_on", "metric_spread", "prepare", "prove", "run", "score_test", "start", "untrained",
+]  # fmt: skip
 
 
 _OPENED: dict[int, Opened] = {}
@@ -55,6 +58,11 @@ def _settle() -> None:
     """What the process that trains needs once."""
     keep_memory()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+
+
+def fingerprint(tree: Mapping[str, Any]) -> dict[str, str]:
+    """What the data of the recipe ``tree`` are made of (:meth:`harness.tasks.data.Data.parts`)."""
+    return data_of(parse_recipe(tree, REGISTRIES)).parts()
 
 
 def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") -> dict[str, Any]:
@@ -120,7 +128,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     except Exception as error:  # torch's exporter raises many kinds
         raise cannot("teacher.model", recipe.teacher.model.name, "be exported to ONNX", error) from error
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
-    write_json_durably(
+    write_checked_json(
         folder / "teacher.json",
         {
             "model": recipe.teacher.model.name,

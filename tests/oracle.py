@@ -165,7 +165,7 @@ def _beside(folder: Path, told: dict[int, FrozenTrial], complete: dict[int, Froz
     found += [f"left: {p.relative_to(folder)}" for p in folder.rglob("*") if TEMPORARY.search(p.name)]
     lines = (folder / "told.csv").read_text().splitlines()
     rows = Counter(line.split(",")[0] for line in lines[1:])
-    if lines[0] != "number,elapsed_s,epochs" or rows != Counter(str(n) for n in told):
+    if lines[0] != "number,elapsed_s,epochs,crc32" or rows != Counter(str(n) for n in told):
         found.append(f"told.csv: it has {dict(rows)} for {sorted(told)}")
     clock = [float(line.split(",")[1]) for line in lines[1:]]
     return found if clock == sorted(clock) else [*found, "told.csv: its clock goes back"]

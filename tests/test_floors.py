@@ -30,6 +30,7 @@ FLOORS = {
             "first",
             "intervals",
             "normalize",
+            "checksums",
             "seeding",
         ),
         0,

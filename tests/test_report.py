@@ -102,6 +102,7 @@ def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, t
         record = json.loads((folder / "record.json").read_text())
         if record["status"] == "failed":
             record["reason"] = "=HYPERLINK(1)"
+            del record["crc32"]
             (folder / "record.json").write_text(json.dumps(record))
         elif not record["baseline"]:
             shutil.rmtree(folder)

@@ -7,8 +7,6 @@ members' test accuracies.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import SpaceError
-from harness.files import TABLE_BYTES, read_bytes
 from harness.intervals import difference_interval
 from harness.pareto import Front, log_hypervolume
-from harness.records import Direction
+from harness.records import Direction, read_told
 from harness.report.data import StudyData, load_study
 from harness.report.fronts import reference_point
 from harness.settings import Objective
@@ -106,12 +103,18 @@ def tested(row: Mapping[str, float], qualities: Sequence[Objective]) -> dict[str
 
 
 def _timeline(study: StudyData) -> list[tuple[int, float, int]]:
-    try:
-        text = read_bytes(study.folder / "told.csv", TABLE_BYTES, study.folder).decode()
-    except FileNotFoundError:
-        raise SpaceError(str(study.folder), "has no told.csv", remedy="Search it again with this version.") from None
-    rows = csv.DictReader(io.StringIO(text))
-    return [(int(r["number"]), float(r["elapsed_s"]), int(r["epochs"])) for r in rows if r["epochs"]]
+    path = study.folder / "told.csv"
+    if not path.exists():
+        raise SpaceError(str(study.folder), "has no told.csv", remedy="Search it again with this version.")
+    rows, damaged = read_told(path)
+    if damaged:
+        raise SpaceError(
+            "",
+            f"line {damaged[0]} is damaged",
+            file=str(path),
+            remedy="Give the search's command again: it makes the line again from the trial's record.",
+        )
+    return [(number, float(elapsed), int(epochs)) for number, elapsed, epochs in rows if epochs]
 
 
 def at(curve: Sequence[Step], where: float, axis: str) -> float:

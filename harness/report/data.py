@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from harness.baselines import NAMES
+from harness.checksums import damage
 from harness.errors import HarnessError, SpaceError, disk_error
 from harness.files import check_way
 from harness.pareto import LOGGED
@@ -30,6 +31,8 @@ from harness.settings import MAX_OBJECTIVES, Objective
 log = logging.getLogger(__name__)
 _WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a terminal obeys them
+PARTS = ("test.json", "teacher.json", "environment.json", "importances.json", "confirm.json")
+BROKEN = "the record is broken or does not match its file"
 SWEEP = ("widest-fp32", "width-sweep")  # the plain fp32 student at every width
 WIDEST = "widest-fp32"
 QUALITY = "accuracy"
@@ -47,6 +50,7 @@ class StudyData:
                  of the task's other metrics, and one column a leaf of the recipe, by its dotted name
     searched     dotted names that differ between the searched trials
     unreadable   names of trial folders whose record is broken or does not match its file
+    damaged      what is wrong with which other file that is left out
     """
 
     folder: Path
@@ -61,6 +65,7 @@ class StudyData:
     importances: Mapping[str, Mapping[str, float]]
     teacher: Mapping[str, Any]
     unreadable: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -176,7 +181,7 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
             file=str(folder),
             remedy="Give the folder that `harness search` printed, such as results/digits.",
         )
-    study = read_json(folder / "study.json")
+    study, damaged = _study(folder), tuple(filter(None, (damage(folder / name) for name in PARTS)))
     chosen = _objectives({"objectives": objectives, "directions": study.get("directions")} if objectives else study)
     constraints = {k: v for k, v in _dict(study, "constraints").items() if isinstance(v, Mapping)}
     records, unreadable = _records(folder)
@@ -185,6 +190,8 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
             raise SpaceError(
                 "--objectives", "must be a quantity that the study measured", name, "Name measured quantities."
             )
+    for wrong in (*damaged, *(f"trials/{name}: {BROKEN}" for name in unreadable)):
+        log.warning("%s: %s; left out. The search's command mends it.", folder, wrong)
     trials = _table(records, chosen, constraints, read_json(folder / "test.json"))
     return StudyData(
         folder=folder,
@@ -199,7 +206,29 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
         teacher=read_json(folder / "teacher.json"),
         importances={k: v for k, v in read_json(folder / "importances.json").items() if isinstance(v, Mapping)},
         unreadable=tuple(unreadable),
+        damaged=damaged,
     )
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    """``study.json``: what was searched for, so nothing can be said where it is damaged.
+
+    Raises:
+        SpaceError: it is.
+    """
+    study, wrong = read_json(folder / "study.json"), damage(folder / "study.json")
+    try:
+        _objectives(study)
+    except (KeyError, TypeError, ValueError, AttributeError):  # of an older version, without a checksum
+        wrong = "study.json is damaged: it names no objectives"
+    if wrong:
+        raise SpaceError(
+            "",
+            wrong,
+            file=str(folder),
+            remedy="Give the search's command again: it is made again from the trials' records.",
+        )
+    return study
 
 
 def _dict(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from harness.report.audits import COLUMNS as AUDIT_COLUMNS
 from harness.report.audits import audit_rows, needs, slower_integers
 from harness.report.confirmed import columns as confirmed_columns
 from harness.report.confirmed import confirmed_rows, note
-from harness.report.data import StudyData
+from harness.report.data import BROKEN, StudyData
 from harness.report.fronts import accuracy_interval, comparison, majority_level, reference_point, tied_members
 from harness.report.picks import best_points, recipe_yaml
 from harness.report.tables import write_csv
@@ -199,7 +199,7 @@ def _unstable(data: StudyData, number: int) -> bool:
 
 def warnings(data: StudyData) -> list[str]:
     """What weakens a number on this page."""
-    found = [f"trials/{name}: the record is broken or does not match its file; left out" for name in data.unreadable]
+    found = [f"{wrong}; left out" for wrong in (*data.damaged, *(f"trials/{n}: {BROKEN}" for n in data.unreadable))]
     for number in data.front["number"].tolist():
         parity = data.records[number].diagnostics.get("parity", {})
         if parity.get("disagreements", 0) > PARITY_DISAGREEMENTS:

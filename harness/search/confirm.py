@@ -9,22 +9,24 @@ a seed that has its record is not trained again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness import trust
+from harness.checksums import write_checked_json
 from harness.deploy.bench import Timing, bench
 from harness.deploy.latency import Job, Lab
 from harness.errors import HarnessError, SpaceError
-from harness.records import TrialRecord, read_record, write_json_durably
-from harness.search.driver import TRIAL_MODULE
+from harness.records import TrialRecord, read_json, read_record
+from harness.search.driver import TRIAL_MODULE, made_of
 from harness.search.lock import run_lock
 from harness.search.members import confirmed, likely
 from harness.search.preflight import teacher_trees
+from harness.search.resume import check_same_data
 from harness.search.run import Pool
 from harness.space import Space, load_space
+from harness.tasks.folders import check_cache
 
 SEEDS_FROM = 2**30  # beyond every seed that a search gives
 RESULT = "confirm.json"
@@ -57,7 +59,15 @@ def confirm(
         SpaceError: the folder holds no finished study, or names code that the user has not agreed to.
     """
     trust.require("confirm", folder, trust.study_code(folder), trusted, ask)
+    check_cache()
     space = load_space(folder / "space.yaml")
+    if read_json(folder / "study.json").get("fingerprint", space.fingerprint()) != space.fingerprint():
+        raise SpaceError(
+            "",
+            "is not the space of this search (by its study.json)",
+            file=str(folder / "space.yaml"),
+            remedy="Remove it and give the search's command again, which writes it anew.",
+        )
     with run_lock(folder):
         records = _finished(folder, space)
         chosen = likely(space, records, bound, most)
@@ -67,7 +77,7 @@ def confirm(
         timings = _time(folder, records, chosen, seconds, processes, lab, say)
         result = confirmed(space, records, chosen, runs, timings)
         result |= {"seeds": seeds, "bound": bound, "repeat": repeat, "processes": processes}
-        write_json_durably(folder / (RESULT if not repeat else f"confirm-{repeat}.json"), result)
+        write_checked_json(folder / (RESULT if not repeat else f"confirm-{repeat}.json"), result)
     return result
 
 
@@ -103,6 +113,7 @@ def _train(
     if todo:
         pool = (make_pool or (lambda s: _pool(s, address)))(space)
         try:
+            check_same_data(place.parent.parent, made_of(space, pool))
             ready = pool.call("prepare", teacher_trees(space), str(place.resolve()))
             pool.share(ready["logits"])
             seed = SEEDS_FROM + repeat * 1_000_000
@@ -113,10 +124,10 @@ def _train(
     runs: dict[int, list[TrialRecord]] = {n: [] for n in chosen}
     for number, _, path in jobs.values():
         record = read_record(path)
-        if record is None or record.status != "ok" or not (path / "test.json").exists():
+        if record is None or record.status != "ok" or not _done(path):
             reason = "no record" if record is None else record.reason
             raise HarnessError(f"{path}: the point was not trained again ({reason}); the same command goes on")
-        test = json.loads((path / "test.json").read_bytes())
+        test = read_json(path / "test.json")
         runs[number].append(record.model_copy(update={"diagnostics": {**record.diagnostics, "test": test}}))
     return runs
 
@@ -134,7 +145,7 @@ def _trained(path: Path) -> bool:
 
 
 def _done(path: Path) -> bool:
-    return _trained(path) and (path / "test.json").exists()
+    return _trained(path) and bool(read_json(path / "test.json"))
 
 
 def _work(pool: Pool, todo: list[int], jobs: Mapping[int, Any], tree: Callable[[int, int], Any], say: Any) -> None:
@@ -163,7 +174,7 @@ def _score(pool: Pool, paths: list[Path]) -> None:
             pool.submit(number, "score_test", str(waiting[number].resolve()))
         for answer in pool.wait(1.0):
             if not answer.error:
-                write_json_durably(waiting[answer.job] / "test.json", answer.value)
+                write_checked_json(waiting[answer.job] / "test.json", answer.value)
 
 
 def _time(

@@ -22,14 +22,15 @@ from typing import Any
 from optuna.trial import TrialState
 
 from harness import trust
+from harness.checksums import write_checked_json
 from harness.deploy.latency import Lab
 from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
 from harness.passwords import masked
 from harness.recipe import key_of
-from harness.records import read_record, remove_temporaries, write_bytes_durably, write_json_durably
-from harness.search import finish, preflight, resume, warm
+from harness.records import read_record, remove_temporaries, write_bytes_durably
+from harness.search import finish, preflight, resume, sources, warm
 from harness.search.dominated import Dominated
 from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.latencies import Latencies
@@ -45,6 +46,7 @@ from harness.search.study import Study
 from harness.search.telling import count, epochs_of, take
 from harness.search.timeline import Timeline
 from harness.space import Space
+from harness.tasks.folders import check_cache, check_home
 
 log = logging.getLogger(__name__)
 LATENCY_TIE = 0.02  # how well a latency of the search repeats (results/benchmarks/confirmation.json: 1.2 %)
@@ -91,6 +93,7 @@ def search(
     """
     folder, budget = Path(folder), Budget.of(space.settings, trials)
     fresh, pool = not folder.exists(), make_pool or _ray_pool
+    check_cache()
     if fresh:  # before anything is written
         preflight.check_given(space)
     try:
@@ -129,6 +132,8 @@ def search(
 
 
 def _ray_pool(space: Space, address: str | None, module: str) -> Pool:
+    if address is None:
+        check_home()
     slots = connect(space.settings.resources, address)
     return RayPool(slots, space.settings.resources, module, space.settings.timeout_s)
 
@@ -153,10 +158,13 @@ def _search(
         opened.callback(pool.close)
         with space.source.at("", ()):
             say_proven(examination.answer(), shown.say)
+            found = made_of(space, pool)
+            resume.check_same_data(folder, found)
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
         pool.share(ready["logits"])
         # until here Ctrl-C ends the search: nothing has begun that could be drained
         with Stop(lambda: mark_draining(folder)) as stop:
+            write_checked_json(folder / resume.MADE_OF, found)
             run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
             if space.settings.stop != "none" and isinstance(run.rule, Never):
                 rule = f"search.stop: {space.settings.stop}"
@@ -174,6 +182,12 @@ def _search(
 def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
     """What always saying the most frequent class scores, by quality."""
     return {"accuracy": float(ready["chance"]), **ready.get("metrics", {})}
+
+
+def made_of(space: Space, pool: Pool) -> dict[str, str]:
+    """What the space's data and the user's code are made of, part by part."""
+    data = pool.call("fingerprint", preflight.teacher_trees(space)[0])
+    return {**{f"data {name}": said for name, said in data.items()}, **sources.code(space)}
 
 
 def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> dict[str, Any]:
@@ -196,8 +210,8 @@ def _open(
     chance: Mapping[str, float],
 ) -> Run:
     write_bytes_durably(folder / "space.yaml", space.text.encode())
-    write_json_durably(folder / "environment.json", environment())
-    study = Study(space, folder)
+    write_checked_json(folder / "environment.json", environment())
+    study = Study(space, folder, lambda: stop.now)
     resume.check_nothing_lost(study, folder)
     run = Run(
         space,
@@ -228,10 +242,12 @@ def _take_in(run: Run) -> None:
         told[trial.number] = 0 if record is None else epochs_of(record)
         if record is not None:
             run.study.keys.setdefault(key_of(record.recipe), record.number)
+            run.latencies.recall(record)
             count(run, record, trial.state is TrialState.COMPLETE)
         elif trial.state is TrialState.COMPLETE:
             run.study.damaged.append(trial.number)
     run.timeline.open(told)
+    run.latencies.mend()
     for number in run.study.damaged:
         log.warning(
             "%s: the record is damaged or does not match its file; the trial counts no more, and is repeated",

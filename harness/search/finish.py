@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.checksums import damage, write_checked_json
 from harness.pareto import Front, log_hypervolume, reference_point
-from harness.records import TrialRecord, write_json_durably
+from harness.records import TrialRecord, read_json
 from harness.search.importances import importances
 from harness.search.study import Study
 from harness.space import Space
@@ -54,7 +54,9 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
     needs them all) and of the baselines drawn beside it, each taken once: what ``test.json`` holds is
     never computed again."""
     path = folder / "test.json"
-    known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    known = {name: found for name, found in read_json(path).items() if isinstance(found, Mapping)}
+    if wrong := damage(path):
+        log.warning("%s: %s: the scores are taken again", folder, wrong)
     todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in known]
     while todo or pool.running:
         while todo and pool.free:
@@ -65,14 +67,14 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
                 log.warning("test accuracy of trial %d: %s", answer.job, answer.error)
             else:
                 known[str(answer.job)] = answer.value
-    write_json_durably(path, known)
+    write_checked_json(path, known)
 
 
 def write_summary(study: Study, folder: Path, summary: dict[str, Any]) -> None:
     """``study.json`` and ``importances.json``."""
     space = study.space
-    write_json_durably(folder / "importances.json", importances(study))
-    write_json_durably(
+    write_checked_json(folder / "importances.json", importances(study))
+    write_checked_json(
         folder / "study.json",
         {
             "name": folder.resolve().name,

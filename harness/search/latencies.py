@@ -7,15 +7,18 @@ record over what it took in that turn, so that latencies of different sessions c
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.checksums import read_whole, write_checked_json
 from harness.deploy.latency import Lab
 from harness.deploy.machine import environment
-from harness.records import Measurement, TrialRecord, write_json_durably, write_record
+from harness.files import TABLE_BYTES, FileMistake
+from harness.records import Measurement, TrialRecord, read_json, write_record
 from harness.space import Space
 
+log = logging.getLogger(__name__)
 CACHE = "latency_cache.json"
 Settings = tuple[str, int, int]  # runtime, batch size, threads
 
@@ -40,13 +43,34 @@ class Latencies:
         self._cache: dict[str, Measurement] = {}
         self._reference: Path | None = None
         self._on_record: dict[Settings, float] = {}  # the reference's latency in ms
-        path = folder / CACHE
-        if path.exists():
-            found = json.loads(path.read_bytes())
-            self._cache = {k: Measurement.model_validate(v) for k, v in found.items()}
+        self._lost = not self._read_cache(folder / CACHE)
         for told in (m.conditions for m in self._cache.values() if "reference_ms" in m.conditions and _here(m)):
             settings = (told["runtime"], told["batch_size"], told["threads"])
             self._on_record.setdefault(settings, told["reference_ms"])
+
+    def _read_cache(self, path: Path) -> bool:
+        try:
+            self._cache = {k: Measurement.model_validate(v) for k, v in read_whole(path, limit=TABLE_BYTES).items()}
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, FileMistake) as error:
+            log.warning("%s: damaged (%s): made again from the records", path, str(error).partition("\n")[0])
+            return False
+        return True
+
+    def recall(self, record: TrialRecord) -> None:
+        """Where the cache was lost, remember what ``record`` was told: equal structures keep equal latencies."""
+        measured = record.measurements.get("latency_ms")
+        if self._lost and measured is not None and _here(measured):
+            self._cache.setdefault(self._key(record), measured)
+
+    def mend(self) -> None:
+        """Write a cache that was lost, with what the records knew."""
+        if self._lost:
+            self._write()
+
+    def _write(self) -> None:
+        write_checked_json(self._folder / CACHE, {k: v.model_dump(mode="json") for k, v in self._cache.items()})
 
     def use_reference(self, record: TrialRecord, model: Path) -> None:
         """The file that is timed among all others: that of ``record``, the widest fp32 student."""
@@ -87,7 +111,7 @@ class Latencies:
                 found = self._scaled(value, (runtime, batch, threads))
                 told = {**found.conditions, "measured_on_trial": record.number}
                 self._cache[key] = found.model_copy(update={"conditions": told})
-        write_json_durably(self._folder / CACHE, {k: v.model_dump(mode="json") for k, v in self._cache.items()})
+        self._write()
 
     def _scaled(self, measured: Measurement, settings: Settings) -> Measurement:
         """``measured`` at the speed on record; before there is a reference, at the session's own."""
@@ -112,14 +136,12 @@ class Latencies:
     def teacher(self, space: Space, folder: Path) -> None:
         """Add the teacher's latency to ``teacher.json``, where it is not in it."""
         path = folder / "teacher.json"
-        if not path.exists():
-            return
-        teacher = json.loads(path.read_bytes())
-        if "latency_ms" in teacher:
+        teacher = read_json(path)
+        if "path" not in teacher or "latency_ms" in teacher:
             return
         deploy = space.fill(space.sample(lambda hole: hole.default)).deploy
         file = folder / teacher["path"]
         settings = (deploy.runtime, deploy.batch_size, deploy.threads)
         [found] = self._lab.measure([file], self._reference or file, *settings, self._budget_s)
         found = self._scaled(found, settings)
-        write_json_durably(path, {**teacher, "latency_ms": found.median, "latency_interval_ms": list(found.interval())})
+        write_checked_json(path, {**teacher, "latency_ms": found.median, "latency_interval_ms": list(found.interval())})

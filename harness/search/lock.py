@@ -27,7 +27,7 @@ def holder(folder: Path) -> str:
     except (FileNotFoundError, FileMistake):
         return ""
     except OSError:
-        pid, *state = (folder / "run.lock").read_text().splitlines() or [""]
+        pid, *state = (folder / "run.lock").read_text(errors="replace").splitlines() or [""]
         return f"{DRAINING if DRAINING in state else 'running'} ({pid})"
     return ""
 
@@ -48,7 +48,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     check_tree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"
-    with open(path, "a+") as file:
+    with open(path, "a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -74,6 +74,13 @@ def check_given(space: Space) -> None:
                 _check_file(f"task.{key}", task[key])
 
 
+def named(space: Space) -> Iterator[tuple[str, str]]:
+    """The user's functions that ``space`` names: where -> ``package.module:function``."""
+    for section, key in _NAMES.items():
+        for keys, part in _mappings(space.source.tree.get(section), (section,)):
+            yield from ((f"{section}.{key}", text) for _, text in _texts(part.get(key), (*keys, key)) if ":" in text)
+
+
 def _mappings(node: Any, keys: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     """The section, and the sections that a choice in its place holds."""
     if isinstance(node, Mapping):
@@ -98,7 +105,7 @@ def _check_file(path: str, pattern: str) -> None:
 def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]) -> None:
     path = f"{section}.{key}"
     module, _, name = target.partition(":")
-    spec = _found(path, target, module)
+    spec = found(path, target, module)
     if spec.origin is None or not spec.origin.endswith(".py"):
         return  # compiled, or a package without a file: the import will tell
     try:
@@ -116,7 +123,7 @@ def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]
         _check_arguments(path, target, made.args, given, options or set())
 
 
-def _found(path: str, target: str, module: str) -> ModuleSpec:
+def found(path: str, target: str, module: str) -> ModuleSpec:
     """The module, found but not run; the packages above it are not run either."""
     here = os.getcwd()
     if here not in sys.path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import optuna
 from optuna.trial import TrialState
 
 from harness import trust
+from harness.checksums import damage, read_whole
 from harness.errors import SpaceError
-from harness.passwords import masked
 from harness.recipe import parse_recipe
-from harness.records import CONTINUES, UNTRAINED, TrialRecord, read_record, write_record
+from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_json, read_record, read_told, write_record
 from harness.search.run import Budget
 from harness.search.storage import JOURNAL
 from harness.search.study import Study, distribution, excess, to_optuna
 from harness.space import Space, load_space
+
+log = logging.getLogger(__name__)
+MADE_OF = "fingerprint.json"
+SUMMARIES = ("study.json", "test.json", "teacher.json", "importances.json", "environment.json", "latency_cache.json")
 
 
 def check_same_space(space: Space, folder: Path) -> None:
@@ -33,7 +38,12 @@ def check_same_space(space: Space, folder: Path) -> None:
     path = folder / "space.yaml"
     if not path.exists():
         return
-    before = load_space(path, space.registries)
+    try:
+        before = load_space(path, space.registries)
+    except SpaceError as error:
+        error.rule = f"the study's copy of its space is damaged: {error.rule}"
+        error.remedy = f"Remove {path} and give the same command again, with the space as it was."
+        raise
     if before.fingerprint() == space.fingerprint():
         return
     lines = difflib.unified_diff(before.text.splitlines(), space.text.splitlines(), "study", "now", lineterm="", n=0)
@@ -41,7 +51,7 @@ def check_same_space(space: Space, folder: Path) -> None:
     raise SpaceError(
         str(folder),
         f"the study was made with another space:\n{changed}\n",
-        remedy="Choose another --study name, or give the space as it was.",
+        remedy=f"Choose another --study name, or give the space as it was. If {path} is damaged, remove it.",
     )
 
 
@@ -58,40 +68,68 @@ def check_same_code(space: Space, folder: Path) -> None:
         raise SpaceError("", rule, remedy=remedy, file=str(folder))
 
 
+def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
+    """Refuse results of other data, or of other code of the user's, in one study.
+
+    Args:
+        found: what data and code are made of now, part by part.
+    Raises:
+        SpaceError: with the parts that differ.
+    """
+    path = folder / MADE_OF
+    if wrong := damage(path):
+        raise SpaceError(str(folder), wrong, remedy=f"Remove {path}: what data and code are now counts then.")
+    before = read_json(path)
+    changed = [
+        f"-{name}: {before.get(name, 'not there')}\n+{name}: {found.get(name, 'not there')}"
+        for name in sorted({*before, *found})
+        if before and before.get(name) != found.get(name)
+    ]
+    if changed:
+        lines = "\n".join(changed)
+        raise SpaceError(
+            str(folder),
+            f"the study was made with other data or code:\n--- study\n+++ now\n{lines}\n",
+            remedy=f"Choose another --study name, or give them as they were. Where no result depends on it, remove "
+            f"{path}.",
+        )
+
+
 def check_nothing_lost(study: Study, folder: Path) -> None:
     """Refuse to begin again where trials have run of which the study knows nothing: they would be
     overwritten.
 
     Raises:
-        SpaceError: the journal is gone or an older one, or a database knows the study by the folder's former name.
+        SpaceError: the journal is gone or an older one, or the database has lost the study.
     """
     known = len(study.trials())
     numbers = [p.parent.name for p in folder.glob("trials/*/record.json")]
     unknown = [n for n in numbers if n.isdigit() and int(n) >= known]  # the user may have put a copy beside them
     if not unknown:
         return
-    own = study.space.settings.storage is None
     raise SpaceError(
         str(folder),
         f"holds {len(unknown)} trials that its study {study.optuna.study_name!r} does not know",
-        remedy="Run the same command with --rebuild: the index is made again from the trials' records."
-        if own
-        else "Give the folder its former name, by which the database knows the study, or choose another.",
+        remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
     )
 
 
 def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
     """The summary of a study that has its ``budget``, is closed and has its front's records and files whole,
     else None. Seconds are those of one run, so they are never there already."""
+    if damaged := [*filter(None, (damage(folder / name) for name in SUMMARIES))]:
+        log.warning("%s: %s: made again", folder, ", ".join(damaged))
+    if damaged or read_told(folder / TOLD)[1]:
+        return None
     try:
-        summary = json.loads((folder / "study.json").read_bytes())
-    except (OSError, ValueError):
+        summary = read_whole(folder / "study.json")
+        enough = budget.trials is not None and summary["finished"] >= budget.trials
+        spent = budget.epochs is not None and summary.get("epochs", 0) >= budget.epochs
+        if summary["status"] != "complete" or not (enough or spent):
+            return None
+        whole = all(read_record(folder / "trials" / f"{number:05d}") is not None for number in summary["front"])
+    except (OSError, ValueError, KeyError, TypeError):  # as an older version left it, without a checksum
         return None
-    enough = budget.trials is not None and summary["finished"] >= budget.trials
-    spent = budget.epochs is not None and summary.get("epochs", 0) >= budget.epochs
-    if summary["status"] != "complete" or not (enough or spent):
-        return None
-    whole = all(read_record(folder / "trials" / f"{number:05d}") is not None for number in summary["front"])
     return summary if whole else None
 
 
@@ -119,15 +157,14 @@ def write_failed(folder: Path, record: TrialRecord) -> None:
 
 
 def rebuild(space: Space, folder: Path) -> None:
-    """Make the journal again from the trials' records; the old one is kept beside it.
-
-    Raises:
-        SpaceError: the study is stored in a database, which is not ours to replace.
-    """
-    if space.settings.storage is not None:
-        raise SpaceError("--rebuild", "works on the journal file only", masked(space.settings.storage))
+    """Make the study's index again from the trials' records. The old journal is kept beside the new one; in a
+    database the old study stays, and the folder gets another."""
     journal = folder / JOURNAL
-    if journal.exists():
+    if space.settings.storage is not None:
+        from harness.search.database import new_id
+
+        new_id(folder)
+    elif journal.exists():
         os.replace(journal, folder / f"{JOURNAL}.replaced")
     with contextlib.suppress(FileNotFoundError):
         (folder / "study.json").unlink()

@@ -5,52 +5,55 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from harness.errors import SpaceError
-from harness.passwords import expanded, masked
 
 JOURNAL = "study.log"
+CHECKSUM = "crc32"
+_TAIL = f',"{CHECKSUM}":"00000000"}}'
 NAMED = ("user_attr", "system_attr")  # of a journal's entry: dictionaries of names
 
 
 class Journal(BaseJournalBackend):
     """Optuna's journal file (one JSON object a line, as its ``JournalFileBackend`` reads and writes it)
     for one writer, which the run lock sees to: Optuna's own lock goes stale on SIGKILL and blocks for 30 s.
-    Only where the last read ended is remembered, and equal names are one string: at 10,000 trials Optuna's
-    offsets of every line are 20 MB."""
+
+    Each line ends with a key ``crc32``, the checksum of what stands before it, which Optuna ignores; lines of older
+    versions, and those that Optuna's tools write, have none. Only where the last read ended is remembered, and equal
+    names are one string: at 10,000 trials Optuna's offsets of every line are 20 MB."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._read, self._offset = 0, 0  # entries read, and the bytes that they are
+        self.read, self._offset = 0, 0  # entries read, and the bytes that they are
         path.touch()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        number, offset = (self._read, self._offset) if log_number_from >= self._read else (0, 0)
+        number, offset = (self.read, self._offset) if log_number_from >= self.read else (0, 0)
         with open(self._path, "rb") as file:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return  # somebody else's search is writing it
                 number, offset = number + 1, offset + len(line)
-                self._read, self._offset = number, offset
+                self.read, self._offset = number, offset
                 if number > log_number_from:
                     yield _shared(self._entry(line, number))
 
     def _entry(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            return json.loads(line)
+            return _checked(line)
         except ValueError:
             raise _damaged(self._path, number) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        text = "".join(_sealed(log) for log in logs)
         left = memoryview(text.encode())
         with open(self._path, "ab", buffering=0) as file:
             end = file.tell()
@@ -64,6 +67,25 @@ class Journal(BaseJournalBackend):
                 raise
 
 
+def _sealed(log: dict[str, Any]) -> str:
+    """An entry's line, with the checksum of what stands before it."""
+    text = json.dumps(log, separators=(",", ":"))[:-1]
+    return f'{text},"{CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def _checked(line: bytes) -> dict[str, Any]:
+    """The entry in a line.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    log = json.loads(line)
+    found = log.pop(CHECKSUM, None)
+    if found is not None and f"{zlib.crc32(line[: -len(_TAIL) - 1]):08x}" != found:
+        raise ValueError("it does not match its checksum")
+    return log
+
+
 def _shared(log: dict[str, Any]) -> dict[str, Any]:
     """The entry with its names interned."""
     if "param_name" in log:
@@ -74,8 +96,9 @@ def _shared(log: dict[str, Any]) -> dict[str, Any]:
     return log
 
 
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The journal in ``folder``, or the database at ``url``, in which ``${NAME}`` is an environment variable.
+def open_storage(url: str | None, folder: Path, give_up: Callable[[], bool] = lambda: False) -> BaseStorage:
+    """The journal in ``folder``, or the database at ``url``, in which ``${NAME}`` is an environment variable
+    (``give_up``: asked while it does not answer).
 
     Raises:
         SpaceError: the database cannot be opened (the password is masked), or the journal is
@@ -83,13 +106,21 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """
     if url is None:
         repair_journal(folder / JOURNAL)
-        return JournalStorage(Journal(folder / JOURNAL))
-    whole = expanded(url)
-    try:
-        return optuna.storages.get_storage(whole)
-    except Exception as error:  # SQLAlchemy's and its drivers' many types
-        rule, example = f"cannot be opened ({type(error).__name__})", "Example: sqlite:///study.db."
-        raise SpaceError("search.storage", rule, masked(url), example) from None
+        journal = Journal(folder / JOURNAL)
+        try:
+            return JournalStorage(journal)
+        except (
+            AssertionError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ):
+            # Optuna's own errors, of a line without a checksum
+            raise _damaged(folder / JOURNAL, journal.read) from None
+    from harness.search.database import open_database
+
+    return open_database(url, give_up)
 
 
 def repair_journal(path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.recipe import Recipe, parse_recipe
@@ -72,17 +73,26 @@ def to_optuna(hole: Hole, code: Any) -> Any:
     return hole.labels[code] if hole.kind == "choice" and not hole.ordered else code
 
 
+def _name(space: Space, storage: BaseStorage, folder: Path) -> str:
+    """What the folder's study is called, which stays when the folder is moved."""
+    if space.settings.storage is not None:
+        from harness.search.database import claim  # SQLAlchemy takes as long to import as Optuna
+
+        return claim(storage, folder, [o.direction for o in space.objectives])
+    held = storage.get_all_studies()
+    return held[0].study_name if held else folder.resolve().name
+
+
 class Study:
     """An Optuna study of a space, of which this process is the only writer."""
 
-    def __init__(self, space: Space, folder: Path):
+    def __init__(self, space: Space, folder: Path, give_up: Callable[[], bool] = lambda: False):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space = space
         self._holes = {h.internal: h for h in space.holes}
-        storage = open_storage(space.settings.storage, folder)
-        held = [] if space.settings.storage else storage.get_all_studies()
+        storage = open_storage(space.settings.storage, folder, give_up)
         self.optuna = optuna.create_study(
-            study_name=held[0].study_name if held else folder.resolve().name,  # the folder may have been moved
+            study_name=_name(space, storage, folder),
             storage=storage,
             load_if_exists=True,
             directions=[o.direction for o in space.objectives],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.records import write_bytes_durably
+from harness.checksums import sealed
+from harness.files import write_bytes_durably
+from harness.records import TOLD, TOLD_COLUMNS, read_told
 
-NAME = "told.csv"
-COLUMNS = ("number", "elapsed_s", "epochs")
+log = logging.getLogger(__name__)
 
 
 class Timeline:
@@ -20,17 +22,23 @@ class Timeline:
     """
 
     def __init__(self, folder: Path):
-        self._path, self._before, self._started = folder / NAME, 0.0, time.monotonic()
+        self._path, self._before, self._started = folder / TOLD, 0.0, time.monotonic()
 
     def open(self, told: Mapping[int, int]) -> None:
         """Make the file's lines those of the trials that were ``told``: number -> epochs trained."""
-        rows = {number: (elapsed, epochs) for number, elapsed, epochs in _whole(self._path) if number in told}
+        whole, damaged = read_told(self._path)
+        if damaged:
+            log.warning("%s: line %s damaged: made again from the records", self._path, ", ".join(map(str, damaged)))
+        rows = {number: (elapsed, epochs) for number, elapsed, epochs in whole if number in told}
         self._before = max((float(elapsed) for elapsed, _ in rows.values()), default=0.0)
         trained = max((int(epochs) for _, epochs in rows.values() if epochs), default=0)
         for number in sorted(told.keys() - rows.keys()):  # the disk had not taken their lines when the power went
             trained += told[number]
             rows[number] = (f"{self._before:.3f}", str(trained))
-        lines = [",".join(COLUMNS), *(f"{number},{elapsed},{epochs}" for number, (elapsed, epochs) in rows.items())]
+        lines = [
+            ",".join(TOLD_COLUMNS),
+            *(sealed(f"{number},{elapsed},{epochs}") for number, (elapsed, epochs) in rows.items()),
+        ]
         write_bytes_durably(self._path, ("\n".join(lines) + "\n").encode())
 
     def start(self) -> None:
@@ -41,19 +49,4 @@ class Timeline:
         """Trial ``number`` is about to be told, after ``epochs`` epochs of training in all trials together."""
         elapsed = self._before + time.monotonic() - self._started
         with self._path.open("a") as file:
-            file.write(f"{number},{elapsed:.3f},{epochs}\n")
-
-
-def _whole(path: Path) -> list[tuple[int, str, str]]:
-    """The lines that are whole: number, seconds, epochs (older studies have none)."""
-    if not path.exists():
-        return []
-    found: list[tuple[int, str, str]] = []
-    for line in path.read_text(errors="replace").split("\n")[:-1]:
-        cells = line.split(",")
-        try:
-            number, elapsed, epochs = int(cells[0]), float(cells[1]), cells[2] and int(cells[2])
-        except (ValueError, IndexError):
-            continue
-        found.append((number, f"{elapsed:.3f}", str(epochs)))
-    return found
+            file.write(sealed(f"{number},{elapsed:.3f},{epochs}") + "\n")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness.checksums import damage, read_whole
 from harness.errors import SpaceError
+from harness.files import FileMistake
 from harness.first import express, starting_points
 from harness.recipe import flatten
-from harness.records import read_json, read_record
+from harness.records import read_record
 from harness.search.samplers import choose
 from harness.search.study import NAMED, Study
 from harness.space import Space
@@ -51,9 +53,13 @@ def _spread(space: Space) -> list[dict[str, Any]]:
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
     """Parameters of at most ``MOST`` points, evenly spread along the front by size."""
-    numbers = read_json(folder / "study.json").get("front")
+    try:
+        numbers: Any = read_whole(folder / "study.json").get("front")
+    except (FileNotFoundError, FileMistake):
+        numbers = None
     if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
-        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder))
+        remedy = damage(folder / "study.json")
+        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder), remedy)
     records = [r for n in numbers if (r := read_record(folder / "trials" / f"{n:05d}", folder)) is not None]
     records.sort(key=lambda r: r.value("size_bytes") or 0.0)
     if len(records) > MOST:

@@ -31,6 +31,7 @@ Part = tuple[Tensor, Tensor]
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
 VALIDATION = 0.15  # share of the training samples, where the task does not say
+MOST_LABELS = 20  # of which each is counted in words
 _CHUNK = 1024  # samples converted to float64 at a time
 
 
@@ -62,6 +63,18 @@ class Data:
         """Equal for equal content (samples, their parts and order, normalisation) in any process."""
         return self._digest
 
+    def parts(self) -> dict[str, str]:
+        """What the data are made of, in words that differ where the content does."""
+        found = {"classes": f"{self.classes} {' '.join(self.class_names)}".strip()}
+        found["normalization"] = _short(hashlib.sha256(repr((self.mean, self.std)).encode()))
+        for name in ("train", "validation", "test"):
+            x, y = getattr(self, name)
+            labels = torch.bincount(y, minlength=self.classes).tolist()
+            counts = f"{labels} " if len(labels) <= MOST_LABELS else ""
+            found[f"{name} x"] = f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} {_hash(x)}"
+            found[f"{name} labels"] = f"{counts}{_hash(y)}"
+        return found
+
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
@@ -70,6 +83,14 @@ class Data:
                 digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
                 digest.update(values.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def _hash(values: Tensor) -> str:
+    return _short(hashlib.sha256(values.contiguous().numpy().data))
+
+
+def _short(digest: Any) -> str:
+    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def assemble(

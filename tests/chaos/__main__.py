@@ -12,12 +12,14 @@ from functools import partial
 
 from tests.chaos import Case
 from tests.chaos.disk import MODES
+from tests.chaos.flips import flips
 from tests.chaos.foreign import folders
 from tests.chaos.fuzz import inputs
 from tests.chaos.strikes import strikes
 
 ATTACKS: dict[str, Callable[[], Iterator[Case]]] = {
     **{mode: partial(strikes, mode) for mode in MODES},
+    "flips": flips,
     "folders": folders,
     "inputs": inputs,
 }

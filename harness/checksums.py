@@ -1,0 +1,71 @@
+"""Files that say by themselves whether they are whole. Floor 0.
+
+A JSON object ends with the key ``crc32``: the checksum of everything before it. A line of a CSV file ends with a
+cell of that kind. Files of older versions have none, and are read as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.files import JSON_BYTES, FileMistake, parse_object, read_bytes, write_bytes_durably
+
+_CHECKED = re.compile(rb'(?P<body>\{.*?),?\n "crc32": "(?P<crc>[0-9a-f]{8})"\n\}\n', re.DOTALL)
+
+
+def write_checked_json(path: Path, data: Mapping[str, Any], root: Path | None = None) -> None:
+    """Durably, with a last key ``crc32`` (``root``: see :func:`harness.files.write_bytes_durably`)."""
+    body = json.dumps(data, indent=1, allow_nan=False)[:-1].rstrip("\n").encode()
+    comma = "," if data else ""
+    write_bytes_durably(path, body + f'{comma}\n "crc32": "{zlib.crc32(body):08x}"\n}}\n'.encode(), root)
+
+
+def read_whole(path: Path, root: Path | None = None, limit: int = JSON_BYTES) -> dict[str, Any]:
+    """The object in a JSON file below ``root`` (default: its folder), without its checksum.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileMistake: it is damaged, or as :func:`harness.files.read_object`.
+    """
+    data = read_bytes(path, limit, root or path.parent)
+    found = _CHECKED.fullmatch(data)
+    if found is None and b'"crc32"' in data[-40:]:
+        raise FileMistake(path, "is damaged: its checksum cannot be read")
+    if found is not None:
+        if zlib.crc32(found["body"]) != int(found["crc"], 16):
+            raise FileMistake(path, "is damaged: it does not match its checksum")
+        data = found["body"] + b"}"
+    return parse_object(path, data)
+
+
+def damage(path: Path, root: Path | None = None) -> str:
+    """What is wrong with a JSON file, in words; empty where it is whole, or not there."""
+    try:
+        read_whole(path, root)
+    except FileNotFoundError:
+        return ""
+    except FileMistake as error:
+        return f"{path.name} {error.rule}"
+    return ""
+
+
+def sealed(line: str) -> str:
+    """A line of a CSV file with the checksum of its cells as its last one."""
+    return f"{line},{zlib.crc32(line.encode()):08x}"
+
+
+def unsealed(line: str) -> list[str]:
+    """The cells of such a line, without its checksum.
+
+    Raises:
+        ValueError: it does not match its checksum.
+    """
+    cells, _, found = line.rpartition(",")
+    if sealed(cells) != line:
+        raise ValueError(f"checksum {found!r}")
+    return cells.split(",")

@@ -1,0 +1,235 @@
+"""A study in a database that is locked, restarted or cut off for a while: every operation waits for it.
+
+An operation may fail although its commit went through, when only the answer was lost. So each is one that may be
+given twice: a new trial is looked for by a token before it is made again, a told one by its state and values.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, make_url
+
+from harness.errors import DiskError, HarnessError, SpaceError
+from harness.files import write_bytes_durably
+from harness.passwords import expanded, masked
+from harness.records import Direction
+
+log = logging.getLogger(__name__)
+LIMIT_S = 120.0  # a server may restart within it
+FIRST_S, MOST_S = 0.1, 5.0  # between two tries
+CONNECT_S = 10
+ID, OWNER, PLACE = "study.id", "harness:folder", "harness:place"
+TOKEN = "harness:token"
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # what pip calls it
+FULL = ("disk is full", "readonly database", "disk I/O error")  # SQLite's words
+BUSY = ("database is locked", "starting up", "shutting down", "already exists")  # ends by itself, also while opening
+
+
+class Database(RDBStorage):
+    """Optuna's database storage, for one writer. ``give_up`` is asked while it waits.
+
+    Raises:
+        HarnessError: from any operation, when the database has not answered for ``LIMIT_S`` seconds.
+        DiskError: its disk takes nothing.
+    """
+
+    def __init__(self, url: URL, give_up: Callable[[], bool] = lambda: False):
+        self._shown, self._give_up, self._opened, self._token = masked(str(url)), give_up, False, ""
+        options = {"pool_pre_ping": True, "connect_args": _timeouts(url)}
+        whole = url.render_as_string(hide_password=False)
+        self._patiently(lambda again: RDBStorage.__init__(self, whole, options))
+        self._opened = True
+
+    def _patiently(self, operation: Callable[[bool], Any]) -> Any:
+        """What ``operation`` gives; it is told whether a try before it has failed."""
+        started, pause, again = time.monotonic(), FIRST_S, False
+        while True:
+            try:
+                found = operation(again)
+            except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                reason = self._passing(error)
+                if reason is None:
+                    raise
+            else:
+                if again:
+                    log.warning("%s answers again", self._shown)
+                return found
+            waited = time.monotonic() - started
+            if waited > LIMIT_S or self._give_up():
+                raise HarnessError(
+                    f"{self._shown}: the database did not answer for {waited:.0f} s ({reason}). What finished is kept. "
+                    "When it is there again, give the same command again."
+                )
+            if not again:
+                log.warning("%s does not answer (%s): the search waits up to %.0f s", self._shown, reason, LIMIT_S)
+            again = True
+            self._sleep(pause)
+            pause = min(2 * pause, MOST_S)
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._give_up():
+            time.sleep(min(0.2, seconds))
+
+    def _passing(self, error: Exception) -> str | None:
+        """The driver's words where the error may pass by itself, else None."""
+        cause = error if isinstance(error, exc.SQLAlchemyError) else error.__cause__
+        said = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
+        if any(words in said for words in FULL):
+            raise DiskError(f"{self._shown}: {said}") from None
+        if any(words in said for words in BUSY):
+            return said
+        lost = isinstance(cause, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+        lost = lost or (isinstance(cause, exc.DBAPIError) and cause.connection_invalidated)
+        return said if lost and self._opened else None
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        template = copy.deepcopy(template_trial) or optuna.trial.create_trial(state=TrialState.RUNNING)
+        template.system_attrs = {**template.system_attrs, TOKEN: uuid.uuid4().hex}
+        make = super()._create_new_trial
+        return self._patiently(lambda again: make(study_id, template))
+
+    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
+        """The trial that a former try has made, else a new one (Optuna itself tries five times)."""
+        from optuna.storages._rdb.models import TrialModel, TrialSystemAttributeModel
+
+        token = template_trial.system_attrs[TOKEN] if template_trial is not None else ""
+        if token == self._token:
+            held = TrialSystemAttributeModel.key == TOKEN, TrialSystemAttributeModel.value_json == f'"{token}"'
+            made = session.query(TrialModel).join(TrialSystemAttributeModel).filter(*held).one_or_none()
+            if made is not None:
+                return made
+        self._token = token
+        return super()._get_prepared_new_trial(study_id, template_trial, session)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        tell, read = super().set_trial_state_values, super().get_trial
+
+        def told(again: bool) -> bool:
+            if again:
+                known = read(trial_id)
+                if known.state is state and (values is None or known.values == list(values)):
+                    return True
+            return tell(trial_id, state, values)
+
+        return self._patiently(told)
+
+
+def _repeatable(name: str) -> Callable[..., Any]:
+    method = getattr(RDBStorage, name)
+
+    def patient(self: Database, *args: Any, **named: Any) -> Any:
+        return self._patiently(lambda again: method(self, *args, **named))
+
+    return patient
+
+
+for _name in (
+    "create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
+    "get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs",
+    "get_all_studies", "_set_trial_param", "set_trial_user_attr", "set_trial_system_attr", "get_trial", "_get_trials",
+    "get_trial_id_from_study_id_trial_number",
+):  # fmt: skip
+    setattr(Database, _name, _repeatable(_name))
+
+
+def _timeouts(url: URL) -> dict[str, Any]:
+    """What the driver is told, so that a server which is gone without a word is noticed; the URL's own come first."""
+    known: dict[str, Any] = {}
+    if url.get_backend_name() in ("mysql", "mariadb", "postgresql"):
+        known["connect_timeout"] = CONNECT_S
+    if url.get_driver_name() in ("psycopg", "psycopg2"):
+        known |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+    return {name: value for name, value in known.items() if name not in url.query}
+
+
+def open_database(text: str, give_up: Callable[[], bool]) -> Database:
+    """The database at an Optuna URL.
+
+    Raises:
+        SpaceError: it cannot be opened; a missing driver is named.
+    """
+    try:
+        url = make_url(expanded(text))
+    except exc.ArgumentError:
+        raise _unopened("not an Optuna URL", "ArgumentError", "Example: sqlite:///study.db.") from None
+    try:
+        return Database(url, give_up)
+    except ImportError as error:
+        cause = error.__cause__ or error
+        module = str(getattr(cause, "name", None) or "").partition(".")[0]
+        remedy = f"Install it: pip install {DRIVERS.get(module, module)}."
+        raise _unopened(masked(text), f"its driver {module} is not installed", remedy) from None
+    except exc.NoSuchModuleError:
+        remedy = "Write postgresql://." if url.drivername == "postgres" else "Example: sqlite:///study.db."
+        raise _unopened(masked(text), f"there is no kind of database {url.drivername!r}", remedy) from None
+    except HarnessError:
+        raise
+    except exc.DBAPIError as error:
+        said = str(error.orig).strip().partition("\n")[0]
+        raise _unopened(masked(text), said, "Is the server there, with this database and user?") from None
+    except Exception as error:  # drivers raise many kinds
+        raise _unopened(masked(text), type(error).__name__, "Example: sqlite:///study.db.") from None
+
+
+def _unopened(shown: str, why: str, remedy: str) -> SpaceError:
+    return SpaceError("search.storage", f"cannot be opened ({why})", shown, remedy)
+
+
+def claim(storage: BaseStorage, folder: Path, directions: Sequence[Direction]) -> str:
+    """The name of the study in the database that belongs to ``folder``: one is made where there is none.
+
+    It is known by the folder's random id (``study.id``), so a folder that was moved keeps its study, and another
+    folder of the same name, or a copy, gets one of its own, named with its id.
+    """
+    own, here = _id_of(folder), str(folder.resolve())
+    studies = storage.get_all_studies()
+    mine = next((s for s in studies if s.user_attrs.get(OWNER) == own), None)
+    if mine is not None and _is_elsewhere(mine.user_attrs.get(PLACE, here), here, own):
+        own, mine = new_id(folder), None
+    if mine is None:
+        name = folder.resolve().name
+        same = next((s for s in studies if s.study_name == name), None)
+        older = same is not None and OWNER not in same.user_attrs and (folder / "trials").is_dir()
+        if same is not None and not older:
+            name = f"{name}-{own[:8]}"
+            log.warning("the database has a study of another folder called %r: this one is %r there", folder.name, name)
+        made = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, directions=directions)
+        made.set_user_attr(OWNER, own)
+    else:
+        made = optuna.load_study(study_name=mine.study_name, storage=storage)
+    if mine is None or mine.user_attrs.get(PLACE) != here:
+        made.set_user_attr(PLACE, here)
+    return made.study_name
+
+
+def _id_of(folder: Path) -> str:
+    path = folder / ID
+    return path.read_text(errors="replace").strip() if path.exists() else new_id(folder)
+
+
+def new_id(folder: Path) -> str:
+    """Another id for ``folder``: a database knows no study of it."""
+    made = uuid.uuid4().hex
+    write_bytes_durably(folder / ID, f"{made}\n".encode())
+    return made
+
+
+def _is_elsewhere(place: str, here: str, own: str) -> bool:
+    """Is the folder at ``place`` still there, so that this one is its copy?"""
+    other = Path(place, ID)
+    try:
+        return place != here and other.read_text(errors="replace").strip() == own
+    except OSError:
+        return False
