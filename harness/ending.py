@@ -18,7 +18,7 @@ from harness import __version__
 from harness.deploy import facts, machine, packed
 from harness.deploy.audit import audit
 from harness.deploy.export import Export, Templates, export
-from harness.errors import HarnessError, disk_error
+from harness.errors import HarnessError, disk_error, reason_of
 from harness.models.build import build_model
 from harness.recipe import Recipe
 from harness.records import (
@@ -67,16 +67,14 @@ def ship(trained: Trained, recipe: Recipe, path: Path) -> Export:
     return export(trained, templates(), path, data.input_shape, data.mean, data.std, unpruned, recipe.deploy, task)
 
 
-def failure(base: TrialRecord, error: Exception) -> TrialRecord:
-    """The record of a trial that ended in ``error``: the reason in one line, for unexpected errors
-    the end of the traceback among the diagnostics."""
-    if isinstance(error, HarnessError):
-        return base.model_copy(update={"reason": str(error)})
-    if isinstance(error, torch.OutOfMemoryError):
-        return base.model_copy(update={"reason": f"oom: {error}"})
+def failure(base: TrialRecord, error: BaseException) -> TrialRecord:
+    """The record of a trial that ended in ``error``: the reason of at most MAX_REASON characters, for unexpected
+    errors the end of the traceback among the diagnostics."""
+    record = base.model_copy(update={"reason": reason_of(error)})
+    if isinstance(error, HarnessError | torch.OutOfMemoryError):
+        return record
     trace = "".join(traceback.format_exception(error))[-4000:]
-    reason = f"{type(error).__name__}: {error}"
-    return base.model_copy(update={"reason": reason, "diagnostics": {**base.diagnostics, "traceback": trace}})
+    return record.model_copy(update={"diagnostics": {**base.diagnostics, "traceback": trace}})
 
 
 def ended(record: TrialRecord, folder: Path, seconds: float, device: str) -> dict[str, Any]:
@@ -169,7 +167,7 @@ def caught(base: TrialRecord, work: Callable[..., Any], *given: Any) -> Any:
     """What ``work(*given)`` gives, or the record of its failure."""
     try:
         return work(*given)
-    except Exception as error:  # the worker must answer, whatever a user's model does
+    except (Exception, SystemExit) as error:  # the worker must answer, whatever a user's model does
         if disk_error(error) is not None:
             raise  # no fault of the trial: the search ends, and a resumed one tries it again
         return failure(base, error)

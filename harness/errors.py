@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from enum import Enum
 from typing import Any
 
@@ -44,7 +45,7 @@ class SpaceError(HarnessError):
         if self.got is not SpaceError.UNSET:
             got = repr(self.got)
             text += f", but got {got if len(got) <= _SHOWN else got[:_SHOWN] + ' ...'}"
-        return f"{text}. {self.remedy}".rstrip() if self.remedy else f"{text}."
+        return cut(f"{text}. {self.remedy}".rstrip() if self.remedy else f"{text}.", MAX_MESSAGE)
 
 
 class DiskError(HarnessError):
@@ -65,3 +66,50 @@ def disk_error(error: object, denied: bool = False) -> DiskError | None:
 
 class TrialError(HarnessError):
     """A trial that cannot go on. It is recorded with its reason; the study goes on."""
+
+
+MAX_REASON = 2000  # characters of a reason, however long the text of the error is
+MAX_MESSAGE = 20_000  # of a message that may hold a list
+_DEVICE = re.compile(r"CUDA error|device-side assert|CUDNN_STATUS|CUBLAS_STATUS|AcceleratorError|CudaError")
+
+
+class DeviceError(HarnessError):
+    """A process whose GPU is in an error that stays. The process is never used again."""
+
+
+def cut(text: str, limit: int = MAX_REASON) -> str:
+    """``text``, or its beginning and its end where it is longer than ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2 - 20
+    return f"{text[:half]} [... {len(text)} characters ...] {text[-half:]}"
+
+
+def reason_of(error: BaseException) -> str:
+    """What a record says of ``error``: its text, cut to MAX_REASON; its type before it where it is not ours;
+    ``oom: `` or ``device: `` first where memory ran out or the GPU is in an error that stays."""
+    try:
+        text = str(error)
+    except Exception as broken:  # of a user's own exception
+        text = f"(its text cannot be had: {type(broken).__name__})"
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in names or isinstance(error, MemoryError):
+        return cut(f"oom: {text}")
+    text = cut(text if isinstance(error, HarnessError) else f"{type(error).__name__}: {text}")
+    return f"device: {text}" if is_device_error(error) else text
+
+
+def is_device_error(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it came from, is a CUDA error other than a full memory: by its type's name
+    (:class:`torch.AcceleratorError`) or its text."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if "OutOfMemoryError" not in names:
+            if isinstance(error, DeviceError) or "AcceleratorError" in names:
+                return True
+            if isinstance(error, RuntimeError | HarnessError) and _DEVICE.search(cut(str(error))):
+                return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -144,7 +144,7 @@ def load_target(target: str, path: str = "") -> Callable[..., Any]:
     module, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise SpaceError(
             path,
             f"cannot import {target!r} ({type(error).__name__}: {error})",

@@ -218,7 +218,7 @@ def prove_student(recipe: Recipe, device: str) -> dict[str, Any]:
             seen = parity(trained, path, data, recipe.deploy.runtime)
     except SpaceError:
         raise
-    except Exception as error:  # torch, its exporter and the runtimes raise many kinds
+    except (Exception, SystemExit) as error:  # torch, its exporter and the runtimes raise many kinds
         raise cannot("student.model", name, doing, error) from error
     _check_same(name, seen)
     return {"left_alone": kept_alone, "whole": _whole(trained)}

@@ -23,7 +23,7 @@ from harness.checksums import write_checked_json
 from harness.deploy import facts
 from harness.deploy.export import export
 from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
-from harness.errors import TrialError
+from harness.errors import TrialError, reason_of
 from harness.models.build import build_model
 from harness.proof import cannot, examine, measured, prove
 from harness.recipe import Recipe, Selected, parse_recipe
@@ -258,7 +258,7 @@ def _train(until: int, device: str) -> list[dict[str, Any]]:
     started, numbers = time.monotonic(), list(_OPENED)
     try:
         runs = advance([_OPENED[n].student for n in numbers], until)
-    except Exception as error:  # the worker must answer, whatever a user's model does
+    except (Exception, SystemExit) as error:  # the worker must answer, whatever a user's model does
         runs = [error] * len(numbers)
     seconds = (time.monotonic() - started) / max(len(numbers), 1)
     failed = []
@@ -300,6 +300,6 @@ def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict
     alone = recipe.model_copy(update={"distill": Selected(name="none")})  # no teacher changes a structure
     try:
         made = ship(finish(_begin(alone, {}, {}, device)), recipe, Path(folder) / UNTRAINED)
-    except Exception as error:
-        return {"reason": f"{type(error).__name__}: {error}"}
+    except (Exception, SystemExit) as error:
+        return {"reason": reason_of(error)}
     return {"structure": made.structure, "size_bytes": made.artifact.size_bytes, "path": UNTRAINED}

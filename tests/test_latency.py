@@ -16,7 +16,7 @@ from harness.deploy.latency import Lab, precise, related, verdict
 from harness.deploy.machine import environment
 from harness.deploy.runtimes import load
 from harness.deploy.timing import ASK_EVERY, MIN_BLOCKS, Target, drift, time_blocks
-from harness.errors import SpaceError, TrialError
+from harness.errors import MAX_REASON, SpaceError, TrialError
 from harness.records import Measurement
 from tests.fake_trial import tiny_model
 
@@ -174,3 +174,53 @@ def test_missing_file_and_environment(tmp_path):
         load("onnxruntime", tmp_path / "none.onnx")
     found = environment()
     assert found["cores"] >= 1 and len(found["host"]) == 12 and found["cpu_model"]
+
+
+RUNTIME = """
+import ctypes, os, subprocess, sys
+import numpy as np
+from harness.deploy.runtimes import Loaded
+
+def speaks():
+    print("a line of Python's", flush=True)
+    os.write(1, b"{not an answer}\\n")
+    ctypes.CDLL(None).puts(b"a line of C's")
+    ctypes.CDLL(None).fflush(None)
+    subprocess.run(["echo", "a line of a process'"], check=True)
+    return sys.stdin.read()
+
+def printing(path, threads):
+    speaks()
+    return Loaded((4,), lambda x: speaks() and None)
+
+def leaving(path, threads):
+    sys.exit(3)
+
+def interrupted(path, threads):
+    return Loaded((4,), ctrl_c)
+
+def ctrl_c(x):
+    raise KeyboardInterrupt
+
+def long(path, threads):
+    raise OSError("x" * 5_000_000)
+
+def dying(path, threads):
+    os._exit(1)
+"""
+
+
+def test_what_a_runtime_prints_reads_or_raises_stays_out_of_the_answers(model, own_module, monkeypatch):
+    name = own_module(RUNTIME)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ["PYTHONPATH"]]))
+    with Lab(timeout_s=30) as lab:
+        [found] = lab.measure([model], None, f"{name}:printing", budget_s=0.01)
+        assert found.values
+        child = lab._child.pid
+        for runtime, said in (("leaving", "SystemExit: 3"), ("interrupted", "KeyboardInterrupt"), ("long", "OSError")):
+            with pytest.raises(TrialError, match=said) as raised:
+                lab.measure([model], None, f"{name}:{runtime}", budget_s=0.01)
+            assert len(str(raised.value)) < MAX_REASON + 100
+        assert lab._child.pid == child, "none of them cost the process"
+        with pytest.raises(TrialError, match="died or gave no answer"):
+            lab.measure([model], None, f"{name}:dying", budget_s=0.01)

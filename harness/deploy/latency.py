@@ -3,8 +3,9 @@
 The child imports no torch (but for a torch runtime), is pinned to one core, warms every file up,
 then times short blocks of runs of all files in random order, the reference among them, so that a
 machine that slows down slows all of them. One lab at a time measures on a host.
-``python -m harness.deploy.latency`` is the child: one JSON request a line on standard input, one
-answer a line on standard output; it ends when its input is closed.
+``python -m harness.deploy.latency FD`` is the child: one JSON request a line from the socket ``FD``, one
+answer a line back; it ends when the socket is closed. What a runtime or a model prints, from C too, goes to
+standard error and never among the answers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import gc
 import json
 import os
-import select
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.deploy.timing import Quiet, Target, block_medians, drift, time_blocks
-from harness.errors import HarnessError, TrialError
+from harness.errors import TrialError, reason_of
 from harness.intervals import median_interval
 from harness.records import Measurement
 
@@ -73,7 +74,8 @@ class Lab:
 
     def __init__(self, core: int | None = None, timeout_s: float = 120.0):
         self._core, self._timeout_s = core, timeout_s
-        self._child: subprocess.Popen[str] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
 
     def __enter__(self) -> Lab:
         self._start()  # it imports its runtime while others prepare
@@ -83,17 +85,17 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """End the child (it ends by itself when its input is closed)."""
+        """End the child (it ends by itself when its channel is closed)."""
         if self._child is None:
             return
-        with contextlib.suppress(OSError):
-            self._child.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+        if self._channel is not None:
+            self._channel.close()
         try:
             self._child.wait(2)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        self._child = None
+        self._child = self._channel = None
 
     def measure(
         self,
@@ -175,31 +177,46 @@ class Lab:
 
     def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         for _ in range(2):  # a child that died is replaced once
-            child = self._start()
+            child, channel = self._start()
             try:
-                child.stdin.write(json.dumps(request) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
-                child.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
-                ready, _, _ = select.select([child.stdout], [], [], timeout_s)  # pyright: ignore[reportArgumentType]
-                line = child.stdout.readline() if ready else ""  # pyright: ignore[reportOptionalMemberAccess]
+                channel.settimeout(timeout_s)
+                channel.sendall(json.dumps(request).encode() + b"\n")
+                return json.loads(_line(channel, timeout_s))
             except OSError:
-                line = ""
-            if line:
-                return json.loads(line)
-            child.kill()
-            self.close()
+                child.kill()
+                self.close()
         raise TrialError(f"latency: the measuring process died or gave no answer within {timeout_s:g} s, twice")
 
-    def _start(self) -> subprocess.Popen[str]:
-        if self._child is None or self._child.poll() is not None:
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        if self._child is None or self._channel is None or self._child.poll() is not None:
+            self.close()
             core = [] if self._core is None else [str(self._core)]
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "harness.deploy.latency", *core],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )  # Ctrl-C is for the driver
-        return self._child
+            self._channel, theirs = socket.socketpair()
+            with theirs:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "harness.deploy.latency", str(theirs.fileno()), *core],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )  # Ctrl-C is for the driver
+        return self._child, self._channel
+
+
+def _line(channel: socket.socket, timeout_s: float) -> bytes:
+    """The next line from ``channel``.
+
+    Raises:
+        OSError: the other side ended, or the line was not whole within ``timeout_s``.
+    """
+    deadline, got = time.monotonic() + timeout_s, b""
+    while not got.endswith(b"\n"):
+        channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        more = channel.recv(2**20)
+        if not more:
+            raise ConnectionError
+        got += more
+    return got
 
 
 @contextlib.contextmanager
@@ -260,8 +277,8 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
                 warm_up_s=request["warm_up_s"],
                 enough=precise if request["until_precise"] else None,
             )
-    except (HarnessError, RuntimeError, ValueError) as error:
-        return {"error": str(error)}
+    except BaseException as error:  # SystemExit and KeyboardInterrupt of a user's runtime too: it must answer
+        return {"error": reason_of(error)}
     finally:
         gc.enable()
     return {
@@ -275,20 +292,22 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The child: pin to one core (the last allowed one, or the one given), answer until the input ends."""
+    """The child: pin to one core (the last allowed one, or the one given), answer until the channel ends."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)  # what a runtime starts must not keep it open
     core: int | None = None
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
-        core = int(sys.argv[1]) if len(sys.argv) > 1 else allowed[-1]
+        core = int(sys.argv[2]) if len(sys.argv) > 2 else allowed[-1]
     pinned = False
     with contextlib.suppress(ImportError):  # the usual runtime, before the first request needs it
         import onnxruntime  # noqa: F401
-    for line in sys.stdin:
+    for line in channel.makefile():
         request = json.loads(line)
         if core is not None and request["threads"] == 1 and not pinned:
             os.sched_setaffinity(0, {core})
             pinned = True
-        print(json.dumps(_answer(request, core if pinned else None)), flush=True)
+        channel.sendall(json.dumps(_answer(request, core if pinned else None)).encode() + b"\n")
 
 
 if __name__ == "__main__":

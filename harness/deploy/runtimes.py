@@ -104,7 +104,7 @@ def _loaded(function: Callable[..., Loaded], runtime: str, path: Path, threads: 
         raise
     except ImportError as error:
         raise SpaceError("deploy.runtime", f"{runtime!r} is not installed ({error})", runtime, _INSTALL) from None
-    except Exception as error:  # every runtime raises its own unrelated types
+    except (Exception, SystemExit) as error:  # every runtime raises its own unrelated types
         raise SpaceError(str(path), f"{runtime} cannot load the file ({type(error).__name__}: {error})") from None
 
 

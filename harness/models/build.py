@@ -45,7 +45,7 @@ def _construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: i
             module = function(input_shape, classes, **model.options)
     except HarnessError:
         raise
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         called = f"input_shape {input_shape} and {classes} classes"
         what = str(error) if family else f"raised {type(error).__name__} for {called}: {error}"
         raise SpaceError(path, f"{model.name!r} {what}") from error
@@ -59,7 +59,7 @@ def _check_output(module: nn.Module, name: str, input_shape: tuple[int, ...], cl
     module.eval()
     try:
         found = module(torch.zeros(2, *input_shape))
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise SpaceError(
             path,
             f"{name!r} cannot compute a batch of shape (2, {_listed(input_shape)}) ({type(error).__name__}: {error})",

@@ -203,7 +203,7 @@ def _loaded(selected: Selected) -> Data:
             found = function(**selected.options)
     except HarnessError:
         raise
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise SpaceError("task.name", f"{selected.name!r} raised {type(error).__name__}: {error}") from error
     data = found if isinstance(found, Data) else _from_mapping(selected.name, found)
     metric_names(data, selected.name)
@@ -220,7 +220,7 @@ def own_metrics(data: Data, logits: np.ndarray, labels: np.ndarray) -> dict[str,
         return {}
     try:
         found = data.metrics(logits, labels)
-    except Exception as error:  # the user's function may raise anything
+    except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise TrialError(f"metrics raised {type(error).__name__}: {error}") from error
     return metric_values(found)
 
