@@ -42,6 +42,7 @@ def opened(folder: Path, sampler: str) -> Run:
     space = load_space(ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}"])
     nobody: Any = None
     with Stop() as stop:
+        stop.drain()
         return driver._open(space, folder, Budget(None), nobody, nobody, Progress("scale", None, False), stop, 0.1)
 
 

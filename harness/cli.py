@@ -1,7 +1,7 @@
 """The command ``harness``: parse, call, print. Everything else is imported inside the verbs.
 
 Exit codes: 0 done, 1 it could not be done, 2 a mistake in the request (one message, no traceback),
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Verbs(TyperGroup):
             remedy = "Make room or give the right to write, then give the same command again."
             typer.echo(f"harness: {known}. {remedy}", err=True)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             typer.echo("harness: interrupted", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(getattr(error, "exit_code", 130)) from None
 
 
 app = typer.Typer(

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.records import read_record
-from harness.search.pool import RayPool, connect
+from harness.search.cluster import connect
+from harness.search.pool import RayPool
 from harness.space import Resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -145,6 +145,7 @@ def test_status_says_running_draining_and_not_ended(study, tmp_path):
     with run_lock(copied):
         assert status() == f"study: running (pid {os.getpid()} on {socket.gethostname()})"
         with Stop(lambda: mark_draining(copied)) as stop:
+            stop.drain()
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.asked  # as a search looks after every answer
             assert status().startswith(f"study: draining (pid {os.getpid()} ")

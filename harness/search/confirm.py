@@ -25,6 +25,7 @@ from harness.search.members import confirmed, likely
 from harness.search.preflight import teacher_trees
 from harness.search.resume import check_same_data
 from harness.search.run import Pool
+from harness.search.signals import Stop
 from harness.space import Space, load_space
 from harness.tasks.folders import check_cache
 
@@ -111,16 +112,18 @@ def _train(
     jobs = {n * 1000 + s: (n, s, place / f"{n:05d}" / str(s)) for n in chosen for s in range(seeds)}
     todo = [job for job, (_, _, path) in jobs.items() if not _done(path)]
     if todo:
-        pool = (make_pool or (lambda s: _pool(s, address)))(space)
-        try:
-            check_same_data(place.parent.parent, made_of(space, pool))
-            ready = pool.call("prepare", teacher_trees(space), str(place.resolve()))
-            pool.share(ready["logits"])
-            seed = SEEDS_FROM + repeat * 1_000_000
-            _work(pool, todo, jobs, lambda n, s: {**chosen[n], "seed": seed + n * 1000 + s}, say)
-            _score(pool, [path for job in todo if _trained(path := jobs[job][2])])
-        finally:
-            pool.close()
+        with Stop() as stop:  # a signal ends it: what is trained is kept
+            pool = (make_pool or (lambda s: _pool(s, address)))(space)
+            try:
+                stop.take_over()
+                check_same_data(place.parent.parent, made_of(space, pool))
+                ready = pool.call("prepare", teacher_trees(space), str(place.resolve()))
+                pool.share(ready["logits"])
+                seed = SEEDS_FROM + repeat * 1_000_000
+                _work(pool, todo, jobs, lambda n, s: {**chosen[n], "seed": seed + n * 1000 + s}, say)
+                _score(pool, [path for job in todo if _trained(path := jobs[job][2])])
+            finally:
+                pool.close()
     runs: dict[int, list[TrialRecord]] = {n: [] for n in chosen}
     for number, _, path in jobs.values():
         record = read_record(path)
@@ -133,7 +136,8 @@ def _train(
 
 
 def _pool(space: Space, address: str | None) -> Pool:
-    from harness.search.pool import RayPool, connect
+    from harness.search.cluster import connect
+    from harness.search.pool import RayPool
 
     slots = connect(space.settings.resources, address)
     return RayPool(slots, space.settings.resources, TRIAL_MODULE, space.settings.timeout_s)

@@ -8,7 +8,9 @@ killed, a finished trial is found again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shlex
 import shutil
 import sys
 import time
@@ -31,17 +33,18 @@ from harness.passwords import masked
 from harness.recipe import key_of
 from harness.records import read_record, remove_temporaries, write_bytes_durably
 from harness.search import finish, preflight, resume, sources, warm
+from harness.search.cluster import ClusterLost, connect
 from harness.search.dominated import Dominated
 from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
 from harness.search.moasha import Moasha
-from harness.search.pool import RayPool, connect
+from harness.search.pool import RayPool
 from harness.search.progress import Progress
 from harness.search.run import FAILURES_IN_A_ROW, PRICED, TIMED, Budget, Pool, Run, trial_folder
 from harness.search.rungs import Never, Rule
-from harness.search.signals import Stop
+from harness.search.signals import Interrupted, Stop
 from harness.search.study import Study
 from harness.search.telling import count, epochs_of, take
 from harness.search.timeline import Timeline
@@ -89,6 +92,8 @@ def search(
         warm_start: folder of an earlier study, whose front is tried first.
     Raises:
         SpaceError: nothing was run and nothing is left half-written.
+        ClusterLost: Ray has died; what finished is kept, and the same call goes on.
+        Interrupted: a signal came before the first trial.
         DiskError: the disk is full or read-only; what finished is kept, and the same call goes on.
     """
     folder, budget = Path(folder), Budget.of(space.settings, trials)
@@ -128,7 +133,16 @@ def search(
             space.source.place(error, error.path.split("."))
         if fresh and not (folder / "space.yaml").exists():
             shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, ClusterLost):
+            raise ClusterLost(
+                f"{folder}: the search ended: {error}. What finished is kept. Go on with: {_command()}"
+            ) from None
         raise
+
+
+def _command() -> str:
+    """What this process was called as, without passwords."""
+    return masked(shlex.join(["harness", *sys.argv[1:]]))
 
 
 def _ray_pool(space: Space, address: str | None, module: str) -> Pool:
@@ -149,34 +163,46 @@ def _search(
     make_pool: Callable[[], Pool],
 ) -> Outcome:
     started = time.monotonic()
-    with lab() as measuring, Progress(folder.name, budget.trials, progress) as shown, ExitStack() as opened:
+    with (
+        Stop(lambda: mark_draining(folder)) as stop,
+        lab() as measuring,
+        Progress(folder.name, budget.trials, progress) as shown,
+        ExitStack() as opened,
+    ):
         shown.say("preparing: data and networks")
         with space.source.at("", ()):
             say_loaded(examination.answer(), shown.say)
         shown.say("preparing: Ray, teacher, first export")
         pool = make_pool()
         opened.callback(pool.close)
+        stop.take_over()
         with space.source.at("", ()):
             say_proven(examination.answer(), shown.say)
             found = made_of(space, pool)
             resume.check_same_data(folder, found)
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
         pool.share(ready["logits"])
-        # until here Ctrl-C ends the search: nothing has begun that could be drained
-        with Stop(lambda: mark_draining(folder)) as stop:
-            write_checked_json(folder / resume.MADE_OF, found)
-            run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
-            if space.settings.stop != "none" and isinstance(run.rule, Never):
-                rule = f"search.stop: {space.settings.stop}"
-                shown.say(f"{rule} judges accuracy against costs only: nothing is stopped")
-            warm.queue_first(run.study, space, warm_start)
-            resume.settle(run.study, folder, space.settings.retries, lambda record: take(run, record))
-            work_through(run)
-            if not stop.now:
-                if run.finished:  # else the runtime itself may be what failed
-                    run.latencies.teacher(space, folder)
-                finish.score_front(sorted(run.ever), run.sweep, folder, pool)
-            return _close(run, started)
+        stop.drain()  # until here a signal ends the search: nothing has begun that could be drained
+        write_checked_json(folder / resume.MADE_OF, found)
+        run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
+        _work(run, warm_start)
+        return _close(run, started)
+
+
+def _work(run: Run, warm_start: Path | None) -> None:
+    space, study, folder = run.space, run.study, run.folder
+    if space.settings.stop != "none" and isinstance(run.rule, Never):
+        rule = f"search.stop: {space.settings.stop}"
+        run.progress.say(f"{rule} judges accuracy against costs only: nothing is stopped")
+    warm.queue_first(study, space, warm_start)
+    resume.settle(study, folder, space.settings.retries, lambda record: take(run, record))
+    work_through(run)
+    if run.stop.now:
+        return
+    with contextlib.suppress(Interrupted), run.stop.twice_ends():
+        if run.finished:  # else the runtime itself may be what failed
+            run.latencies.teacher(space, folder)
+        finish.score_front(sorted(run.ever), run.sweep, folder, run.pool)
 
 
 def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
@@ -296,7 +322,7 @@ def _close(run: Run, started: float) -> Outcome:
             "hypervolume": run.reference.hypervolume(run.front),
             "driver_peak_mib": peak_memory_mib(),
             "wall_s": round(time.monotonic() - started, 1),
-            "command": masked(" ".join(["harness", *sys.argv[1:]])),
+            "command": _command(),
         },
     )
     return Outcome(run.folder, status, run.finished, run.failed, front, run.stop.exit_code, run.stopped)

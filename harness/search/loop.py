@@ -30,8 +30,9 @@ def work_through(run: Run) -> None:
     """Keep every slot busy; stop for a barrier when enough new structures wait for the lab."""
     run.baselines = _baselines_left(run)
     run.timeline.start()
-    slots = run.pool.free
+    slots = 1
     while True:
+        slots = max(slots, run.pool.free + len(run.pool.running))
         structures = len({r.structure for r in (*run.waiting, *run.priced)})
         barrier = bool(structures) and (structures >= 2 * slots or _waited(run, slots))
         if not barrier:
@@ -40,7 +41,11 @@ def work_through(run: Run) -> None:
         if not run.pool.running:
             if structures:
                 measure(run)
+            elif _without_workers(run):
+                run.pool.wait(0.5)
             elif not run.held and (not run.ready or run.stop.asked):
+                break
+            if run.stop.now:
                 break
             continue
         for answer in run.pool.wait(0.5 if run.ahead or not run.wanted else 0.0):
@@ -53,6 +58,12 @@ def work_through(run: Run) -> None:
     started = {*(n for group in run.groups.values() for n in group), *(r.number for r in run.waiting)}
     for number in [n for n in run.open if n not in started]:
         run.study.put_back(number)
+
+
+def _without_workers(run: Run) -> bool:
+    """Is there work, and no worker that is there to do it?"""
+    work = run.ready or run.ahead or run.wanted
+    return bool(work) and not (run.pool.free or run.held or run.stop.asked)
 
 
 def _waited(run: Run, slots: int) -> bool:
@@ -202,9 +213,13 @@ def _collect(run: Run, answer: Finished) -> None:
     """
     if isinstance(answer.exception, DiskError):
         raise answer.exception
-    if answer.error:
+    _take_answer(run, answer)
+    if answer.error or answer.renewed:
         # the process may have died, and its students with it
         run.homes = {number: slot for number, slot in run.homes.items() if slot != answer.slot}
+
+
+def _take_answer(run: Run, answer: Finished) -> None:
     if answer.job in run.pricing:
         run.pricing.remove(answer.job)
         _take_price(run, answer)

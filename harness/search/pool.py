@@ -1,57 +1,45 @@
-"""Ray actors, one per slot, reused from trial to trial. Ray carries scalars, paths and logits only."""
+"""Ray actors, one per slot, reused from trial to trial. Ray carries scalars, paths and logits only.
+
+No call waits without a limit. A worker that died, or that must not be used again, is replaced by one that starts
+beside the others: its slot is not idle until the new process is there, which on a full cluster, or where a node
+was lost, takes until there is room. Nodes that join bring new slots.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
-import socket
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from harness.errors import HarnessError, SpaceError, disk_error
-from harness.space import Resources
+from harness.errors import DeviceError, HarnessError, disk_error, reason_of
+from harness.search.cluster import ClusterLost, Watch, leave, room
+from harness.search.worker import Worker
+from harness.settings import Resources
 
-OBJECT_STORE_BYTES = 300 * 2**20
-ON_DEVICE = ("prepare", "run", "start", "go_on", "untrained")
-ALIVE_S = 60.0  # a cluster must offer the resources within this time
+log = logging.getLogger(__name__)
+TRIALS = ("run", "start", "go_on")
 LOAD_S = 120.0  # what a worker may take for its imports, beside its first job's own time
-
-
-class Worker:
-    """What runs in an actor: it imports the torch side once and then serves trial after trial."""
-
-    def __init__(self, module: str, folder: str, device: str):
-        os.chdir(folder)  # the user's own modules are found from where the search was started
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        self._module, self._device = module, device
-
-    def call(self, name: str, *args: Any) -> Any:
-        """Call ``name`` of the trial module, with the device as last argument where it takes one."""
-        function = getattr(importlib.import_module(self._module), name)
-        return function(*args, *([self._device] if name in ON_DEVICE else []))
-
-    def load(self) -> None:
-        """Import the module before the first call needs it."""
-        importlib.import_module(self._module)
-
-    def pid(self) -> int:
-        return os.getpid()
+ANSWER_S = 30.0  # for an answer that is there already
+GROWTH_BYTES = 2**30  # of resident memory, over that after its first trial: then a worker is replaced
+LOOK_S = 10.0  # between two looks at the cluster's nodes
+WAITS_S = 20.0  # for how long a worker may start before it is said
+AGAIN_S = 600.0  # until it is said again
+LOST_S = 600.0  # for how long a cluster may have no node that fits a single worker
+STARTS = 3  # failed ones of a slot in a row
 
 
 @dataclass(frozen=True)
 class Finished:
     """The answer of one job from ``slot``: ``value``, or the ``error`` that took its place (``died``: the
-    worker did not survive, its record may be on the disk all the same)."""
+    worker did not survive, its record may be on the disk all the same). ``renewed``: the slot has a new worker."""
 
     job: int
     value: Any = None
@@ -59,116 +47,45 @@ class Finished:
     died: bool = False
     exception: Exception | None = None
     slot: int = 0
+    renewed: bool = False
 
 
 @dataclass(eq=False)
 class _Slot:
     actor: Any
-    pid: int
+    starting: Any  # until its process is there
+    asked: float = field(default_factory=time.monotonic)  # when its worker was
+    process: tuple[int, float] | None = None
     ref: Any = None
     job: int = -1
+    name: str = ""  # of what the job calls
     started: float = 0.0
     trials: int = 1
     held: bool = False  # its job goes on when its number is submitted again
     loading: Any = None  # until its imports have ended
-
-
-def connect(resources: Resources, address: str | None) -> int:
-    """Start a local Ray or join the cluster at ``address``; the number of slots it has for us.
-
-    A Ray that we start makes its access token by itself and demands it (token authentication has
-    been its default since 2.60; naming the mode here would keep it from making the token).
-
-    Raises:
-        SpaceError: the address is dead, or the resources asked for are not there.
-    """
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if address:
-        _probe(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        gpus = _local_gpus()
-        if resources.gpu and not gpus:
-            raise SpaceError(
-                "resources.gpu",
-                "a GPU is asked for, but this machine shows none",
-                resources.gpu,
-                "Remove `resources.gpu` to use CPU cores, or give --address of a cluster that has one.",
-            )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ray.init(
-            address="local",
-            num_cpus=max(cores, resources.cpu, (resources.slots or 1) * resources.cpu),
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
-    return _slots(resources)
-
-
-def _probe(address: str) -> None:
-    """A dead address makes Ray wait for minutes without a word."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=5):
-            return
-    except (OSError, ValueError) as error:
-        raise SpaceError(
-            "--address",
-            f"no Ray cluster answers there ({error})",
-            address,
-            "Give HOST:PORT as `ray start --head` printed it.",
-        ) from None
-
-
-def _local_gpus() -> int:
-    from harness.deploy.machine import gpus
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len(gpus()) if visible is None else len([d for d in visible.split(",") if d.strip()])
-
-
-def _slots(resources: Resources) -> int:
-    offered: dict[str, Any] = {}
-    deadline = time.monotonic() + ALIVE_S
-    while time.monotonic() < deadline:
-        offered = ray.cluster_resources()
-        fit = int(offered.get("CPU", 0) // resources.cpu)
-        if resources.gpu:
-            fit = min(fit, int(offered.get("GPU", 0) / resources.gpu + 1e-9))
-        if fit >= 1:
-            return min(fit, resources.slots or fit)
-        time.sleep(1)
-    raise SpaceError(
-        "resources",
-        f"the cluster never offered {resources.cpu} CPU and {resources.gpu:g} GPU for a slot",
-        {k: offered.get(k, 0) for k in ("CPU", "GPU")},
-        "Ask for less, or add nodes.",
-    )
+    first_bytes: int = 0  # resident after its first trial
+    failed_starts: int = 0
 
 
 class RayPool:
     """``slots`` workers. One job each; ``wait`` hands back what finished, died or ran too long."""
 
-    def __init__(self, slots: int, resources: Resources, module: str, timeout_s: float):
+    def __init__(
+        self, slots: int, resources: Resources, module: str, timeout_s: float, growth_bytes: int = GROWTH_BYTES
+    ):
         self._resources, self._module, self._timeout_s = resources, module, timeout_s
+        self._growth_bytes = growth_bytes
         self._logits: Any = None
+        self._watch = Watch()
+        self._looked = self._roomy = time.monotonic()
+        self._missing, self._said = 0, 0.0
         self._slots = [self._new() for _ in range(slots)]
-        for slot in self._slots:
-            self._ready(slot)
-
-    def _ready(self, slot: _Slot) -> None:
-        """Its process is there; what it imports, it imports while others work."""
-        slot.pid = ray.get(slot.actor.pid.remote())
-        slot.loading = slot.actor.load.remote()
 
     def _new(self) -> _Slot:
         device = "cuda" if self._resources.gpu else "cpu"
         threads = str(self._resources.cpu)
         env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        actor = (
+        actor: Any = (
             ray.remote(Worker)
             .options(
                 num_cpus=self._resources.cpu,
@@ -178,14 +95,15 @@ class RayPool:
             )
             .remote(self._module, os.getcwd(), device)
         )
-        return _Slot(actor, 0)
+        return _Slot(actor, actor.process.remote())
 
     @property
     def free(self) -> int:
         return sum(self.idle(i) for i in range(len(self._slots)))
 
     def idle(self, slot: int) -> bool:
-        return self._slots[slot].ref is None and not self._slots[slot].held
+        own = self._slots[slot]
+        return own.ref is None and not own.held and own.starting is None
 
     @property
     def running(self) -> list[int]:
@@ -206,6 +124,7 @@ class RayPool:
         extra = [self._logits] if logits else []
         own.started = own.started if held else time.monotonic()
         own.ref, own.job, own.trials, own.held = own.actor.call.remote(name, *args, *extra), job, trials, False
+        own.name = name
 
     def call(self, name: str, *args: Any) -> Any:
         """Run one job alone and return its value; its exception is raised here as it was.
@@ -213,6 +132,8 @@ class RayPool:
         Raises:
             HarnessError: also where the worker died.
         """
+        while not self.free:
+            self.wait(1.0)
         self.submit(-1, name, *args)
         while True:
             for done in self.wait(1.0):
@@ -223,15 +144,27 @@ class RayPool:
                 return done.value
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Jobs that finished within ``timeout_s``, all that have, as soon as one has; then those that ran too
-        long (an answer that is there counts, however late: the driver may have stood still)."""
+        """Jobs that finished within ``timeout_s``, all that have, as soon as one has or a worker has started;
+        then those that ran too long (an answer that is there counts, however late: the driver may have stood
+        still).
+
+        Raises:
+            ClusterLost: Ray is gone, or has had no room for a single worker for LOST_S.
+            HarnessError: workers do not start.
+        """
+        self._watch.check()
+        self._look_around()
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
-        if not busy:
-            return []
-        ray.wait(list(busy), num_returns=1, timeout=timeout_s)
-        ready, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
+        starting = [slot.starting for slot in self._slots if slot.starting is not None]
+        if busy or starting:
+            ray.wait([*busy, *starting], num_returns=1, timeout=timeout_s)
+        ready = ray.wait(list(busy), num_returns=len(busy), timeout=0)[0] if busy else []
         done = [self._collect(busy[ref]) for ref in ready]
-        return done + [self._expire(slot) for slot in self._slots if slot.ref is not None and self._late(slot)]
+        done += [self._expire(slot) for slot in self._slots if slot.ref is not None and self._late(slot)]
+        for slot in self._slots:
+            if slot.starting is not None:
+                self._arrive(slot)
+        return done
 
     def _late(self, slot: _Slot) -> bool:
         """Whether a job ran longer than it may; its time begins when its worker has its imports,
@@ -246,48 +179,119 @@ class RayPool:
         ref, job, at = slot.ref, slot.job, self._slots.index(slot)
         slot.ref = None
         try:
-            value = ray.get(ref)
+            value, resident_bytes = ray.get(ref, timeout=ANSWER_S)
             slot.held = isinstance(value, dict) and bool(value.get("held"))
-            return Finished(job, value, slot=at)
+            renewed = self._renew(slot, value, resident_bytes)
+            return Finished(job, value, slot=at, renewed=renewed)
         except RayTaskError as error:  # what the function raised, wrapped: the worker is well
             cause = getattr(error, "cause", None)
+            if spoiled := isinstance(cause, DeviceError):
+                self._replace(slot)
             known = cause if isinstance(cause, HarnessError) else disk_error(cause)
-            return Finished(job, error=str(cause or error).strip().splitlines()[-1], exception=known, slot=at)
+            text = reason_of(cause or error).strip().splitlines()[-1]
+            return Finished(job, error=text, exception=known, slot=at, renewed=spoiled)
         except RayError as error:  # of the actor, its process, its node or its answer: none of them is used again
             self._replace(slot)
             oom = "oom: " if isinstance(error, OutOfMemoryError) else ""
-            return Finished(job, error=f"{oom}the worker died ({type(error).__name__})", died=True, slot=at)
+            text = f"{oom}the worker died ({type(error).__name__})"
+            return Finished(job, error=text, died=True, slot=at, renewed=True)
+
+    def _renew(self, slot: _Slot, value: Any, resident_bytes: int) -> bool:
+        """Replace a worker between two trials whose GPU is in an error that stays, or whose memory has grown."""
+        reasons = [record.get("reason", "") for record in value.get("records", [])] if isinstance(value, dict) else []
+        spoiled = next((reason for reason in reasons if reason.startswith("device: ")), "")
+        if slot.name in TRIALS and not slot.held and not slot.first_bytes:
+            slot.first_bytes = resident_bytes
+        grown = resident_bytes - slot.first_bytes if slot.first_bytes else 0
+        if not spoiled and (slot.held or grown <= self._growth_bytes):
+            return False
+        why = spoiled or f"its memory grew by {grown / 2**20:.0f} MiB since its first trial"
+        log.warning("worker %d is replaced: %s", self._slots.index(slot), why)
+        self._replace(slot)
+        return True
 
     def _expire(self, slot: _Slot) -> Finished:
         job = slot.job
         self._replace(slot)
-        return Finished(
-            job,
-            error=f"timeout: no result after {self._timeout_s:g} s (search.timeout_s)",
-            slot=self._slots.index(slot),
-        )
+        text = f"timeout: no result after {self._timeout_s:g} s (search.timeout_s)"
+        return Finished(job, error=text, slot=self._slots.index(slot), renewed=True)
 
     def _replace(self, slot: _Slot) -> None:
-        """End a slot's process for certain and start a new one in its place."""
-        ray.kill(slot.actor)
-        _end_process(slot.pid)
-        fresh = self._new()
-        slot.actor, slot.ref, slot.held = fresh.actor, None, False
-        self._ready(slot)
+        """End a slot's process for certain and let a new one start in its place."""
+        with contextlib.suppress(RayError):
+            ray.kill(slot.actor)
+        _end_process(slot.process)
+        vars(slot).update(vars(self._new()))
+
+    def _arrive(self, slot: _Slot) -> None:
+        """Take a worker whose process is there; what it imports, it imports while others work."""
+        if not ray.wait([slot.starting], timeout=0)[0]:
+            return
+        try:
+            slot.process = ray.get(slot.starting, timeout=ANSWER_S)
+        except RayError as error:
+            self._start_again(slot, error)
+            return
+        slot.starting, slot.failed_starts = None, 0
+        slot.loading = slot.actor.load.remote()
+
+    def _start_again(self, slot: _Slot, error: RayError) -> None:
+        failed, others = slot.failed_starts + 1, [s for s in self._slots if s.starting is None]
+        said = reason_of(error).strip().splitlines()[-1]
+        log.warning("worker %d did not start: %s", self._slots.index(slot), said)
+        if failed >= STARTS and not others:
+            raise HarnessError(f"the workers do not start. The last one: {said}")
+        asked = slot.asked
+        self._replace(slot)
+        slot.failed_starts, slot.asked = failed, asked
+
+    def _look_around(self) -> None:
+        """Use nodes that have joined; say which workers wait for room; end where there has been none for long."""
+        now = time.monotonic()
+        self._say_missing(now)
+        if now - self._looked < LOOK_S:
+            return
+        self._looked, fit = now, room(self._resources)
+        if fit:
+            self._roomy = now
+        elif now - self._roomy > LOST_S:
+            needs = f"{self._resources.cpu} CPU and {self._resources.gpu:g} GPU"
+            raise ClusterLost(f"no node of the cluster has had {needs} for {LOST_S:g} s")
+        more = min(fit, self._resources.slots or fit) - len(self._slots)
+        if more > 0:
+            log.warning("the cluster has room for %d more workers", more)
+            self._slots += [self._new() for _ in range(more)]
+
+    def _say_missing(self, now: float) -> None:
+        waits = [slot for slot in self._slots if slot.starting is not None and now - slot.asked > WAITS_S]
+        if len(waits) == self._missing and (not waits or now - self._said < AGAIN_S):
+            return
+        self._missing, self._said = len(waits), now
+        if not waits:
+            log.warning("all %d workers are there", len(self._slots))
+            return
+        since = time.strftime("%H:%M:%S", time.localtime(time.time() - (now - min(slot.asked for slot in waits))))
+        free, whole = ray.available_resources(), ray.cluster_resources()
+        told = ", ".join(f"{free.get(k, 0):g} of {whole.get(k, 0):g} {k}" for k in ("CPU", "GPU") if whole.get(k))
+        log.warning(
+            "%d of %d workers wait since %s for the cluster's room: each needs %d CPU and %g GPU, free are %s",
+            *(len(waits), len(self._slots), since, self._resources.cpu, self._resources.gpu, told or "none"),
+        )
 
     def close(self) -> None:
         """Stop Ray (a local one ends with all of its processes)."""
-        with contextlib.suppress(RayError):
-            for slot in self._slots:
+        for slot in self._slots:
+            with contextlib.suppress(RayError):
                 ray.kill(slot.actor)
-        ray.shutdown()
+        leave()
 
 
-def _end_process(pid: int) -> None:
-    """A dead actor's process may live on and hold its GPU memory (ray#59872). Only where the pid
-    is one of this machine's Ray workers."""
+def _end_process(known: tuple[int, float] | None) -> None:
+    """A dead actor's process may live on and hold its GPU memory (ray#59872). Only where it is on this machine."""
+    if known is None:
+        return
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if "ray::" in " ".join(process.cmdline()):
+        process = psutil.Process(known[0])
+        if process.create_time() == known[1]:
             process.kill()
             process.wait(5)

@@ -12,6 +12,7 @@ from harness.records import CONTINUES, TrialRecord, read_record, write_record
 from harness.search import resume
 from harness.search.run import Run, trial_folder
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
+from harness.search.signals import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,11 @@ def measure(run: Run) -> None:
     waiting, run.waiting = run.waiting, []
     priced, run.priced = run.priced, []
     try:
-        run.latencies.measure([*waiting, *priced], run.folder / "trials")
+        with run.stop.twice_ends():
+            run.latencies.measure([*waiting, *priced], run.folder / "trials")
+    except Interrupted:
+        run.waiting, run.priced = waiting, priced
+        return
     except TrialError as error:
         log.warning("%s: measuring file by file", error)
         waiting = [r for r in waiting if _measured_alone(run, r, final=True)]

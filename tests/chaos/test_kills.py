@@ -124,12 +124,14 @@ def test_two_signals_in_one_long_call_are_two():
     """The interpreter sees no signal while a call outside of Python lasts."""
     sender = f"sleep 0.3; kill -INT {os.getpid()}; sleep 0.1; kill -TERM {os.getpid()}; kill -INT {os.getpid()}"
     with Stop() as stop:
+        stop.drain()
         assert not stop.asked and stop.exit_code == 0
         with subprocess.Popen(["sh", "-c", sender]) as sent:
             while sent.poll() is None:
                 sum(range(10_000_000))
         assert stop.asked and stop.now and stop.exit_code == 130
     with Stop() as another:
+        another.drain()
         os.kill(os.getpid(), signal.SIGTERM)
         assert another.asked and not another.now and another.exit_code == 143
     assert stop.now, "it still knows when it is over"
@@ -139,6 +141,7 @@ def test_two_signals_in_one_long_call_are_two():
 def test_one_signal_twice_in_one_long_call_is_two(number):
     sender = f"sleep 0.2; kill -{int(number)} {os.getpid()}; sleep 0.1; kill -{int(number)} {os.getpid()}"
     with Stop() as stop, subprocess.Popen(["sh", "-c", sender]):
+        stop.drain()
         sum(range(150_000_000))
     assert stop.now and stop.exit_code == 128 + number
 
