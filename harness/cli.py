@@ -86,7 +86,7 @@ def search(
     time: Annotated[str | None, typer.Option(help="90s, 30m, 8h: start no trial after that")] = None,
     epochs_total: Annotated[int | None, typer.Option(help="as --set search.epochs_total=N")] = None,
     stop: Annotated[str | None, typer.Option(help="early stopping: none, dominated, moasha")] = None,
-    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT")] = None,
+    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT or auto")] = None,
     storage: Annotated[str | None, typer.Option(help="as --set search.storage=URL (Optuna's)")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="replace a value of SPACE")

@@ -116,7 +116,7 @@ def confirm(
     seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 0.5,
     processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
     repeat: Annotated[int, typer.Option(help="1, 2, ...: confirm again on other seeds", min=0)] = 0,
-    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT")] = None,
+    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT or auto")] = None,
     trust: Trust = False,
 ) -> None:
     """Train STUDY's likely front on new seeds, time it side by side, and say who is surely on it."""

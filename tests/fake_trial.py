@@ -4,6 +4,7 @@ Accuracy and size follow from the recipe; ``HARNESS_FAKE`` names a folder where 
 leaves a line and every importing process a file ``imported-PID`` (after ``HARNESS_FAKE_IMPORT_S``
 seconds), and holds switches: a file ``die-N`` kills the worker of trial N once (after its record is
 written, or ``before`` when the file says so), ``hang-N`` keeps it from ending, ``fail-N`` fails it.
+``HARNESS_FAKE_PREPARE_S`` is how long preparing takes, which a file ``preparing`` announces.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def fingerprint(tree):
 def prepare(trees, folder, device="cpu"):
     if trees[0]["task"].get("split_seed") == 13:
         raise SpaceError("task.split_seed", "brings bad luck", 13)
+    if "HARNESS_FAKE_PREPARE_S" in os.environ:
+        Path(os.environ["HARNESS_FAKE"], "preparing").touch()
+        time.sleep(float(os.environ["HARNESS_FAKE_PREPARE_S"]))
     write_checked_json(
         Path(folder) / "teacher.json",
         {"model": "convnet", "accuracy": 0.99, "size_bytes": 9999, "path": "teacher/model.onnx"},

@@ -101,7 +101,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     found = FakeRay()
     monkeypatch.setattr(pools, "ray", found)
     monkeypatch.setattr(cluster, "ray", found)
-    monkeypatch.setattr(pools, "Watch", lambda: SimpleNamespace(check=lambda: None))
+    monkeypatch.setattr(pools, "Watch", lambda: SimpleNamespace(check=lambda: None, lost=False))
     return found
 
 

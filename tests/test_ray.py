@@ -9,14 +9,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from optuna.trial import TrialState
 
 from harness.records import read_record
 from harness.search.cluster import connect
 from harness.search.pool import RayPool
 from harness.space import Resources
+from tests.test_search import trials_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,11 +35,19 @@ search: {trials: %d, timeout_s: %g, retries: 1}
 resources: {slots: 2}
 """
 DRIVE = """
-import sys
+import logging, sys
+from harness.errors import HarnessError, SpaceError
 from harness.search.driver import search
 from harness.space import load_space
+logging.basicConfig(level=logging.WARNING, format="%(message)s")
 address = sys.argv[3] if len(sys.argv) > 3 else None
-ended = search(load_space(sys.argv[1]), sys.argv[2], address=address, progress=False, module="tests.fake_trial")
+try:
+    ended = search(load_space(sys.argv[1]), sys.argv[2], address=address, progress=False, module="tests.fake_trial")
+except HarnessError as error:
+    print(f"harness: {error}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, SpaceError) else 1)
+except KeyboardInterrupt as error:
+    sys.exit(error.exit_code)
 print(ended.status, ended.finished, ended.failed)
 sys.exit(ended.exit_code)
 """
@@ -49,8 +62,8 @@ class Study:
         (folder / "space.yaml").write_text(SPACE % (trials, timeout_s))
         self._space = folder / "space.yaml"
 
-    def start(self, *address: str, trial_s: float = 0.0, import_s: float = 0.0) -> subprocess.Popen[str]:
-        environment = {**os.environ, "HARNESS_FAKE": str(self.box), "HARNESS_FAKE_S": str(trial_s)}
+    def start(self, *address: str, trial_s: float = 0.0, import_s: float = 0.0, **more: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "HARNESS_FAKE": str(self.box), "HARNESS_FAKE_S": str(trial_s), **more}
         environment["HARNESS_FAKE_IMPORT_S"] = str(import_s)
         command = [sys.executable, "-c", DRIVE, str(self._space), str(self.folder), *address]
         pipe = subprocess.PIPE
@@ -72,10 +85,26 @@ class Study:
         return Counter(int(line) for line in path.read_text().split()) if path.exists() else Counter()
 
     def wait_for_records(self, count: int) -> None:
-        deadline = time.monotonic() + 120
-        while len(self.files()) < count:
-            assert time.monotonic() < deadline, "the search does not get on"
-            time.sleep(0.05)
+        wait_until(lambda: len(self.files()) >= count, "the search does not get on")
+
+    def left(self) -> list[str]:
+        """The command lines of processes that have this study's environment, by the system's own list."""
+        return [line for line in map(self._of_this_study, Path("/proc").glob("[0-9]*")) if line]
+
+    def _of_this_study(self, process: Path) -> str:
+        try:
+            if f"HARNESS_FAKE={self.box}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                return (process / "cmdline").read_text().replace("\0", " ")
+        except OSError:  # it has ended meanwhile, or is another user's
+            pass
+        return ""
+
+
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -126,6 +155,8 @@ def test_a_job_goes_to_the_slot_that_it_names() -> None:
     resources = Resources(slots=2)
     pool = RayPool(connect(resources, None), resources, "os", 100)
     try:
+        while pool.free < 2:
+            pool.wait(1)
         pids = []
         for job, slot in enumerate((1, 1, 0, 1, None)):
             pool.submit(job, "getpid", slot=slot)
@@ -148,6 +179,43 @@ def test_ctrl_c_drains_and_the_same_command_resumes(study: Study) -> None:
     assert set(study.started().values()) == {1}
     records = [read_record(study.folder / "trials" / f"{n:05d}") for n in study.files()]
     assert len({r.recipe["student"]["width"] for r in records if r and r.baseline}) == 3, "no baseline was dropped"
+
+
+def test_sigterm_while_preparing_ends_it_at_once_and_without_a_word_of_rays(study: Study) -> None:
+    driver = study.start(HARNESS_FAKE_PREPARE_S="600")
+    wait_until((study.box / "preparing").exists, "it never prepares")
+    driver.send_signal(signal.SIGTERM)
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, out, err) == (143, "", "")
+    wait_until(lambda: not study.left(), "a process is left", 10)
+
+
+def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(study: Study) -> None:
+    driver = study.start(trial_s=600)
+    wait_until(study.started, "no trial starts")
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    driver.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and out.startswith("interrupted"), err
+    wait_until(lambda: not study.left(), "a process is left", 10)
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_ray_that_dies_ends_the_search_in_one_line_and_the_next_one_goes_on(study: Study, name: str) -> None:
+    driver = study.start(trial_s=0.3)
+    study.wait_for_records(2)
+    [victim] = [p for p in psutil.Process(driver.pid).children() if p.name() == name]
+    victim.kill()
+    out, err = driver.communicate(timeout=60)
+    before = study.files()
+    assert driver.returncode == 1 and out == ""
+    [said] = err.splitlines()
+    assert "has died" in said and "Go on with: harness" in said, said
+    wait_until(lambda: not study.left(), "a process is left", 10)
+    assert study.run() == "complete 12 0"
+    assert before.items() <= study.files().items()
+    assert not [t for t in trials_of(study.folder) if t.state is TrialState.RUNNING]
 
 
 def test_a_running_cluster_is_joined_and_left_running(study: Study) -> None:

@@ -211,7 +211,7 @@ class Watch:
         host, _, port = context.gcs_address.rpartition(":")
         self._gcs = (host.strip("[]"), int(port))
         self._raylet = _raylet(context.get_node_id())
-        self._looked, self._silent = time.monotonic(), 0
+        self._looked, self._silent, self.lost = time.monotonic(), 0, False
 
     def check(self) -> None:
         """Look again, at most once in LOOK_S.
@@ -223,6 +223,7 @@ class Watch:
             return
         self._looked = time.monotonic()
         if self._raylet is not None and not _lives(self._raylet):
+            self.lost = True
             raise ClusterLost("Ray's process on this machine (raylet) has died")
         try:
             socket.create_connection(self._gcs, timeout=2).close()
@@ -230,6 +231,7 @@ class Watch:
         except OSError:
             self._silent += 1
         if self._silent >= GONE:
+            self.lost = True
             raise ClusterLost(f"Ray's control service (GCS) at {self._gcs[0]}:{self._gcs[1]} has died")
 
 

@@ -280,7 +280,7 @@ class RayPool:
 
     def close(self) -> None:
         """Stop Ray (a local one ends with all of its processes)."""
-        for slot in self._slots:
+        for slot in [] if self._watch.lost else self._slots:
             with contextlib.suppress(RayError):
                 ray.kill(slot.actor)
         leave()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.chaos import Case
+from tests.chaos import Case, deaths
 from tests.chaos.disk import MODES
 from tests.chaos.flips import flips
 from tests.chaos.foreign import folders
@@ -22,6 +22,9 @@ ATTACKS: dict[str, Callable[[], Iterator[Case]]] = {
     "flips": flips,
     "folders": folders,
     "inputs": inputs,
+    "signals": deaths.signals,
+    "parts": deaths.parts,
+    "standstill": deaths.standstill,
 }
 
 

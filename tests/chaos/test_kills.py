@@ -16,15 +16,18 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
+import torch
+from optuna.trial import TrialState
 
 from harness.ending import caught
+from harness.errors import MAX_REASON, SpaceError
 from harness.records import read_record
-from harness.search.signals import Stop
+from harness.search.signals import Interrupted, Stop
 from tests import fake_trial
 from tests.chaos import strikes
 from tests.chaos.disk import MODES
 from tests.oracle import SPACE, Snapshot, violations
-from tests.test_search import box, run, trials_of  # noqa: F401
+from tests.test_search import FakeLab, box, run, trials_of  # noqa: F401
 
 pytestmark = pytest.mark.slow
 STRIKES = {"kill": 12, "torn": 4, "full": 4, "readonly": 4, "stop": 4, "twice": 4}
@@ -97,6 +100,36 @@ def test_a_worker_whose_disk_is_full_fails_no_trial():
     assert caught(base, lambda: Path("/dev/null/x").read_bytes()).reason.startswith("NotADirectoryError")
 
 
+def _raises(error):
+    raise error
+
+
+def _from(cause):
+    error = SpaceError("student.model", "must train")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), "device: RuntimeError: CUDA error"),
+        (type("AcceleratorError", (RuntimeError,), {})("unspecified"), "device: AcceleratorError"),
+        (_from(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")), "device: student.model"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom: CUDA out of memory"),
+        (MemoryError("1 GiB"), "oom: 1 GiB"),
+        (ValueError("a CUDA error, says the user"), "ValueError"),
+        (SystemExit(3), "SystemExit: 3"),
+        (ValueError("x" * 5_000_000), "ValueError: xxx"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_a_trial_says_in_few_words_what_ended_it(error, reason):
+    """A process that has seen a CUDA error is not used again, so it is told from a full memory."""
+    record = caught(fake_trial.base_of({"seed": 0}, 0, {}, ""), _raises, error)
+    assert record.reason.startswith(reason) and len(record.reason) <= MAX_REASON + len("device: ")
+
+
 @pytest.mark.parametrize("damage", ["record.json", "model.onnx"])
 def test_a_damaged_trial_of_the_front_is_named_and_repeated(box, caplog, damage):  # noqa: F811
     first = run(box)
@@ -144,6 +177,48 @@ def test_one_signal_twice_in_one_long_call_is_two(number):
         stop.drain()
         sum(range(150_000_000))
     assert stop.now and stop.exit_code == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_until_it_drains_a_signal_ends_what_is_waited_for_and_the_next_one_disturbs_nothing(number):
+    with Stop() as stop:
+        with pytest.raises(Interrupted) as raised:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        assert raised.value.exit_code == 128 + number and stop.asked
+
+
+def test_the_second_signal_ends_what_cannot_be_asked_to_stop():
+    with Stop() as stop:
+        stop.drain()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted), stop.twice_ends():
+            assert stop.asked and not stop.now
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        assert stop.now
+
+
+class SlowLab(FakeLab):
+    """Is interrupted in its first measurement, which would take a minute."""
+
+    def measure(self, *given, **more):
+        if not self.timed:
+            self.timed.append("one")
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        return super().measure(*given, **more)
+
+
+def test_ctrl_c_twice_while_the_lab_measures_ends_at_once(box):  # noqa: F811
+    started = time.monotonic()
+    outcome = run(box, lab=SlowLab())
+    assert (outcome.status, outcome.exit_code) == ("interrupted", 130) and time.monotonic() - started < 30
+    assert run(box).finished == 14
+    assert not [t for t in trials_of(box / "study") if t.state is TrialState.RUNNING]
 
 
 def test_ctrl_c_while_preparing_ends_the_search(box, monkeypatch):  # noqa: F811
