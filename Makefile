@@ -26,7 +26,7 @@ search: $(READY) ## search SPACE (default: the digits) and write its report; ARG
 test: $(READY) ## all tests that need no GPU, a file of them per core
 	$(RUN) -m pytest -m "not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-chaos: $(READY) ## kill, tear and refuse a search at every file operation (most of an hour)
+chaos: $(READY) ## kill, tear and refuse a search at every file operation, and its processes (hours)
 	$(RUN) -m tests.chaos $(ARGS)
 
 report: $(READY) ## write the report of STUDY again (default: the study of SPACE)

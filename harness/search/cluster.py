@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import ray
 from ray.exceptions import AuthenticationError, RayError
+from ray.util.client import ray as client
 
 from harness.errors import HarnessError, SpaceError, cut
 from harness.search.signals import Interrupted
@@ -207,11 +208,13 @@ class Watch:
     driver's process without a word a minute after its GCS has died."""
 
     def __init__(self) -> None:
+        self._looked, self._silent, self.lost = time.monotonic(), 0, False
+        self._gcs, self._raylet = None, None
+        if client.is_connected():
+            return  # of ray://HOST:PORT this machine has no part
         context = ray.get_runtime_context()
         host, _, port = context.gcs_address.rpartition(":")
-        self._gcs = (host.strip("[]"), int(port))
-        self._raylet = _raylet(context.get_node_id())
-        self._looked, self._silent, self.lost = time.monotonic(), 0, False
+        self._gcs, self._raylet = (host.strip("[]"), int(port)), _raylet(context.get_node_id())
 
     def check(self) -> None:
         """Look again, at most once in LOOK_S.
@@ -219,7 +222,7 @@ class Watch:
         Raises:
             ClusterLost: it is gone.
         """
-        if time.monotonic() - self._looked < LOOK_S:
+        if self._gcs is None or time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
         if self._raylet is not None and not _lives(self._raylet):
