@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from harness.errors import HarnessError, disk_error
+from harness.errors import HarnessError, disk_error, reason_of
 
 STAGES = ("examine", "prove")  # functions of the trial module, in their order
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -104,7 +104,7 @@ def _sendable(error: BaseException) -> Exception:
     if (known := disk_error(error)) is not None:
         return known
     traceback.print_exception(error)
-    return HarnessError(f"looking at data and networks failed ({type(error).__name__}: {error})")
+    return HarnessError(f"looking at data and networks failed ({reason_of(error)})")
 
 
 if __name__ == "__main__":
