@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from tests.chaos import Case
 from tests.test_ray import Study, wait_until
+from tests.test_ray import said as lines
 from tests.test_search import trials_of
 
 Driver = subprocess.Popen[str]
@@ -74,7 +75,7 @@ def _killed(study: Study, name: str) -> list[str]:
     _, said = driver.communicate(timeout=120)
     if name == "ray::":
         return [] if driver.returncode == 0 else [f"exit code {driver.returncode}: {said[-300:]}"]
-    whole = driver.returncode == 1 and len(said.splitlines()) == 1 and "Go on with" in said
+    whole = driver.returncode == 1 and len(lines(said)) == 1 and "Go on with" in said
     return [] if whole else [f"exit code {driver.returncode}: {said[-300:]}"]
 
 
