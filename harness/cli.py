@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness.cli_measure import Trust, ask, verbs
-from harness.errors import HarnessError, SpaceError, disk_error
+from harness.errors import MAKE_ROOM, HarnessError, SpaceError, disk_error
 from harness.passwords import masked
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class Verbs(TyperGroup):
             known = disk_error(error, denied=True)
             if known is None:
                 raise
-            remedy = "Make room or give the right to write, then give the same command again."
-            typer.echo(f"harness: {known}. {remedy}", err=True)
+            typer.echo(f"harness: {known}. {MAKE_ROOM}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
             typer.echo("harness: interrupted", err=True)

@@ -54,6 +54,7 @@ class DiskError(HarnessError):
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 DENIED = (errno.EACCES, errno.EPERM)
+MAKE_ROOM = "Make room or give the right to write, then give the same command again."
 
 
 def disk_error(error: object, denied: bool = False) -> DiskError | None:

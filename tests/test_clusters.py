@@ -46,6 +46,7 @@ class Cluster:
             cwd=ROOT,
         )
         self.address = self._line()
+        assert self.address, "the head did not start"
 
     def tell(self, what: str) -> None:
         assert self.process.stdin is not None
@@ -67,7 +68,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize(
     ("token", "said"),
-    [({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}, "it refuses"), ({}, "demands its access token")],
+    [({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}, "it refuses the one"), ({}, "no token was found here")],
     ids=["wrong", "missing"],
 )
 def test_a_wrong_or_missing_token_is_one_message(
@@ -88,21 +89,21 @@ def test_nodes_die_and_join_and_a_second_search_waits_for_room(
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     studies: list[Study] = []
-    for name in ("first", "second"):
+    for name, trials in (("first", 60), ("second", 12)):
         (tmp_path / name).mkdir()
-        studies.append(Study(tmp_path / name, trials=12))
+        studies.append(Study(tmp_path / name, trials=trials))
     first, second = studies
     records: Callable[[], int] = lambda: len(first.files())  # noqa: E731
     cluster.tell("add")
     cluster.tell("add")
     driver = first.start(cluster.address)
     wait_until(lambda: records() >= 2, "the search does not get on")
-    waiting = second.start(cluster.address)
+    waiting = second.start(cluster.address, WAITS_S="1")
     cluster.tell("remove")
     before = records()
     wait_until(lambda: records() >= before + 2 or driver.poll() is not None, "the other node does not go on")
     cluster.tell("add")
     out, err = driver.communicate(timeout=300)
-    assert out.strip().endswith("complete 12 0"), err
+    assert out.strip().endswith("complete 60 0"), err
     out, err = waiting.communicate(timeout=300)
     assert out.strip().endswith("complete 12 0") and "wait since" in err, err

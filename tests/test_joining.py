@@ -83,6 +83,8 @@ def test_a_ray_that_does_not_start_is_tried_twice_and_is_one_message(
 def test_a_cluster_that_refuses_is_one_message(
     home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
+    if "invalid" in str(error):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 64)
     monkeypatch.setattr(cluster.ray, "init", _raises(error))
     with pytest.raises(SpaceError, match=said) as raised:
         cluster.connect(Resources(), "auto")

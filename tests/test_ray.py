@@ -35,10 +35,12 @@ search: {trials: %d, timeout_s: %g, retries: 1}
 resources: {slots: 2}
 """
 DRIVE = """
-import logging, sys
+import logging, os, sys
 from harness.errors import HarnessError, SpaceError
 from harness.search.driver import search
+from harness.search import pool
 from harness.space import load_space
+pool.WAITS_S = float(os.environ.get("WAITS_S", pool.WAITS_S))
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 address = sys.argv[3] if len(sys.argv) > 3 else None
 try:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from harness.baselines import NAMES
 from harness.checksums import damage
-from harness.errors import HarnessError, SpaceError, disk_error
+from harness.errors import MAKE_ROOM, DiskError, HarnessError, SpaceError, disk_error
 from harness.files import check_way
 from harness.pareto import LOGGED
 from harness.recipe import flatten
@@ -150,7 +150,9 @@ def reading(folder: Path | str) -> Iterator[None]:
     except HarnessError:
         raise
     except OSError as error:
-        raise disk_error(error, denied=True) or SpaceError("", f"cannot be read ({error})", file=str(folder)) from None
+        if (known := disk_error(error, denied=True)) is not None:
+            raise DiskError(f"{known}. {MAKE_ROOM}") from None
+        raise SpaceError("", f"cannot be read ({error})", file=str(folder)) from None
     except _WRONG as error:
         log.info("%s", folder, exc_info=True)
         told = printable(f"{type(error).__name__}: {error}")[:300]

@@ -8,9 +8,10 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.settings import Resources
 
 log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 300 * 2**20
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # in the environment
 ALIVE_S = 60.0  # a cluster must offer the resources within this time
 LEAVE_S = 8.0  # what Ray may take to end; then its processes are killed
 LOOK_S = 1.0  # between two looks whether Ray is there
@@ -105,20 +107,42 @@ def _join(address: str) -> None:
     if address != "auto":
         _probe(address)
         _use_token()
+    heard: list[str] = []
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except AuthenticationError as error:
-        raise SpaceError("--address", _refused(error), address, _TOKEN) from None
+        with _hearing(heard):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray raises plain ones
-        if "authentica" in str(error).lower():
+        if isinstance(error, AuthenticationError) or "authentica" in f"{error} {heard}".lower():
             raise SpaceError("--address", _refused(error), address, _TOKEN) from None
         rule = f"the Ray cluster there cannot be joined ({_first_line(error)})"
         raise SpaceError("--address", rule, address, "`ray status` on its head node says how it is.") from None
 
 
+@contextlib.contextmanager
+def _hearing(heard: list[str]) -> Iterator[None]:
+    """What Ray's C++ side writes to stderr is ``heard`` instead of shown: it says once a second that a token is wrong,
+    and Ray then says only that it could not connect."""
+    with tempfile.TemporaryFile() as file:
+        shown = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            file.seek(0)
+            heard.append(file.read().decode(errors="replace"))
+
+
 def _refused(error: Exception) -> str:
-    found = "no token was found here" if "no authentication token" in str(error).lower() else "it refuses the one given"
+    given = any(os.environ.get(name) for name in TOKENS) or _token_file().exists()
+    none = not given or "no authentication token" in str(error).lower()
+    found = "no token was found here" if none else "it refuses the one given"
     return f"the Ray cluster there demands its access token, and {found}"
+
+
+def _token_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"
 
 
 _TOKEN = (
@@ -134,13 +158,13 @@ def _first_line(error: Exception) -> str:
 def _keep_token_private(make: bool) -> None:
     """Ray writes its token file so that everybody can read it. Where there is one it is made private; where
     Ray would ``make`` one, it is there already, and was never readable by others."""
-    path = Path.home() / ".ray" / "auth_token"
+    path = _token_file()
     with contextlib.suppress(OSError):  # Ray says what it lacks
         if path.exists():
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
             return
-        given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        given = any(os.environ.get(name) for name in TOKENS)
         if make and not given and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

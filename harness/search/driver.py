@@ -27,7 +27,7 @@ from harness import trust
 from harness.checksums import write_checked_json
 from harness.deploy.latency import Lab
 from harness.deploy.machine import environment, peak_memory_mib
-from harness.errors import DiskError, HarnessError, SpaceError, disk_error
+from harness.errors import MAKE_ROOM, DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
 from harness.passwords import masked
 from harness.recipe import key_of
@@ -52,7 +52,7 @@ from harness.space import Space
 from harness.tasks.folders import check_cache, check_home
 
 log = logging.getLogger(__name__)
-LATENCY_TIE = 0.02  # how well a latency of the search repeats (results/benchmarks/confirmation.json: 1.2 %)
+LATENCY_TIE = 0.02  # how well a latency repeats (results/benchmarks/repeatability.json: 0.8 %), with room
 TRIAL_MODULE = "harness.trial"
 
 
@@ -125,8 +125,7 @@ def search(
         if known is None:
             raise
         raise DiskError(
-            f"{folder}: the search ended, since the disk takes nothing ({known}). What finished is kept. "
-            "Make room or give the right to write, then give the same command again."
+            f"{folder}: the search ended, since the disk takes nothing ({known}). What finished is kept. {MAKE_ROOM}"
         ) from None
     except HarnessError as error:
         if isinstance(error, SpaceError) and error.path.split(".")[0] in space.source.tree:
