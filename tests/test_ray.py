@@ -154,7 +154,7 @@ def test_workers_import_before_their_first_trial_and_on_their_own_time(tmp_path:
     assert driver.returncode == 0, said
     assert out.strip().endswith("complete 1 0"), "the imports counted as the trial's time"
     assert sum(study.started().values()) == 1
-    assert len(list(study.box.glob("imported-*"))) == 2
+    assert len(list(study.box.glob("imported-*"))) == 3, "two workers, and the process that looks at data and networks"
 
 
 def test_a_job_goes_to_the_slot_that_it_names() -> None:
@@ -214,9 +214,9 @@ def test_a_ray_that_dies_ends_the_search_in_one_line_and_the_next_one_goes_on(st
     study.wait_for_records(2)
     [victim] = [p for p in psutil.Process(driver.pid).children() if p.name() == name]
     victim.kill()
-    out, err = driver.communicate(timeout=60)
+    _, err = driver.communicate(timeout=60)  # Ray may print the raylet's last lines to stdout
     before = study.files()
-    assert driver.returncode == 1 and out == ""
+    assert driver.returncode == 1
     [line] = said(err)
     assert "has died" in line and "Go on with: harness" in line, line
     wait_until(lambda: not study.left(), "a process is left", 10)
