@@ -57,3 +57,109 @@ def recurrent(input_shape, classes, width=16, kind="LSTM"):
 
 def branching(input_shape, classes, width=16):
     return Branching(input_shape[1] * input_shape[2], classes, width)
+
+
+class Called(nn.Module):
+    """One convolution called twice, with ``norms`` behind its calls: two of them or one, or the first's only."""
+
+    def __init__(self, norms: str):
+        super().__init__()
+        self.norms = norms
+        self.first = nn.Conv2d(1, 4, 3, stride=2)
+        self.c = nn.Conv2d(4, 4, 3, padding=1)
+        self.b = nn.BatchNorm2d(4)
+        if norms == "two":
+            self.b2 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(36, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.b(self.c(torch.relu(self.first(x)))))
+        x = self.c(x)
+        x = torch.relu({"same": self.b, "two": getattr(self, "b2", None), "one": nn.Identity()}[self.norms](x))
+        return self.head(x.flatten(1))
+
+
+class TiedLayers(nn.Module):
+    """Two convolutions of one weight, each with its norm, where ``norm``."""
+
+    def __init__(self, norm: bool, bias: bool):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, stride=2)
+        self.b, self.c = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.c.weight = self.b.weight
+        if bias:
+            self.c.bias = self.b.bias
+        self.n1, self.n2 = (nn.BatchNorm2d(4) if norm else nn.Identity() for _ in range(2))
+        self.head = nn.Linear(36, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.n1(self.b(torch.relu(self.first(x)))))
+        return self.head(torch.relu(self.n2(self.c(x))).flatten(1))
+
+
+class TwoNames(nn.Module):
+    """One layer under two names; its second call reads what another layer reads too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.a = nn.Linear(64, 16), nn.Linear(16, 16)
+        self.again = self.a
+        self.other, self.head = nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(torch.relu(self.first(x.flatten(1)))))
+        return self.head(3 * torch.relu(self.again(x)) + torch.relu(self.other(x)))
+
+
+class Autoencoder(nn.Module):
+    """The weight of a layer, and that weight transposed: a classifier behind what it rebuilds."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.head = nn.Linear(64, 8), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        code = torch.relu(self.encode(x.flatten(1)))
+        return self.head(nn.functional.linear(code, self.encode.weight.t()))
+
+
+class Words(nn.Module):
+    """An embedding whose weight is the last layer's too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(10, 8), nn.Linear(8, 8), nn.Linear(8, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        codes = (x.flatten(1) > 0).long() + 3
+        return self.head(torch.relu(self.mix(self.embed(codes).mean(1))))
+
+
+class Parametrized(nn.Module):
+    """A layer whose weight is computed from other parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(64, 16))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.first(x.flatten(1))))
+
+
+def tied(input_shape, classes):
+    return TiedLayers(norm=True, bias=False)
+
+
+TIED = {
+    "called, one norm": lambda: Called("same"),
+    "called, two norms": lambda: Called("two"),
+    "called, a norm once": lambda: Called("one"),
+    "tied": lambda: TiedLayers(norm=False, bias=True),
+    "tied, two norms": lambda: TiedLayers(norm=True, bias=False),
+    "two names": TwoNames,
+    "transposed": Autoencoder,
+    "embedding": Words,
+    "parametrized": Parametrized,
+}

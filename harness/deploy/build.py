@@ -3,7 +3,9 @@ quantisation point."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,16 +15,19 @@ from torch import nn
 from harness.deploy.facts import is_large
 from harness.deploy.graph import IR_VERSION, OPSET, Template
 from harness.deploy.pack import Parts, Store
+from harness.train.points import owners
 from harness.train.rounding import Quantised
 
 BYTE = 255  # the largest integer of an activation
+Range = tuple[float, int, int]  # scale, zero point, largest integer
 
 
 @dataclass
 class _Layer:
     """One weighted layer on its way into the file. ``weight`` is int8 with ``scale`` (C_out,), or
-    float32 without; ``bias`` float32 or None."""
+    float32 without, of the layer at ``owner``; ``bias`` float32 or None."""
 
+    owner: str
     weight: np.ndarray
     bias: np.ndarray | None
     scale: np.ndarray | None = None
@@ -47,12 +52,13 @@ class _Build:
     quantised: Quantised | None
     groups: dict[str, int]
     paths: dict[str, str]  # node output -> layer path; folding renames outputs
+    readers: Counter[str]  # tensor -> how often it is read
     layers: dict[str, _Layer] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     parts: Parts = field(default_factory=Parts)
-    bytes_of: dict[str, str] = field(default_factory=dict)  # tensor -> its dequantised twin
+    bytes_of: dict[tuple[str, Range], str] = field(default_factory=dict)  # tensor, range -> its dequantised twin
     scale_of: dict[str, float] = field(default_factory=dict)
-    stored: set[str] = field(default_factory=set)  # weights that are in the store, a layer may be called twice
+    stored: dict[Any, str] = field(default_factory=dict)  # owner and values -> a weight in the store
     zeros_taken: dict[int, str] = field(default_factory=dict)  # width -> the layer of large integers that has the zeros
 
     def shared(self, name: str, values: np.ndarray) -> str:
@@ -106,10 +112,12 @@ def build_graph(
     tensors = {**dict(module.named_buffers()), **module.state_dict()}  # buffers that are not saved are computed with
     state = {k: v.detach().numpy() for k, v in tensors.items()}
     groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
-    build = _Build(template, state, quantised, groups, dict(template.paths))
+    readers = Counter(name for node in template.nodes for name in node.input)
+    build = _Build(template, state, quantised, groups, dict(template.paths), readers)
+    owned = owners(module)
     for path in template.paths.values():
-        if f"{path}.weight" in state:
-            build.layers[path] = _layer(path, state, quantised)
+        if path in owned:
+            build.layers[path] = _layer(path, owned[path], state, quantised)
     nodes = _fold_norms(build, [_copy(n) for n in template.nodes])
     store = Store(narrow, unfolds)
     for node in nodes:
@@ -123,36 +131,56 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     return new
 
 
-def _layer(path: str, state: dict[str, np.ndarray], quantised: Quantised | None) -> _Layer:
+def _layer(path: str, owner: str, state: dict[str, np.ndarray], quantised: Quantised | None) -> _Layer:
+    """The layer at ``path``, with the integers of its weight's owner."""
     bias = state.get(f"{path}.bias")
-    if quantised is None or path not in quantised.integers:
-        return _Layer(state[f"{path}.weight"], bias)
-    return _Layer(quantised.integers[path], bias, quantised.scales[path], quantised.bits[path])
+    if quantised is None or owner not in quantised.integers:
+        return _Layer(owner, state[f"{path}.weight"], bias)
+    return _Layer(owner, quantised.integers[owner], bias, quantised.scales[owner], quantised.bits[owner])
 
 
 def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Fold every BatchNormalization that is the only reader of a layer's output."""
-    readers: dict[str, int] = {}
+    """Fold every BatchNormalization that is the only reader of a layer's output; of a layer that is called more
+    than once only where one of equal values stands behind every call."""
+    while found := _foldable(build, nodes):
+        for path, pairs in found.items():
+            build.layers[path].fold(*_affine(build, pairs[0][1]))
+            for call, norm in pairs:
+                build.paths[norm.output[0]] = path
+                call.output[0] = norm.output[0]
+        folded = {id(norm) for pairs in found.values() for _, norm in pairs}
+        nodes = [node for node in nodes if id(node) not in folded]
+    return nodes
+
+
+def _foldable(build: _Build, nodes: list[onnx.NodeProto]) -> dict[str, list[tuple[onnx.NodeProto, onnx.NodeProto]]]:
+    """Path of a layer -> its calls, each with the norm behind it, where these can be folded."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    calls: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
         for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    producers = {node.output[0]: node for node in nodes}
-    kept = []
-    for node in nodes:
-        source = producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        path = build.paths.get(source.output[0], "") if source is not None else ""
-        foldable = source is not None and source.op_type in ("Conv", "Gemm")  # a MatMul's channels are its last axis
-        if source is None or not foldable or path not in build.layers or readers[node.input[0]] > 1:
-            kept.append(node)
+            readers.setdefault(name, []).append(node)
+        path = build.paths.get(node.output[0])
+        if path in build.layers:
+            calls.setdefault(path, []).append(node)
+    found = {}
+    for path, own in calls.items():
+        behind = [readers.get(call.output[0], []) for call in own]
+        product = any(call.op_type == "MatMul" for call in own)  # its channels are its last axis
+        if product or any([node.op_type for node in read] != ["BatchNormalization"] for read in behind):
             continue
-        gamma, beta, mean, variance = (build.state[name].astype(np.float64) for name in node.input[1:5])
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(variance + epsilon)
-        build.layers[path].fold(factor, beta - mean * factor)
-        build.paths[node.output[0]] = path
-        producers[node.output[0]] = source
-        source.output[0] = node.output[0]
-    return kept
+        affine = [_affine(build, norm) for [norm] in behind]
+        if all(np.array_equal(each, affine[0]) for each in affine):
+            found[path] = [(call, norm) for call, [norm] in zip(own, behind, strict=True)]
+    return found
+
+
+def _affine(build: _Build, norm: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and shift of every channel, (C,) each."""
+    gamma, beta, mean, variance = (build.state[name].astype(np.float64) for name in norm.input[1:5])
+    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+    factor = gamma / np.sqrt(variance + epsilon)
+    return factor, beta - mean * factor
 
 
 def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> None:
@@ -178,10 +206,12 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
             if attribute.name == "group":
                 attribute.i = build.groups[path]
     product = node.op_type == "MatMul"  # its weight has the output channels last, and its bias is a sum behind it
-    weight, bias = f"{path}.v" if product else f"{path}.w", None if product else layer.bias
-    if weight not in build.stored:
-        build.stored.add(weight)
-        store.add(weight, np.ascontiguousarray(layer.weight.T if product else layer.weight), layer.bits, sparse)
+    values, bias = np.ascontiguousarray(layer.weight.T if product else layer.weight), None if product else layer.bias
+    key = (layer.owner, values.shape, values.tobytes())
+    weight = build.stored.get(key)
+    if weight is None:
+        weight = build.stored[key] = f"{path}.v" if product else f"{path}.w"
+        store.add(weight, values, layer.bits, sparse)
     elif layer.scale is not None and is_large(layer.weight):
         weight = build.again(weight)
     del node.input[2:]
@@ -193,7 +223,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
     node.input[0] = _as_bytes(build, node.input[0], path)
     scale = build.shared(f"{path}.s", layer.scale.astype(np.float32))
     zeros = build.zeros(f"{weight}.zp", layer.weight, product)
-    node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.d", int(product))
+    node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.{path}.d", int(product))
     if bias is not None:
         step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]
         q = np.clip(np.rint(bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
@@ -202,11 +232,13 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
 
 
 def _as_bytes(build: _Build, tensor: str, point: str) -> str:
-    """The tensor after quantise and dequantise; shared by all its readers (their ranges are equal)."""
-    if tensor not in build.bytes_of:
-        if build.quantised is None:
-            raise ValueError("a float32 graph has no quantisation points")
-        scale, zero, top = build.quantised.activations[point]
+    """The tensor after quantise and dequantise; shared by all its readers of one range (a layer that is called
+    again may have another)."""
+    if build.quantised is None:
+        raise ValueError("a float32 graph has no quantisation points")
+    key = (tensor, build.quantised.activations[point])
+    if key not in build.bytes_of:
+        scale, zero, top = key[1]
         given = [
             build.shared(f"{point}.x", np.asarray(scale, np.float32)),
             build.shared(f"{point}.z", np.asarray(zero, np.uint8)),
@@ -215,13 +247,15 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
         if any(node.output[0] == f"{point}.d" for node in build.nodes):
             point = f"{point}.{len(build.bytes_of)}"  # another input of a layer that is called again
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
-        if flatten is not None:  # bytes before it too (the same bytes): the layer in front writes them
+        if (
+            flatten is not None and build.readers[tensor] == 1
+        ):  # bytes before it too (the same bytes): the layer in front writes them
             build.nodes.remove(flatten)
             flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
             build.nodes.append(flatten)
-        build.bytes_of[tensor] = _round_trip(build, tensor, given, point, most)
-        build.scale_of[build.bytes_of[tensor]] = scale
-    return build.bytes_of[tensor]
+        build.bytes_of[key] = _round_trip(build, tensor, given, point, most)
+        build.scale_of[build.bytes_of[key]] = scale
+    return build.bytes_of[key]
 
 
 def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:

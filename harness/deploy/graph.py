@@ -138,7 +138,7 @@ class _Reducer:
         for scope in reversed(_scopes(node)):
             path = scope.removeprefix("module").removeprefix(".")
             if scope.startswith("module") and path in self.modules and has_point(self.modules[path]):
-                return path
+                return next(first for first, m in self.modules.items() if m is self.modules[path])
         return None
 
     def rewrite(self, node: onnx.NodeProto) -> onnx.NodeProto:
@@ -198,7 +198,8 @@ def _reduce(model: onnx.ModelProto, module: nn.Module, input_shape: tuple[int, .
     known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     producers = {out: node for node in graph.node for out in node.output}
     own = _own_tensors(module)
-    reducer = _Reducer(dict(module.named_modules()), producers, known, own, _shapes(graph))
+    modules = dict(module.named_modules(remove_duplicate=False))
+    reducer = _Reducer(modules, producers, known, own, _shapes(graph))
     nodes = [reducer.rewrite(node) for node in graph.node]
     nodes = _alive(nodes, {o.name for o in graph.output})
     used = {name for node in nodes for name in node.input}

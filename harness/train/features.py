@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.errors import SpaceError
 from harness.train.forward import Tensors, Watch
-from harness.train.points import at_points, watched, weighted_layers
+from harness.train.points import at_points, owners, watched
 from harness.train.step import input_gradient
 
 AT_ONCE = 512
@@ -31,7 +31,7 @@ def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: s
     """
     found = {}
     if "embedding" in needs:
-        found["embedding"] = weighted_layers(module)[-1]
+        found["embedding"] = list(owners(module))[-1]
         if not isinstance(module.get_submodule(found["embedding"]), nn.Linear):
             raise SpaceError("distill.kind", f"'hint' needs a {where} whose last layer is linear")
     if "map" in needs:

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from harness.models.add import Add
 from harness.seeding import draws
 from harness.techniques import activations
-from harness.train.points import Ranges, has_point, quantised_activations, watched
+from harness.train.points import Ranges, has_point, quantised_activations, ties, watched
 
 Tensors = dict[str, Tensor]
 Watch = Mapping[str, str]  # name in what is seen -> path of a module, whose first input it is
@@ -43,14 +43,17 @@ ACTIVATIONS = (F.relu, torch.relu)
 
 def plain(module: nn.Module) -> Forward:
     """One student, by the module's own forward."""
+    tied = ties(module)
 
     def forward(
         params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool, watch: Watch = NOTHING
     ) -> tuple[Tensors, Tensors]:
         buffers = {name: b.clone() for name, b in buffers.items()}
+        given = {**params, **buffers}
+        given |= {name: given[first] for name, first in tied.items()}
         module.train(training)
-        with watched(module, watch) as seen, quantised_activations(module, ranges):
-            logits = functional_call(module, (params, buffers), (x,))
+        with watched(module, watch) as seen, quantised_activations(module, ranges):  # torch ties a module's two
+            logits = functional_call(module, given, (x,), tie_weights=False)  # names too, and loses its tensors then
         return {"logits": logits, **seen}, buffers
 
     return forward
@@ -132,6 +135,8 @@ def _read(module: nn.Module) -> list[_Call] | None:
 
 
 def _traced(module: nn.Module) -> list[_Call] | None:
+    if ties(module):
+        return None
     graphs: list[fx.Graph] = []
     try:
         drawn = draws(lambda: graphs.append(_Leaves().trace(module)))

@@ -28,15 +28,43 @@ _FORWARDS = (nn.Conv2d.forward, nn.Linear.forward)
 
 
 def is_weighted(module: nn.Module) -> bool:
-    """A convolution or linear layer that computes as torch's own does. ``nn.MultiheadAttention`` multiplies by its
-    output layer's weight without calling that layer, so nothing can be known of what arrives there."""
+    """A convolution or linear layer that computes as torch's own does, with a weight that is a parameter (and is not
+    computed from others). ``nn.MultiheadAttention`` multiplies by its output layer's weight without calling that
+    layer, so nothing can be known of what arrives there."""
     own = isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in _FORWARDS
-    return own and not isinstance(module, NonDynamicallyQuantizableLinear)
+    given = own and any(name == "weight" for name, _ in module.named_parameters(recurse=False))
+    return given and not isinstance(module, NonDynamicallyQuantizableLinear)
+
+
+def first_names(module: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of that tensor, by which training knows it; another
+    one where tensors are tied or a module has two names."""
+    first: dict[int, str] = {}
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def ties(module: nn.Module) -> dict[str, str]:
+    """Every further name of a tensor that several modules hold -> its first name."""
+    first, found = first_names(module), dict[str, str]()
+    for path, m in module.named_modules():
+        for own in (m.named_parameters, m.named_buffers):
+            names = [f"{path}.{name}".lstrip(".") for name, _ in own(recurse=False, remove_duplicate=False)]
+            found |= {name: first[name] for name in names if name != first[name]}
+    return found
+
+
+def owners(module: nn.Module) -> dict[str, str]:
+    """Path of every convolution and linear layer -> path of the module that its weight belongs to: its own, or,
+    where weights are tied, that of the first."""
+    first = first_names(module)
+    layers = [name for name, m in module.named_modules() if is_weighted(m)]
+    return {name: first[f"{name}.weight".lstrip(".")].rpartition(".")[0] for name in layers}
 
 
 def weighted_layers(module: nn.Module) -> list[str]:
-    """Paths of the layers whose weights are quantised and pruned."""
-    return [name for name, m in module.named_modules() if is_weighted(m)]
+    """Paths of the layers whose weights are quantised and pruned; of tied ones the first."""
+    return [name for name, owner in owners(module).items() if name == owner]
 
 
 def has_point(module: nn.Module) -> bool:
@@ -47,11 +75,11 @@ def has_point(module: nn.Module) -> bool:
 def left_alone(module: nn.Module) -> dict[str, str]:
     """Path -> type of what has weights but is neither quantised nor pruned: it is exported as it is. Vectors, of
     norms say, are not named."""
-    found: dict[str, str] = {}
+    found, layers = dict[str, str](), owners(module)
     for name, m in module.named_modules():
         whole = isinstance(m, nn.MultiheadAttention) or not list(m.children())
         own = [f"{name}.{p}".lstrip(".") for p, values in m.named_parameters(recurse=False) if values.dim() > 1]
-        if not own or is_weighted(m) or any(name.startswith(f"{path}.") for path in found):
+        if not own or layers.get(name) in layers or any(name.startswith(f"{path}.") for path in found):
             continue
         found |= {name: type(m).__name__} if whole else dict.fromkeys(own, "Parameter")
     return found

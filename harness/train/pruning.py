@@ -20,6 +20,7 @@ from harness.techniques.prune import CHANNEL_SCORES, PENALTIES, WEIGHT_SCORES, r
 from harness.train import methods
 from harness.train.evaluate import accuracy
 from harness.train.forward import Tensors, single
+from harness.train.points import first_names, owners
 from harness.train.rounding import CALIBRATION
 from harness.train.run import Run
 from harness.train.shrink import Channels, groups_of, shrink
@@ -60,7 +61,8 @@ def penalised(run: Run) -> Run:
     options = run.recipe.prune.options
     if options["regularise"] == "none":
         return run
-    norms = tuple(f"{name}.weight" for name, m in run.module.named_modules() if isinstance(m, NORMS))
+    norms = tuple(f"{n}.weight" for n, m in run.module.named_modules() if isinstance(m, NORMS) and m.affine)
+    norms = tuple(name for name in norms if name in run.plan.layout.shapes)  # of tied ones the first
     names = norms if options["on"] == "scales" else tuple(f"{layer}.weight" for layer in run.plan.layers)
     if not names:
         raise SpaceError("prune.on", "there is no batch norm whose scales could be regularised", "scales")
@@ -161,7 +163,8 @@ def _without(run: Run, keep: Callable[[Tensors, Tensors], Tensors]) -> Run:
     small, slices, kept = shrink(full, shape, lambda channels: masks[channels.path].nonzero().flatten())
     small.to(run.device).train()
     if PROJECTION in layout.shapes:
-        slices |= {PROJECTION: _kept_columns(layout.shapes[PROJECTION], slices[f"{run.plan.layers[-1]}.weight"])}
+        read = slices[f"{owners(full)[run.plan.watch['embedding']]}.weight"]
+        slices |= {PROJECTION: _kept_columns(layout.shapes[PROJECTION], read)}
     at_first = {path: run.kept.get(path, pair)[1] for path, pair in kept.items()}
     return replace(_cut(run, small, slices), kept={path: (pair[0], at_first[path]) for path, pair in kept.items()})
 
@@ -245,8 +248,8 @@ def network_of(run: Run) -> Tensors:
 
 def materialise(module: nn.Module, tensors: Tensors) -> nn.Module:
     """Load ``tensors``, parameters and buffers by name, into ``module`` and return it on the CPU."""
-    saved = module.state_dict().keys()
-    module.load_state_dict({name: t for name, t in tensors.items() if name in saved})
+    saved, first = module.state_dict().keys(), first_names(module)
+    module.load_state_dict({name: tensors[first[name]] for name in saved})
     for name, buffer in module.named_buffers():
         if name not in saved:  # one that is no part of the state_dict
             buffer.data = tensors[name].to(buffer.device)

@@ -18,7 +18,7 @@ from harness.recipe import Selected
 from harness.techniques import QUANTISERS
 from harness.train import methods
 from harness.train.forward import Tensors, plain
-from harness.train.points import Ranges, observed_ranges, weighted_layers
+from harness.train.points import Ranges, observed_ranges, owners
 from harness.train.run import Run
 from harness.train.step import LEARNED, Layout, effective_ranges, effective_weights, rounded_layer
 
@@ -126,7 +126,7 @@ def _calibrate(run: Run) -> tuple[Ranges, dict[str, str]]:
     each point the first of those that read the same tensor."""
     ranges: Ranges = {}
     top = torch.tensor(2.0 ** run.recipe.quant.options["activation_bits"] - 1, device=run.device)
-    unrounded = set(weighted_layers(run.module)) - set(run.plan.rounded)
+    unrounded = {layer for layer, owner in owners(run.module).items() if owner not in run.plan.rounded}
     with observed_ranges(run.module, ranges, top, unrounded) as first_reader:  # reads at the module's own inputs
         plain(run.module)(used_weights(run), run.state.buffers, {}, run.examples.x[:CALIBRATION], False)
     return ranges, first_reader

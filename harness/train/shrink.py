@@ -18,6 +18,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from harness.errors import TrialError
+from harness.train.points import is_weighted, ties
 
 Slices = dict[str, Tensor]  # state_dict key -> flat indices of what stays, shaped like the result
 Kept = dict[str, tuple[int, int]]  # layer path -> (channels kept, channels before)
@@ -69,7 +70,7 @@ def shrink(
     """Copy ``module`` without the channels that ``keep`` leaves out.
 
     A group stays whole where its removal would change what the rest computes: channels that recurrent or attention
-    layers read, that a layer norm averages over, or that are split into heads.
+    layers read, that a layer norm averages over, that are split into heads, or in layers of a tied tensor.
 
     Args:
         module: on the CPU; left as it is.
@@ -115,13 +116,21 @@ def _cuttable(module: nn.Module, sample: Tensor) -> tuple[dict[nn.Module, str], 
     """The paths of the modules of a copy, and its groups of channels that can be cut."""
     copied = copy.deepcopy(module).eval()
     graph = _graph(copied, sample)
-    groups = []
+    groups, whole = [], _kept_whole(copied)
     for group in [] if graph is None else _groups(graph):
         if not any(item.dep.handler in _IN for item in group):
             continue  # nothing consumes these channels: they are the network's outputs
-        if not any(isinstance(item.dep.target.module, _WHOLE) for item in group):
+        if not any(isinstance(m := item.dep.target.module, _WHOLE) or m in whole for item in group):
             groups.append(group)
     return {m: name for name, m in copied.named_modules()}, groups
+
+
+def _kept_whole(module: nn.Module) -> set[nn.Module]:
+    """The modules that torch-pruning may not cut: those that share a tensor, since it would part the two, and layers
+    that are left alone (a forward of their own, a weight that is computed)."""
+    tied = {name.rpartition(".")[0] for pair in ties(module).items() for name in pair}
+    alone = {m for m in module.modules() if isinstance(m, _WEIGHTED) and not is_weighted(m)}
+    return alone | {module.get_submodule(path) for path in tied}
 
 
 def _groups(graph: tp.DependencyGraph) -> Iterator[Any]:

@@ -1,0 +1,138 @@
+"""Layers that are called twice, and layers of one weight: trained, compressed, exported, and computed alike."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from harness import trial
+from harness.deploy.export import export
+from harness.deploy.graph import Templates
+from harness.recipe import parse_recipe
+from harness.registries import REGISTRIES
+from harness.tasks.digits import digits
+from harness.train.fit import Examples, Trained, fit
+from harness.train.predict import normalised
+from tests import own_networks
+
+HOW = {
+    "float": {},
+    "weight": {"quant": {"bits": 8}, "prune": {"kind": "weight", "ratio": 0.5}},
+    "channel": {"quant": {"bits": 7}, "prune": {"kind": "channel", "ratio": 0.5, "at": 0.5}},
+}
+
+
+STORED = {  # weights of integers, batch norms that are not folded
+    "called, one norm": (3, 0),
+    "called, two norms": (3, 2),
+    "called, a norm once": (3, 1),
+    "tied": (3, 0),
+    "tied, two norms": (3, 0),
+    "two names": (4, 0),
+    "transposed": (2, 0),
+    "embedding": (1, 0),
+    "parametrized": (1, 0),
+}
+CUT = {
+    **dict.fromkeys(["called, one norm", "called, two norms", "called, a norm once"], ("first", "c")),
+    "two names": ("first", "a", "other"),
+}
+ALONE = {
+    "embedding": ("embed", "head"),
+    "parametrized": ("first.parametrizations.weight.original0", "first.parametrizations.weight.original1"),
+}
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory):
+    return Templates(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits()
+
+
+def trained(module: nn.Module, data, **sections) -> Trained:
+    tree = {
+        "task": {"name": "digits"},
+        "student": {"model": "mlp"},  # the module is given below
+        "train": {"epochs": 2, "batch_size": 64, "lr": 0.02},
+        **sections,
+    }
+    x, y = normalised(data.train[0], data)[:256], data.train[1][:256]
+    return fit(parse_recipe(tree, REGISTRIES), module, Examples(x, y))
+
+
+def by_torch(made: Trained, x: torch.Tensor) -> np.ndarray:
+    """Logits by torch's own fake quantization at the inputs of the rounded layers."""
+    handles = []
+    for path, (scale, zero, top) in ({} if made.quantised is None else made.quantised.activations).items():
+
+        def rounded(_, inputs, scale=scale, zero=zero, top=top):
+            return (torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, 0, top),)
+
+        handles.append(made.module.get_submodule(path).register_forward_pre_hook(rounded))
+    with torch.no_grad():
+        logits = made.module(x).numpy()
+    for handle in handles:
+        handle.remove()
+    return logits
+
+
+def check_file(made: Trained, path, data) -> None:
+    """The file gives torch's logits; an edge of a step may fall to either side."""
+    x = data.validation[0][:100]
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact also where sums of bytes saturate
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    got, want = np.asarray(session.run(None, {"input": x.float().numpy()})[0]), by_torch(made, normalised(x, data))
+    off = np.abs(got - want).max(1) / np.abs(want).max()
+    assert (off <= (1e-4 if made.quantised is None else 4e-3)).mean() >= 0.97, np.sort(off)[-5:]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", sorted(own_networks.TIED))
+def test_the_file_computes_what_torch_does(name, how, data, templates, tmp_path):
+    torch.manual_seed(0)
+    made = trained(own_networks.TIED[name](), data, **HOW[how])
+    path = tmp_path / "m.onnx"
+    export(made, templates, path, data.input_shape, data.mean, data.std)
+    check_file(made, path, data)
+    layers, norms = STORED[name]
+    if how == "weight":
+        model = onnx.load(path)
+        assert sum(t.data_type == TensorProto.INT8 and len(t.dims) > 1 for t in model.graph.initializer) == layers
+        assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == norms
+    if how == "channel":
+        kept = made.diagnostics["channels_kept"]
+        assert {layer for layer, (now, before) in kept.items() if now < before} == set(CUT.get(name, ()))
+    assert set(made.diagnostics["left_alone"]) == set(ALONE.get(name, ()))
+
+
+def test_a_trial_of_tied_layers(tmp_path):
+    tree = {
+        "task": {"name": "digits"},
+        "student": {"model": "tests.own_networks:tied"},
+        "train": {"epochs": 3, "lr": 0.1},
+        "prune": {"kind": "weight", "ratio": 0.5},
+        "quant": {"bits": 8},
+    }
+    record = trial.run(tree, 0, {}, "", str(tmp_path))
+    assert record["status"] == "ok", record["reason"]
+    assert record["diagnostics"]["pruned"] == pytest.approx(0.5, abs=0.01)  # of the 540 weights that there are
+    layers = record["diagnostics"]["audit"]["layers"]
+    assert len(layers) == 4 and record["measurements"]["accuracy"]["values"][0] > 0.3
+    assert record["diagnostics"]["parity"]["disagreements"] <= 2
+
+
+def test_batch_norms_of_one_scale_are_pulled_once(data):
+    regularise = {"regularise": "l1", "on": "scales", "strength": 0.01}
+    prune = {"kind": "channel", "ratio": 0.5, "at": 0.5, **regularise}
+    module = own_networks.Called("two")
+    module.b2.weight = module.b.weight
+    made = trained(module, data, prune=prune)
+    assert made.module.b2.weight is made.module.b.weight
