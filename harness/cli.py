@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -253,8 +254,10 @@ def train(
     promise = read_source(recipe).tree.get("promise")
     folder = _new_folder(out or recipe.with_name(f"{recipe.stem}-trained"))
     from harness.production import train as run
+    from harness.search.examination import say_loaded
 
-    made = run(loaded, folder, epochs=epochs, seed=seed, promise=promise)
+    told = partial(say_loaded, say=typer.echo)
+    made = run(loaded, folder, epochs=epochs, seed=seed, promise=promise, on_loaded=told)
     own = "".join(f", {name} {value:.4f}" for name, value in made.test.items() if name not in ("accuracy", "n"))
     typer.echo(f"{made.folder}: test accuracy {made.test['accuracy']:.4f}{own} (n = {int(made.test['n'])})")
     rows = [[c.name, _number(c.promised), _number(c.outcome), _KEPT[c.kept], c.note] for c in made.checks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from harness.deploy.card import usage
 from harness.deploy.latency import Lab
 from harness.errors import TrialError
 from harness.recipe import Recipe
-from harness.records import TrialRecord, write_bytes_durably, write_record
+from harness.records import Measurement, TrialRecord, write_bytes_durably, write_record
 from harness.tasks.folders import check_cache
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def train(
     seed: int | None = None,
     promise: dict[str, Any] | None = None,
     device: str = "cpu",
+    on_loaded: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Produced:
     """Train ``recipe`` and write ``out/{model.onnx (or .hpk), recipe.yaml, record.json, model_card.md}``.
 
@@ -56,6 +57,8 @@ def train(
         promise: what the search measured (a best/*.yaml carries it): ``accuracy``,
             ``accuracy_n``, ``size_bytes``, ``latency_ms``, ``latency_interval_ms``, metrics of the
             task and the ``directions`` of those that were objectives.
+        on_loaded: called before the training with what :func:`harness.proof.loaded` says of the networks that
+            the recipe reads from files (default: those that are weak are logged).
     Raises:
         TrialError: the training failed; the folder then holds the record with the reason.
     """
@@ -66,9 +69,7 @@ def train(
     folder = Path(out)
     changed = {} if epochs is None else {"train": recipe.train.model_copy(update={"epochs": epochs})}
     recipe = recipe.model_copy(update={**changed, **({} if seed is None else {"seed": seed})})
-    for network in loaded(recipe, allow_weak=True):
-        level = logging.WARNING if network["weak"] else logging.INFO
-        log.log(level, "%(where)s %(file)s: accuracy %(accuracy).4f on validation (chance %(chance).4f)", network)
+    (on_loaded or _log_weak)(loaded(recipe, allow_weak=True))
     record = TrialRecord.model_validate(trial.run(recipe.to_tree(), 0, {}, "", str(folder), None, device))
     if record.status != "ok":
         raise TrialError(f"training failed: {record.reason}")
@@ -87,6 +88,12 @@ def train(
     checks = compare(record, promise or {}, trial.metric_spread(str(folder)))
     write_bytes_durably(folder / "model_card.md", model_card(record, folder, test, checks).encode())
     return Produced(folder, record, test, checks)
+
+
+def _log_weak(networks: list[dict[str, Any]]) -> None:
+    for network in networks:
+        if network["weak"]:
+            log.warning("%(where)s %(file)s: accuracy %(accuracy).4f on validation (chance %(chance).4f)", network)
 
 
 def compare(record: TrialRecord, promise: dict[str, Any], spread: Mapping[str, float] | None = None) -> list[Check]:
@@ -146,6 +153,19 @@ def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
     )
 
 
+def _conditions(latency: Measurement) -> str:
+    """How a latency was measured, in words."""
+    told = latency.conditions
+    batch = f"batch of {told['batch_size']}, {told['threads']} thread{'s' if told['threads'] > 1 else ''}"
+    options = [f"{name} = {value}" for name, value in told["options"].items()]
+    unstable = f"; {told['verdict']}" if told["verdict"] != "ok" else ""
+    return (
+        ", ".join([told["runtime"], *options, batch, f"loaded in {told['load_ms']:.1f} ms"])
+        + unstable
+        + "".join(f"; {complaint}" for complaint in told["complaints"])
+    )
+
+
 def model_card(record: TrialRecord, folder: Path, test: dict[str, float], checks: list[Check]) -> str:
     """Markdown: what the file is, how to use it, what was measured, under which conditions."""
     latency, env = record.measurements["latency_ms"], record.environment
@@ -167,7 +187,7 @@ def model_card(record: TrialRecord, folder: Path, test: dict[str, float], checks
         f"- test accuracy: {test['accuracy']:.4f} (n = {int(test['n'])}), read from the file by {runtime}",
         *(f"- test {name}: {value:.4f}" for name, value in test.items() if name not in ("accuracy", "n")),
         f"- size: {record.artifact.size_bytes if record.artifact else 0:,} bytes on the disk",
-        f"- latency: {latency.median:.4f} ms (95 % interval {low:.4f} to {high:.4f}), {latency.conditions}",
+        f"- latency: {latency.median:.4f} ms (95 % interval {low:.4f} to {high:.4f}), {_conditions(latency)}",
         f"- machine: {env.get('cpu_model', 'unknown')}; harness {env.get('harness')}, torch {env.get('torch')}",
         "",
         "| quantity | promised | outcome | kept | rule |",

@@ -45,10 +45,13 @@ MAX_DISAGREEING = 0.02
 
 @dataclass(frozen=True)
 class Skill:
-    """What a network scores on the validation part; ``accuracy`` and ``chance`` are shares of its ``n`` samples."""
+    """What a network scores on the validation part: ``accuracy`` and ``chance`` are shares of its ``n`` samples,
+    ``recall`` and ``even`` (1/C) means over the classes."""
 
     accuracy: float
     chance: float
+    recall: float
+    even: float
     skill: float
     n: int
 
@@ -64,7 +67,7 @@ def skill_of(logits: np.ndarray, labels: np.ndarray, classes: int) -> Skill:
     recall = float(np.mean([right[labels == c].mean() for c in range(classes) if (labels == c).any()]))
     accuracy, even = float(right.mean()), 1 / classes
     ways = [(recall - even) / (1 - even), *([(accuracy - chance) / (1 - chance)] if chance < 1 else [])]
-    return Skill(accuracy, chance, max(ways), len(labels))
+    return Skill(accuracy, chance, recall, even, max(ways), len(labels))
 
 
 def measured(module: nn.Module, data: Data) -> Skill:
@@ -143,17 +146,18 @@ def loaded(recipe: Recipe, allow_weak: bool) -> list[dict[str, Any]]:
 
 
 def _refusal(path: str, file: str, module: nn.Module, data: Data, seen: Skill) -> SpaceError:
-    least = seen.chance + LEAST_SKILL * (1 - seen.chance)
+    least, least_recall = (chance + LEAST_SKILL * (1 - chance) for chance in (seen.chance, seen.even))
     rule = (
-        f"the network in {file} must classify more than {least:.1%} of the {seen.n} validation samples "
-        f"(half way from chance, {seen.chance:.1%}, to all)"
+        f"the network in {file} must classify at least {least:.1%} of the {seen.n} validation samples, or "
+        f"{least_recall:.1%} as the mean over the classes (half way from chance, {seen.chance:.1%} or {seen.even:.1%}, "
+        "to all)"
     )
     remedy = (
         "Probably it was trained on samples normalized otherwise: here they have the training part's mean "
         f"{_short(data.mean)} and deviation {_short(data.std)} taken out. {_otherwise(module, data)} Where the "
         "accuracy is right, go on with `search.allow_weak: true`."
     )
-    return SpaceError(path, rule, f"{seen.accuracy:.1%}", remedy)
+    return SpaceError(path, rule, f"{seen.accuracy:.1%} and {seen.recall:.1%}", remedy)
 
 
 def _short(values: tuple[float, ...]) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 import harness
 from harness import trial
@@ -54,6 +57,18 @@ def run_card(folder: Path, x: np.ndarray, alone: bool) -> np.ndarray:
     return np.load(folder / "logits.npy")
 
 
+def test_the_longest_entries_without_class_names_take_under_100_bytes() -> None:
+    values = numpy_helper.from_array(np.full((2, 2), -127, np.int8), "w")
+    shift = helper.make_node("BitShift", ["a", "b"], ["c"], direction="LEFT")
+    model = helper.make_model(helper.make_graph([shift], "g", [], [], [values]))
+    before = model.ByteSize()
+    data = SimpleNamespace(train=(torch.tensor([-1.2345e-30, 0, 1.2345e-30]),), classes=2, class_names=())
+    facts.describe(model, facts.of_task(data))  # type: ignore[arg-type]
+    assert set(facts.read(model)) == {"range", "wrong", "x86"}
+    assert facts.read(model)["range"] == "-1.234e-30..1.234e-30"
+    assert model.ByteSize() - before < 100
+
+
 @pytest.mark.parametrize(
     ("bits", "deploy"),
     [
@@ -71,6 +86,9 @@ def test_the_cards_own_lines_give_the_promised_accuracy(bits: int, deploy: dict[
     logits = run_card(tmp_path, x.numpy(), alone=deploy.get("format") != "packed" and "runtime" not in deploy)
     found = float((logits.argmax(1) == y.numpy()).mean())
     card = (tmp_path / "model_card.md").read_text()
+    [latency] = [line for line in card.splitlines() if line.startswith("- latency: ")]
+    assert "batch of 1, 1 thread" in latency and not set("{}[]'") & set(latency)
+    assert socket.gethostname() not in card
     assert f"test accuracy: {found:.4f} (n = {len(y)})" in card
     assert found == made.test["accuracy"] > 0.8
     for said in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,11 @@ def test_a_weak_checkpoint_is_refused_and_its_normalization_named(tmp_path, monk
     with pytest.raises(SpaceError) as caught:
         seen("auto")
     assert caught.value.path == "student.checkpoint" and "write `normalize: none`" in str(caught.value)
+    said = r"must classify at least (.+)% of .*, or (.+)% as the mean over .*, but got '?([\d.]+)% and ([\d.]+)%"
+    right = re.search(said, str(caught.value))
+    assert right is not None, str(caught.value)
+    least, least_recall, accuracy_seen, recall = map(float, right.groups())
+    assert recall < least_recall < least and accuracy_seen < least
     [found] = seen("none")
     assert (found["where"], found["weak"], found["better"]) == ("student", False, "")
     assert found["accuracy"] == pytest.approx(accuracy)
