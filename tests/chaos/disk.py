@@ -107,9 +107,17 @@ def _patch(disk: Disk, name: str, grows: bool) -> None:
 def _patch_open(disk: Disk) -> None:
     real = builtins.open
 
-    def opened(file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, *rest: Any):
-        if isinstance(file, int) or not set(mode) & set("wax+"):
-            return real(file, mode, buffering, encoding, errors, *rest)
+    def opened(
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: Any = None,
+        errors: Any = None,
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
+        if isinstance(file, int) or not set(mode) & set("wax+") or named.get("opener"):  # which opens by os.open
+            return real(file, mode, buffering, encoding, errors, *rest, **named)
         disk.about_to("open", file, grows=not os.path.exists(file))
         raw = _Raw(os.fspath(file), mode.replace("b", "").replace("t", ""))
         raw.disk = disk
