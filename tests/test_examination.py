@@ -56,7 +56,7 @@ def searched(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
             "s.yaml:3: objectives.0: must be a metric that",
         ),
         ('{name: "own:data", what: dies}', "", 1, "ended without an answer (exit code -9)"),
-        ('{name: "own:data", what: leaves}', "", 1, "looking at data and networks failed (SystemExit: 3)"),
+        ('{name: "own:data", what: leaves}', "", 2, "s.yaml:1: task.name: 'own:data' raised SystemExit: 3"),
     ],
 )
 def test_a_mistake_in_the_data_is_answered_before_ray_starts(tmp_path, task, rest, code, expected):
