@@ -52,12 +52,12 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
         with open(os.open(path, flags), "rb") as file:
             found = os.fstat(file.fileno())
             _check_kind(path, found)
-            data = b"" if found.st_size > limit else file.read(limit + 1)
+            data = b"" if found.st_size > limit else file.read(found.st_size + 1)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise FileMistake(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if max(found.st_size, len(data)) > limit:
+    if max(found.st_size, len(data)) > limit:  # it may have grown meanwhile
         raise FileMistake(path, f"must be at most {limit:,} bytes")
     return data
 

@@ -82,18 +82,16 @@ def test_a_good_metric_is_found_and_is_scikit_learns(own):
         ({"constraints.f2": "f2"}, "constraints.f2: must be a metric that task 'OWN:good' returns, but got 'f2'"),
     ],
 )
-def test_a_metric_that_is_not_returned_is_refused_before_the_teacher_trains(own, wanted, expected, tmp_path):
+def test_a_metric_that_is_not_returned_is_refused_before_the_teacher_trains(own, wanted, expected):
     tree = {
         "task": {"name": f"{own}:good"},
         "student": {"model": "mlp", "hidden": [4]},
         "teacher": {"model": "mlp", "hidden": [8], "epochs": 1},
     }
     with pytest.raises(SpaceError) as caught:
-        trial.prepare([tree], str(tmp_path / "study"), wanted)
+        trial.examine([tree], wanted, False)
     assert expected.replace("OWN", own) in str(caught.value)
-    assert not (tmp_path / "study").exists()
-    trial.prepare([tree], str(tmp_path / "study"), {"objectives.0": "f1"})
-    assert (tmp_path / "study" / "teacher.json").exists()
+    assert trial.examine([tree], {"objectives.0": "f1"}, False) == []
 
 
 def test_a_metric_that_is_nan_for_one_student_fails_that_trial_by_name(own, monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
@@ -30,11 +31,11 @@ def databases(monkeypatch: pytest.MonkeyPatch) -> dict[str, optuna.storages.Base
     """URL that the database was opened with -> the storage there; in place of a server."""
     opened: dict[str, optuna.storages.BaseStorage] = {}
     kept = optuna.storages.InMemoryStorage()
-    monkeypatch.setattr(
-        optuna.storages,
-        "get_storage",
-        lambda given: opened.setdefault(given, kept) if isinstance(given, str) else given,
-    )
+
+    def connected(url: sqlalchemy.engine.URL, give_up: object) -> optuna.storages.BaseStorage:
+        return opened.setdefault(url.render_as_string(hide_password=False), kept)
+
+    monkeypatch.setattr("harness.search.database.Database", connected)
     return opened
 
 
