@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.engine_vs_peers import Row, Scored, reference_of
+from harness.checksums import read_whole, write_checked_json
 from harness.pareto import log_hypervolume, reference_point
 from harness.records import Measurement, TrialRecord, describe_file, read_json, write_bytes_durably, write_record
 from harness.report import load_study, write_report
@@ -117,9 +118,9 @@ def test_files_of_slow_integers_count(study):
 
 
 def test_a_study_whose_reference_was_too_near_is_read_with_one_that_is_not(study):
-    told = json.loads((study / "study.json").read_text())
+    told = read_whole(study / "study.json")
     told["reference"] = {"accuracy": 0.5, "size_bytes": 1.0, "latency_ms": 1.5}
-    (study / "study.json").write_text(json.dumps(told))
+    write_checked_json(study / "study.json", told)
     data = load_study(study)
     assert all(hypervolume(data.front.loc[[n]], data) > 0 for n in data.front.index)
     assert all(curve[-1].volume > 0 for c in load_contenders([str(study)]) for curve in c.curves)
@@ -127,8 +128,8 @@ def test_a_study_whose_reference_was_too_near_is_read_with_one_that_is_not(study
 
 def test_points_at_chance_on_test_count_too(study):
     """A comparison takes the volume of test accuracies."""
-    scores = json.loads((study / "test.json").read_text())
-    (study / "test.json").write_text(json.dumps({n: {**found, "accuracy": 0.5} for n, found in scores.items()}))
+    scores = read_whole(study / "test.json")
+    write_checked_json(study / "test.json", {n: {**found, "accuracy": 0.5} for n, found in scores.items()})
     data = load_study(study)
     assert common_reference([data])["accuracy"] < 0.5
     rows = data.front.assign(accuracy=data.front["test_accuracy"])
