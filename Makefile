@@ -15,7 +15,7 @@ else
 RUN   := $(VENV)/bin/python
 endif
 
-.PHONY: help search test chaos report train test-gpu lint bench clean
+.PHONY: help search test test-long chaos report train test-gpu lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,8 +23,8 @@ help: ## this list
 search: $(READY) ## search SPACE (default: the digits) and write its report; ARGS="--trials 20"
 	$(RUN) -m harness search $(SPACE) $(ARGS)
 
-test: $(READY) ## all tests that need no GPU, a file of them per core
-	$(RUN) -m pytest -m "not gpu" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(READY) ## all tests that need no GPU and no minutes each, a file of them per core
+	$(RUN) -m pytest -m "not gpu and not long" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## kill, tear and refuse a search at every file operation, and its processes (hours)
 	$(RUN) -m tests.chaos $(ARGS)
@@ -34,6 +34,9 @@ report: $(READY) ## write the report of STUDY again (default: the study of SPACE
 
 train: $(READY) ## train RECIPE for production (default: the knee of STUDY)
 	$(RUN) -m harness train $(RECIPE) $(ARGS)
+
+test-long: $(READY) ## the tests in which parts of a real cluster die (minutes)
+	$(RUN) -m pytest -m long $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a GPU
 	$(RUN) -m pytest -m gpu $(ARGS)

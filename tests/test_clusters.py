@@ -15,7 +15,7 @@ import pytest
 
 from tests.test_ray import ROOT, Study, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 TOKEN = "a" * 64
 HEAD = """
 import sys

@@ -24,9 +24,6 @@ for out in ("one", "two"):
 ORDERS = {
     "plain": "import harness",
     "the subpackage first": "import harness.train.fit",
-    "a name of the subpackage first": "from harness.train.fit import fit",
-    "the subpackage itself first": "import harness.train",
-    "by importlib": "import importlib; importlib.import_module('harness.train.lanes')",
     "the function first": "from harness import train",
     "every module": (
         "import pkgutil, importlib, harness\n"

@@ -208,6 +208,7 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(study: Study) -> None:
     wait_until(lambda: not study.left(), "a process is left", 10)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_ray_that_dies_ends_the_search_in_one_line_and_the_next_one_goes_on(study: Study, name: str) -> None:
     driver = study.start(trial_s=0.3)

@@ -68,7 +68,19 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_target() -> None:
     shown = make("help").stdout
     targets = {line.split()[0] for line in shown.splitlines()}
-    assert targets == {"help", "search", "test", "report", "train", "test-gpu", "lint", "bench", "chaos", "clean"}
+    assert targets == {
+        "help",
+        "search",
+        "test",
+        "report",
+        "train",
+        "test-gpu",
+        "test-long",
+        "lint",
+        "bench",
+        "chaos",
+        "clean",
+    }
 
 
 @pytest.mark.parametrize(("venv", "python"), [("system", "python3"), ("my/env", "my/env/bin/python")])
