@@ -211,6 +211,7 @@ def test_train_prints_promise_against_outcome(here: Path, monkeypatch: pytest.Mo
     (here / "knee.yaml").write_text(RECIPE + "promise: {size_bytes: 1000}\n")
     shown = call("train", "knee.yaml", "--epochs", "3", "--seed", "7")
     assert shown.exit_code == 0, shown.output
+    assert callable(seen.pop("on_loaded"))
     assert seen == {
         "out": Path("knee-trained"),
         "bits": 8,
