@@ -14,7 +14,8 @@ from harness.errors import SpaceError
 
 MASK = "***"
 _NAME = re.compile(r"\$\{(\w+)\}")
-_IN_URL = re.compile(r"""([A-Za-z][\w+.-]*://[^\s:/@]*:)([^\n@]*(?:@[^\s/@'"]*)*)(?=@)""")
+# Bounded, so that a text without a URL costs time in proportion to its length.
+_IN_URL = re.compile(r"""([A-Za-z][\w+.-]{0,40}://[^\s:/@]{0,200}:)([^\n@]{0,1000}(?:@[^\s/@'"]*)*)(?=@)""")
 _IN_QUERY = re.compile(r"""([?&;]\w*(?:passw(?:or)?d|pwd|secret|token)=)([^&\s'"]+)""", re.IGNORECASE)
 
 
@@ -26,7 +27,7 @@ def masked(text: str) -> str:
 
 
 def expanded(url: str) -> str:
-    """``url`` with the environment's values: quoted inside it, as they are where ``${NAME}`` is all of it.
+    """``url`` with the environment's values: percent-encoded; one that is the whole URL is taken as it is.
 
     Raises:
         SpaceError: a variable is not set, or the password is the mask of one that was not kept.

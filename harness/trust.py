@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.checksums import read_whole
 from harness.errors import SpaceError
 from harness.files import FileMistake, check_way, read_object, write_bytes_durably
 from harness.tasks.folders import cache_folder
@@ -54,15 +55,15 @@ def study_code(folder: Path) -> set[str]:
     check_way(folder / "trials" / "0", folder)
     for path in folder.glob("trials/*/record.json"):
         with contextlib.suppress(FileMistake, FileNotFoundError):
-            found |= named_code(read_object(path, folder).get("recipe"))
+            found |= named_code(read_whole(path, folder).get("recipe"))
     return found
 
 
 def study_of(file: Path) -> Path | None:
-    """The study that ``file`` lies in, if it lies in one."""
-    return next(
-        (at for at in file.resolve().parents if (at / "trials").is_dir() and (at / "space.yaml").exists()), None
-    )
+    """The study that ``file`` lies in, or the file that it is a link to; None where there is none. A folder with
+    trials is one, whatever else it lacks."""
+    places = [*file.absolute().parents, *file.resolve().parents]
+    return next((at for at in places if (at / "trials").is_dir()), None)
 
 
 def remember(folder: Path, code: set[str]) -> None:

@@ -99,8 +99,11 @@ def without_passwords(source: Source, keys: Keys) -> str:
     if isinstance(at, str) and masked(at) != at:
         _assign(tree, keys, masked(at), source.file)
         text = _rewrite(text, tree, keys, masked(at), source.file)
-    safe = masked(text)
-    return safe if safe == text or _parse(safe, source.file)[0] == tree else text
+    for line in dict.fromkeys(text.splitlines()):
+        if masked(line) != line:
+            safe = text.replace(line, masked(line))
+            text = safe if _parse(safe, source.file)[0] == tree else text  # another value's own line stays
+    return text
 
 
 def _read_text(path: Path) -> str:

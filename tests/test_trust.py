@@ -37,6 +37,7 @@ def unsealed(found: dict[str, Any]) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HARNESS_FAKE", "")  # make_study sets it: put back afterwards
         yield make_study(tmp_path_factory.mktemp("box"))
 
 
@@ -74,6 +75,19 @@ def test_a_verb_says_what_it_would_run_and_does_not_run_it(verb: str, hostile: P
 def test_a_verb_that_only_reads_runs_nothing_and_does_not_ask(verb: str, hostile: Path) -> None:
     ran = CliRunner().invoke(app, [verb, str(hostile), *(["--out", "page.html"] if verb == "compare" else [])])
     assert ran.exit_code == 0, ran.output
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("way", ["a link out of the study", "a study without its space"])
+def test_no_way_round_the_question_before_training(way: str, hostile: Path, tmp_path: Path) -> None:
+    knee = hostile / "best" / "knee.yaml"
+    if way == "a link out of the study":
+        shutil.move(knee, tmp_path / "elsewhere.yaml")
+        knee.symlink_to(tmp_path / "elsewhere.yaml")
+    else:
+        (hostile / "space.yaml").unlink()
+    ran = CliRunner().invoke(app, ["train", str(knee)])
+    assert ran.exit_code == 2 and "--trust" in ran.output, ran.output
     assert not Path("ran").exists()
 
 
