@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from harness import trust
-from harness.checksums import damage
+from harness.checksums import AGAIN, read_or_damage
 from harness.deploy.bench import Timing, bench
 from harness.deploy.latency import Job, Lab
 from harness.deploy.machine import environment
 from harness.errors import SpaceError
 from harness.files import FileMistake, check_way
-from harness.records import TrialRecord, matches, parse_record, read_json
+from harness.records import TrialRecord, matches, parse_record
 
 RATIO_TOLERANCE = 0.05
 FLIPPED = 2  # samples whose class may differ on another instruction set or runtime version
 SATURATED = 0.01  # share of the samples, where the record does not say that its integers were exact
 REFERENCE = "widest-fp32"
-REMEDY = "Give the search's command again: it is made again from the trials' records."
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ def check(
 
 def claimed_records(folder: Path) -> dict[int, TrialRecord]:
     """The records of the front and of the reference as they stand, whatever became of their files."""
-    study = read_json(folder / "study.json")
-    if wrong := damage(folder / "study.json"):
-        raise SpaceError("", wrong, file=str(folder), remedy=REMEDY)
+    study, wrong = read_or_damage(folder / "study.json")
+    if wrong:
+        raise SpaceError("", wrong, file=str(folder), remedy=AGAIN)
     if not isinstance(study.get("front"), list) or not all(type(n) is int for n in study["front"]):
         raise SpaceError(
             "",

@@ -1,7 +1,7 @@
-"""Files that say by themselves whether they are whole. Floor 0.
+"""JSON and CSV files with a checksum inside, so that damage is noticed. Floor 0.
 
-A JSON object ends with the key ``crc32``: the checksum of everything before it. A line of a CSV file ends with a
-cell of that kind. Files of older versions have none, and are read as they are.
+A JSON object, in a file or in one line, ends with the key ``crc32``: the checksum of everything before it. A line of a
+CSV file ends with a cell of that kind. Files of older versions have none, and are read as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 
 from harness.files import JSON_BYTES, FileMistake, parse_object, read_bytes, write_bytes_durably
 
+CHECKSUM = "crc32"
+AGAIN = "Give the search's command again: it is made again from the trials' records."  # where a summary is damaged
+_TAIL = f',"{CHECKSUM}":"00000000"}}'
 _CHECKED = re.compile(rb'(?P<body>\{.*?),?\n "crc32": "(?P<crc>[0-9a-f]{8})"\n\}\n', re.DOTALL)
 
 
@@ -43,15 +46,14 @@ def read_whole(path: Path, root: Path | None = None, limit: int = JSON_BYTES) ->
     return parse_object(path, data)
 
 
-def damage(path: Path, root: Path | None = None) -> str:
-    """What is wrong with a JSON file, in words; empty where it is whole, or not there."""
+def read_or_damage(path: Path, limit: int = JSON_BYTES) -> tuple[dict[str, Any], str]:
+    """The object in a JSON file (empty where there is none), and what is wrong with it in words (empty: nothing)."""
     try:
-        read_whole(path, root)
+        return read_whole(path, limit=limit), ""
     except FileNotFoundError:
-        return ""
+        return {}, ""
     except FileMistake as error:
-        return f"{path.name} {error.rule}"
-    return ""
+        return {}, f"{path.name} {error.rule}"
 
 
 def sealed(line: str) -> str:
@@ -69,3 +71,22 @@ def unsealed(line: str) -> list[str]:
     if sealed(cells) != line:
         raise ValueError(f"checksum {found!r}")
     return cells.split(",")
+
+
+def sealed_entry(log: dict[str, Any]) -> str:
+    """A line of JSON, with the checksum of what stands before it."""
+    text = json.dumps(log, separators=(",", ":"))[:-1]
+    return f'{text},"{CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def unsealed_entry(line: bytes) -> dict[str, Any]:
+    """The object in such a line, without its checksum.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    log = json.loads(line)
+    found = log.pop(CHECKSUM, None)
+    if found is not None and f"{zlib.crc32(line[: -len(_TAIL) - 1]):08x}" != found:
+        raise ValueError("it does not match its checksum")
+    return log

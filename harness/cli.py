@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from harness.cli_measure import Trust, ask, verbs
-from harness.errors import MAKE_ROOM, HarnessError, SpaceError, disk_error
+from harness.errors import HarnessError, SpaceError, disk_error
 from harness.passwords import masked
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Verbs(TyperGroup):
             known = disk_error(error, denied=True)
             if known is None:
                 raise
-            typer.echo(f"harness: {known}. {MAKE_ROOM}", err=True)
+            typer.echo(f"harness: {known}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
             typer.echo("harness: interrupted", err=True)

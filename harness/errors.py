@@ -48,13 +48,18 @@ class SpaceError(HarnessError):
         return cut(f"{text}. {self.remedy}".rstrip() if self.remedy else f"{text}.", MAX_MESSAGE)
 
 
+MAKE_ROOM = "Make room or give the right to write, then give the same command again."
+
+
 class DiskError(HarnessError):
     """The disk takes nothing: full, read-only or broken. The search ends; what finished is kept."""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}. {MAKE_ROOM}"
 
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 DENIED = (errno.EACCES, errno.EPERM)
-MAKE_ROOM = "Make room or give the right to write, then give the same command again."
 
 
 def disk_error(error: object, denied: bool = False) -> DiskError | None:

@@ -134,17 +134,18 @@ class TrialRecord(_Data):
 
 
 def remove_temporaries(folder: Path, older_s: float = 0.0) -> None:
-    """Remove what killed writers left below ``folder``, where it is older than ``older_s`` seconds; nothing may be
-    writing there for so long."""
+    """Remove what killed writers left below ``folder``. Files younger than ``older_s`` seconds may still be written,
+    and stay."""
     for path in folder.rglob("*.tmp"):
-        if re.fullmatch(r".+\.\d+\.tmp", path.name):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             with contextlib.suppress(OSError):  # they do no harm
                 if not older_s or time.time() - path.stat().st_mtime > older_s:
                     path.unlink()
 
 
-def write_json_durably(path: Path, data: Mapping[str, Any], root: Path | None = None) -> None:
-    write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode(), root)
+def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:
+    """For files that others read: without a checksum."""
+    write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:

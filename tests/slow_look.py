@@ -11,5 +11,9 @@ def examine(seconds):
     return os.getppid()
 
 
+def fingerprint():
+    return {}
+
+
 def prove(word):
     raise SpaceError("task.name", "must be yes", word)

@@ -72,15 +72,15 @@ def test_data_that_can_be_used_reach_ray(tmp_path):
 
 
 def test_the_process_ends_with_its_context(tmp_path):
-    with Examination("tests.slow_look", {"examine": (60,), "prove": ()}):
+    with Examination("tests.slow_look", {"examine": (60,), "fingerprint": (), "prove": ()}):
         [child] = psutil.Process().children()
         assert child.is_running()
     assert not psutil.pid_exists(child.pid)
 
 
 def test_each_stage_is_answered_as_soon_as_it_is_done():
-    with Examination("tests.slow_look", {"examine": (0,), "prove": ("no",)}) as looked:
-        assert looked.answer() == os.getpid()
+    with Examination("tests.slow_look", {"examine": (0,), "fingerprint": (), "prove": ("no",)}) as looked:
+        assert looked.answer() == os.getpid() and looked.answer() == {}
         with pytest.raises(SpaceError, match="task.name: must be yes, but got 'no'"):
             looked.answer()
         with pytest.raises(HarnessError, match="ended without an answer"):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from harness.pareto import nondominated
 from harness.search.dominated import CURVES, PAUSED, Dominated
-from harness.search.driver import make_rule
 from harness.search.moasha import Moasha, epsilon_net, ranked
+from harness.search.rules import make_rule
 from harness.search.rungs import NEVER_STOPPED, Curve, never_stopped
 
 

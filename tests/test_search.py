@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from harness.errors import SpaceError
 from harness.records import Measurement, read_record
 from harness.search.driver import search
+from harness.search.examination import STAGES
 from harness.search.pool import Finished
 from harness.search.storage import Journal, open_storage
 from harness.space import load_space
@@ -80,7 +81,7 @@ class Seen:
     """An examination in this process, of the fake trial module."""
 
     def __init__(self, module, given):
-        self._stages = iter([fake_trial.examine(*given["examine"]), fake_trial.prove(*given["prove"])])
+        self._stages = (getattr(fake_trial, stage)(*given[stage]) for stage in STAGES)
 
     def answer(self):
         return next(self._stages)

@@ -10,9 +10,10 @@ from optuna.trial import TrialState
 
 from harness.records import read_record
 from harness.search import driver
-from harness.search.driver import make_rule, search
+from harness.search.driver import search
 from harness.search.groups import in_lanes, lane_key
 from harness.search.loop import _waited
+from harness.search.rules import make_rule
 from harness.search.run import Budget, Run
 from tests import fake_trial
 from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, started, trials_of  # noqa: F401

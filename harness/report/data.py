@@ -19,12 +19,12 @@ from typing import Any
 import pandas as pd
 
 from harness.baselines import NAMES
-from harness.checksums import damage
-from harness.errors import MAKE_ROOM, DiskError, HarnessError, SpaceError, disk_error
+from harness.checksums import AGAIN, read_or_damage
+from harness.errors import HarnessError, SpaceError, disk_error
 from harness.files import check_way
 from harness.pareto import LOGGED
 from harness.recipe import flatten
-from harness.records import CONTINUES, DIRECTIONS, TrialRecord, metric_name_mistake, read_json, read_record
+from harness.records import CONTINUES, DIRECTIONS, TrialRecord, metric_name_mistake, read_record
 from harness.report.fronts import front_mask
 from harness.settings import MAX_OBJECTIVES, Objective
 
@@ -150,9 +150,9 @@ def reading(folder: Path | str) -> Iterator[None]:
     except HarnessError:
         raise
     except OSError as error:
-        if (known := disk_error(error, denied=True)) is not None:
-            raise DiskError(f"{known}. {MAKE_ROOM}") from None
-        raise SpaceError("", f"cannot be read ({error})", file=str(folder)) from None
+        if (known := disk_error(error)) is not None:
+            raise known from None
+        raise SpaceError("", f"cannot be read or written ({error})", file=str(folder)) from None
     except _WRONG as error:
         log.info("%s", folder, exc_info=True)
         told = printable(f"{type(error).__name__}: {error}")[:300]
@@ -183,7 +183,8 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
             file=str(folder),
             remedy="Give the folder that `harness search` printed, such as results/digits.",
         )
-    study, damaged = _study(folder), tuple(filter(None, (damage(folder / name) for name in PARTS)))
+    study, parts = _study(folder), {name: read_or_damage(folder / name) for name in PARTS}
+    damaged = tuple(wrong for _, wrong in parts.values() if wrong)
     chosen = _objectives({"objectives": objectives, "directions": study.get("directions")} if objectives else study)
     constraints = {k: v for k, v in _dict(study, "constraints").items() if isinstance(v, Mapping)}
     records, unreadable = _records(folder)
@@ -194,7 +195,7 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
             )
     for wrong in (*damaged, *(f"trials/{name}: {BROKEN}" for name in unreadable)):
         log.warning("%s: %s; left out. The search's command mends it.", folder, wrong)
-    trials = _table(records, chosen, constraints, read_json(folder / "test.json"))
+    trials = _table(records, chosen, constraints, parts["test.json"][0])
     return StudyData(
         folder=folder,
         name=printable(str(study.get("name") or folder.resolve().name))[:200],
@@ -204,9 +205,9 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
         constraints=constraints,
         searched=_searched(trials, records),
         study=study,
-        environment=read_json(folder / "environment.json"),
-        teacher=read_json(folder / "teacher.json"),
-        importances={k: v for k, v in read_json(folder / "importances.json").items() if isinstance(v, Mapping)},
+        environment=parts["environment.json"][0],
+        teacher=parts["teacher.json"][0],
+        importances={k: v for k, v in parts["importances.json"][0].items() if isinstance(v, Mapping)},
         unreadable=tuple(unreadable),
         damaged=damaged,
     )
@@ -218,18 +219,13 @@ def _study(folder: Path) -> dict[str, Any]:
     Raises:
         SpaceError: it is.
     """
-    study, wrong = read_json(folder / "study.json"), damage(folder / "study.json")
+    study, wrong = read_or_damage(folder / "study.json")
     try:
         _objectives(study)
     except (KeyError, TypeError, ValueError, AttributeError):  # of an older version, without a checksum
         wrong = "study.json is damaged: it names no objectives"
     if wrong:
-        raise SpaceError(
-            "",
-            wrong,
-            file=str(folder),
-            remedy="Give the search's command again: it is made again from the trials' records.",
-        )
+        raise SpaceError("", wrong, file=str(folder), remedy=AGAIN)
     return study
 
 

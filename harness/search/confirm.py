@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import trust
-from harness.checksums import write_checked_json
+from harness.checksums import AGAIN, read_or_damage, write_checked_json
 from harness.deploy.bench import Timing, bench
 from harness.deploy.latency import Job, Lab
 from harness.errors import HarnessError, SpaceError
 from harness.records import TrialRecord, read_json, read_record
-from harness.search.driver import TRIAL_MODULE, made_of
+from harness.search.driver import TRIAL_MODULE
 from harness.search.lock import run_lock
 from harness.search.members import confirmed, likely
 from harness.search.preflight import teacher_trees
-from harness.search.resume import check_same_data
+from harness.search.resume import check_same_data, made_of
 from harness.search.run import Pool
 from harness.search.signals import Stop
 from harness.space import Space, load_space
@@ -62,7 +62,10 @@ def confirm(
     trust.require("confirm", folder, trust.study_code(folder), trusted, ask)
     check_cache()
     space = load_space(folder / "space.yaml")
-    if read_json(folder / "study.json").get("fingerprint", space.fingerprint()) != space.fingerprint():
+    study, wrong = read_or_damage(folder / "study.json")
+    if wrong:
+        raise SpaceError("", wrong, file=str(folder), remedy=AGAIN)
+    if study.get("fingerprint", space.fingerprint()) != space.fingerprint():
         raise SpaceError(
             "",
             "is not the space of this search (by its study.json)",
@@ -116,7 +119,8 @@ def _train(
             pool = (make_pool or (lambda s: _pool(s, address)))(space)
             try:
                 stop.take_over()
-                check_same_data(place.parent.parent, made_of(space, pool))
+                data = pool.call("fingerprint", teacher_trees(space)[0])
+                check_same_data(place.parent.parent, made_of(space, data))
                 ready = pool.call("prepare", teacher_trees(space), str(place.resolve()))
                 pool.share(ready["logits"])
                 seed = SEEDS_FROM + repeat * 1_000_000

@@ -21,7 +21,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
 from harness.errors import DiskError, HarnessError, SpaceError
-from harness.files import write_bytes_durably
+from harness.files import FileMistake, read_bytes, write_bytes_durably
 from harness.passwords import expanded, masked
 from harness.records import Direction
 
@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 LIMIT_S = 120.0  # a server may restart within it
 FIRST_S, MOST_S = 0.1, 5.0  # between two tries
 CONNECT_S = 10
+ID_BYTES = 100
 ID, OWNER, PLACE = "study.id", "harness:folder", "harness:place"
 TOKEN = "harness:token"
 DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # what pip calls it
-FULL = ("disk is full", "readonly database", "disk I/O error")  # SQLite's words
+FULL = ("disk is full", "readonly database", "disk I/O error", "No space left on device", "' is full")  # their words
 BUSY = ("database is locked", "starting up", "shutting down", "already exists")  # ends by itself, also while opening
 
 
@@ -104,7 +105,8 @@ class Database(RDBStorage):
         """The trial that a former try has made, else a new one (Optuna itself tries five times)."""
         from optuna.storages._rdb.models import TrialModel, TrialSystemAttributeModel
 
-        token = template_trial.system_attrs[TOKEN] if template_trial is not None else ""
+        assert template_trial is not None  # _create_new_trial gives one
+        token = template_trial.system_attrs[TOKEN]
         if token == self._token:
             held = TrialSystemAttributeModel.key == TOKEN, TrialSystemAttributeModel.value_json == f'"{token}"'
             made = session.query(TrialModel).join(TrialSystemAttributeModel).filter(*held).one_or_none()
@@ -216,7 +218,11 @@ def claim(storage: BaseStorage, folder: Path, directions: Sequence[Direction]) -
 
 def _id_of(folder: Path) -> str:
     path = folder / ID
-    return path.read_text(errors="replace").strip() if path.exists() else new_id(folder)
+    return _read_id(path) if path.exists() else new_id(folder)
+
+
+def _read_id(path: Path) -> str:
+    return read_bytes(path, ID_BYTES, path.parent).decode(errors="replace").strip()
 
 
 def new_id(folder: Path) -> str:
@@ -230,6 +236,6 @@ def _is_elsewhere(place: str, here: str, own: str) -> bool:
     """Is the folder at ``place`` still there, so that this one is its copy?"""
     other = Path(place, ID)
     try:
-        return place != here and other.read_text(errors="replace").strip() == own
-    except OSError:
+        return place != here and _read_id(other) == own
+    except (OSError, FileMistake):
         return False

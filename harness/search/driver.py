@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -27,23 +27,22 @@ from harness import trust
 from harness.checksums import write_checked_json
 from harness.deploy.latency import Lab
 from harness.deploy.machine import environment, peak_memory_mib
-from harness.errors import MAKE_ROOM, DiskError, HarnessError, SpaceError, disk_error
+from harness.errors import DiskError, HarnessError, SpaceError, disk_error
 from harness.pareto import Front
 from harness.passwords import masked
 from harness.recipe import key_of
 from harness.records import read_record, remove_temporaries, write_bytes_durably
-from harness.search import finish, preflight, resume, sources, warm
+from harness.search import finish, preflight, resume, warm
 from harness.search.cluster import ClusterLost, connect
-from harness.search.dominated import Dominated
 from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
-from harness.search.moasha import Moasha
 from harness.search.pool import RayPool
 from harness.search.progress import Progress
-from harness.search.run import FAILURES_IN_A_ROW, PRICED, TIMED, Budget, Pool, Run, trial_folder
-from harness.search.rungs import Never, Rule
+from harness.search.rules import rule_of
+from harness.search.run import FAILURES_IN_A_ROW, Budget, Pool, Run, trial_folder
+from harness.search.rungs import Never
 from harness.search.signals import Interrupted, Stop
 from harness.search.study import Study
 from harness.search.telling import count, epochs_of, take
@@ -52,7 +51,6 @@ from harness.space import Space
 from harness.tasks.folders import check_cache, check_home
 
 log = logging.getLogger(__name__)
-LATENCY_TIE = 0.02  # how well a latency repeats (results/benchmarks/repeatability.json: 0.8 %), with room
 TRIAL_MODULE = "harness.trial"
 
 
@@ -101,41 +99,52 @@ def search(
     check_cache()
     if fresh:  # before anything is written
         preflight.check_given(space)
+    with _in_words(space, folder), run_lock(folder):
+        try:
+            done = _before(space, folder, budget, rebuild, fresh)
+            if done is not None:
+                counts = (done[name] for name in ("finished", "failed", "front"))
+                return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
+            trust.remember(folder, trust.named_code(space.source.tree))
+            with examine(module, preflight.looked_at(space)) as seen:
+                workers = partial(pool, space, address, module)
+                return _search(space, folder, budget, progress, warm_start, lab, seen, workers)
+        finally:
+            if fresh and not (folder / "space.yaml").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            remove_temporaries(folder)
+
+
+def _before(space: Space, folder: Path, budget: Budget, rebuild: bool, fresh: bool) -> dict[str, Any] | None:
+    """Look at what is in the folder; the summary of a study that is complete already, else None."""
+    resume.check_same_space(space, folder)
+    if rebuild:
+        resume.rebuild(space, folder)
+    done = resume.complete_already(folder, budget)
+    if done is None and not fresh:
+        preflight.check_given(space)
+        resume.check_same_code(space, folder)
+    return done
+
+
+@contextlib.contextmanager
+def _in_words(space: Space, folder: Path) -> Iterator[None]:
+    """Errors as the user meets them: with the line of the space, and with what to do next."""
     try:
-        with run_lock(folder):
-            try:
-                resume.check_same_space(space, folder)
-                if rebuild:
-                    resume.rebuild(space, folder)
-                done = resume.complete_already(folder, budget)
-                if done is not None:
-                    counts = (done[name] for name in ("finished", "failed", "front"))
-                    return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
-                if not fresh:
-                    preflight.check_given(space)
-                    resume.check_same_code(space, folder)
-                trust.remember(folder, trust.named_code(space.source.tree))
-                with examine(module, preflight.looked_at(space)) as seen:
-                    workers = partial(pool, space, address, module)
-                    return _search(space, folder, budget, progress, warm_start, lab, seen, workers)
-            finally:
-                remove_temporaries(folder)
+        yield
     except (OSError, DiskError) as error:
         known = error if isinstance(error, DiskError) else disk_error(error, denied=True)
         if known is None:
             raise
-        raise DiskError(
-            f"{folder}: the search ended, since the disk takes nothing ({known}). What finished is kept. {MAKE_ROOM}"
+        rule = f"{folder}: the search ended, since the disk takes nothing ({known.args[0]}). What finished is kept"
+        raise DiskError(rule) from None
+    except ClusterLost as error:
+        raise ClusterLost(
+            f"{folder}: the search ended: {error}. What finished is kept. Go on with: {_command()}"
         ) from None
-    except HarnessError as error:
-        if isinstance(error, SpaceError) and error.path.split(".")[0] in space.source.tree:
+    except SpaceError as error:
+        if error.path.split(".")[0] in space.source.tree:
             space.source.place(error, error.path.split("."))
-        if fresh and not (folder / "space.yaml").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, ClusterLost):
-            raise ClusterLost(
-                f"{folder}: the search ended: {error}. What finished is kept. Go on with: {_command()}"
-            ) from None
         raise
 
 
@@ -171,14 +180,14 @@ def _search(
         shown.say("preparing: data and networks")
         with space.source.at("", ()):
             say_loaded(examination.answer(), shown.say)
+            found = resume.made_of(space, examination.answer())
+        resume.check_same_data(folder, found)
         shown.say("preparing: Ray, teacher, first export")
         pool = make_pool()
         opened.callback(pool.close)
         stop.take_over()
         with space.source.at("", ()):
             say_proven(examination.answer(), shown.say)
-            found = made_of(space, pool)
-            resume.check_same_data(folder, found)
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
         pool.share(ready["logits"])
         stop.drain()  # until here a signal ends the search: nothing has begun that could be drained
@@ -207,12 +216,6 @@ def _work(run: Run, warm_start: Path | None) -> None:
 def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
     """What always saying the most frequent class scores, by quality."""
     return {"accuracy": float(ready["chance"]), **ready.get("metrics", {})}
-
-
-def made_of(space: Space, pool: Pool) -> dict[str, str]:
-    """What the space's data and the user's code are made of, part by part."""
-    data = pool.call("fingerprint", preflight.teacher_trees(space)[0])
-    return {**{f"data {name}": said for name, said in data.items()}, **sources.code(space)}
 
 
 def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> dict[str, Any]:
@@ -249,7 +252,7 @@ def _open(
         budget,
         Front(tuple(o.direction for o in space.objectives)),
         finish.Reference(space, chance),
-        _rule(space),
+        rule_of(space),
         Timeline(folder),
     )
     study.front = lambda: run.front.numbers
@@ -278,21 +281,6 @@ def _take_in(run: Run) -> None:
             "%s: the record is damaged or does not match its file; the trial counts no more, and is repeated",
             trial_folder(run.folder, number),
         )
-
-
-def _rule(space: Space) -> Rule:
-    """The rule of ``search.stop``; none where it could not judge: it compares accuracy with costs that
-    are known before training."""
-    names = {o.name for o in space.objectives}
-    if not "accuracy" in names <= {"accuracy", *PRICED}:
-        return Never()
-    ties = tuple(LATENCY_TIE if o.name in TIMED else 0.0 for o in space.objectives if o.name != "accuracy")
-    return make_rule(space.settings.stop, ties)
-
-
-def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
-    """The rule of ``search.stop``; ``ties``: see :class:`Dominated`."""
-    return Dominated(ties) if name == "dominated" else Moasha() if name == "moasha" else Never()
 
 
 def _close(run: Run, started: float) -> Outcome:

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.errors import HarnessError, disk_error, reason_of
 
-STAGES = ("examine", "prove")  # functions of the trial module, in their order
+STAGES = ("examine", "fingerprint", "prove")  # functions of the trial module, in their order
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.checksums import damage, write_checked_json
+from harness.checksums import read_or_damage, write_checked_json
 from harness.pareto import Front, log_hypervolume, reference_point
-from harness.records import TrialRecord, read_json
+from harness.records import TrialRecord
 from harness.search.importances import importances
 from harness.search.study import Study
 from harness.space import Space
@@ -54,8 +54,9 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
     needs them all) and of the baselines drawn beside it, each taken once: what ``test.json`` holds is
     never computed again."""
     path = folder / "test.json"
-    known = {name: found for name, found in read_json(path).items() if isinstance(found, Mapping)}
-    if wrong := damage(path):
+    scores, wrong = read_or_damage(path)
+    known = {name: found for name, found in scores.items() if isinstance(found, Mapping)}
+    if wrong:
         log.warning("%s: %s: the scores are taken again", folder, wrong)
     todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in known]
     while todo or pool.running:

@@ -54,7 +54,7 @@ class Latencies:
         except FileNotFoundError:
             return False
         except (OSError, ValueError, FileMistake) as error:
-            log.warning("%s: damaged (%s): made again from the records", path, str(error).partition("\n")[0])
+            log.warning("%s; it is made again from the records", str(error).partition("\n")[0].rstrip("."))
             return False
         return True
 

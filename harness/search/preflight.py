@@ -194,7 +194,11 @@ def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[s
 def looked_at(space: Space) -> dict[str, tuple[Any, ...]]:
     """What :class:`~harness.search.examination.Examination` looks at, for each of its stages."""
     files = [*teacher_trees(space), *(_tree(space, codes) for codes in _each(space, ("student", "student.checkpoint")))]
-    return {"examine": (files, own_metrics(space), space.settings.allow_weak), "prove": (proof_trees(space),)}
+    return {
+        "examine": (files, own_metrics(space), space.settings.allow_weak),
+        "fingerprint": (files[0],),
+        "prove": (proof_trees(space),),
+    }
 
 
 def own_metrics(space: Space) -> dict[str, str]:

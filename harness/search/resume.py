@@ -15,10 +15,12 @@ import optuna
 from optuna.trial import TrialState
 
 from harness import trust
-from harness.checksums import damage, read_whole
+from harness.checksums import read_or_damage, read_whole
 from harness.errors import SpaceError
+from harness.files import TABLE_BYTES
 from harness.recipe import parse_recipe
-from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_json, read_record, read_told, write_record
+from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_record, read_told, write_record
+from harness.search import sources
 from harness.search.run import Budget
 from harness.search.storage import JOURNAL
 from harness.search.study import Study, distribution, excess, to_optuna
@@ -68,6 +70,12 @@ def check_same_code(space: Space, folder: Path) -> None:
         raise SpaceError("", rule, remedy=remedy, file=str(folder))
 
 
+def made_of(space: Space, data: Mapping[str, str]) -> dict[str, str]:
+    """What the space's data and the user's code are made of, part by part (``data``: of the trial module's
+    ``fingerprint``)."""
+    return {**{f"data {part}": digest for part, digest in data.items()}, **sources.code(space)}
+
+
 def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
     """Refuse results of other data, or of other code of the user's, in one study.
 
@@ -77,9 +85,9 @@ def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
         SpaceError: with the parts that differ.
     """
     path = folder / MADE_OF
-    if wrong := damage(path):
-        raise SpaceError(str(folder), wrong, remedy=f"Remove {path}: what data and code are now counts then.")
-    before = read_json(path)
+    before, wrong = read_or_damage(path)
+    if wrong:
+        raise SpaceError(str(folder), wrong, remedy=f"Remove {path} to accept the data and code as they are now.")
     changed = [
         f"-{name}: {before.get(name, 'not there')}\n+{name}: {found.get(name, 'not there')}"
         for name in sorted({*before, *found})
@@ -117,7 +125,7 @@ def check_nothing_lost(study: Study, folder: Path) -> None:
 def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
     """The summary of a study that has its ``budget``, is closed and has its front's records and files whole,
     else None. Seconds are those of one run, so they are never there already."""
-    if damaged := [*filter(None, (damage(folder / name) for name in SUMMARIES))]:
+    if damaged := [wrong for name in SUMMARIES if (wrong := read_or_damage(folder / name, TABLE_BYTES)[1])]:
         log.warning("%s: %s: made again", folder, ", ".join(damaged))
     if damaged or read_told(folder / TOLD)[1]:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
+from harness.checksums import sealed_entry, unsealed_entry
 from harness.errors import SpaceError
 
 JOURNAL = "study.log"
-CHECKSUM = "crc32"
-_TAIL = f',"{CHECKSUM}":"00000000"}}'
 NAMED = ("user_attr", "system_attr")  # of a journal's entry: dictionaries of names
 
 
@@ -48,12 +46,12 @@ class Journal(BaseJournalBackend):
 
     def _entry(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            return _checked(line)
+            return unsealed_entry(line)
         except ValueError:
             raise _damaged(self._path, number) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(_sealed(log) for log in logs)
+        text = "".join(sealed_entry(log) for log in logs)
         left = memoryview(text.encode())
         with open(self._path, "ab", buffering=0) as file:
             end = file.tell()
@@ -65,25 +63,6 @@ class Journal(BaseJournalBackend):
             except OSError:  # a full disk takes half a line, after which no other may follow
                 file.truncate(end)
                 raise
-
-
-def _sealed(log: dict[str, Any]) -> str:
-    """An entry's line, with the checksum of what stands before it."""
-    text = json.dumps(log, separators=(",", ":"))[:-1]
-    return f'{text},"{CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
-
-
-def _checked(line: bytes) -> dict[str, Any]:
-    """The entry in a line.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    log = json.loads(line)
-    found = log.pop(CHECKSUM, None)
-    if found is not None and f"{zlib.crc32(line[: -len(_TAIL) - 1]):08x}" != found:
-        raise ValueError("it does not match its checksum")
-    return log
 
 
 def _shared(log: dict[str, Any]) -> dict[str, Any]:

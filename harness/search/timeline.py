@@ -28,12 +28,13 @@ class Timeline:
         """Make the file's lines those of the trials that were ``told``: number -> epochs trained."""
         whole, damaged = read_told(self._path)
         if damaged:
-            log.warning("%s: line %s damaged: made again from the records", self._path, ", ".join(map(str, damaged)))
+            places = ", ".join(map(str, damaged))
+            log.warning("%s: line %s is damaged: its trial is put at the end of the timeline", self._path, places)
         rows = {number: (elapsed, epochs) for number, elapsed, epochs in whole if number in told}
         self._before = max((float(elapsed) for elapsed, _ in rows.values()), default=0.0)
         trained = max((int(epochs) for _, epochs in rows.values() if epochs), default=0)
-        for number in sorted(told.keys() - rows.keys()):  # the disk had not taken their lines when the power went
-            trained += told[number]
+        for number in sorted(told.keys() - rows.keys()):  # their lines were lost or damaged
+            trained = max(trained, min(trained + told[number], sum(told.values())))
             rows[number] = (f"{self._before:.3f}", str(trained))
         lines = [
             ",".join(TOLD_COLUMNS),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.checksums import damage, read_whole
+from harness.checksums import read_or_damage
 from harness.errors import SpaceError
-from harness.files import FileMistake
 from harness.first import express, starting_points
 from harness.recipe import flatten
 from harness.records import read_record
@@ -53,13 +52,10 @@ def _spread(space: Space) -> list[dict[str, Any]]:
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
     """Parameters of at most ``MOST`` points, evenly spread along the front by size."""
-    try:
-        numbers: Any = read_whole(folder / "study.json").get("front")
-    except (FileNotFoundError, FileMistake):
-        numbers = None
+    study, wrong = read_or_damage(folder / "study.json")
+    numbers: Any = study.get("front")
     if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
-        remedy = damage(folder / "study.json")
-        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder), remedy)
+        raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder), wrong)
     records = [r for n in numbers if (r := read_record(folder / "trials" / f"{n:05d}", folder)) is not None]
     records.sort(key=lambda r: r.value("size_bytes") or 0.0)
     if len(records) > MOST:

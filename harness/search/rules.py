@@ -1,0 +1,26 @@
+"""Which rule ends trials early in a search."""
+
+from __future__ import annotations
+
+from harness.search.dominated import Dominated
+from harness.search.moasha import Moasha
+from harness.search.run import PRICED, TIMED
+from harness.search.rungs import Never, Rule
+from harness.space import Space
+
+LATENCY_TIE = 0.02  # how well a latency repeats (results/benchmarks/repeatability.json: 0.8 %), with room
+
+
+def rule_of(space: Space) -> Rule:
+    """The rule of ``search.stop``; none where it could not judge: it compares accuracy with costs that
+    are known before training."""
+    names = {o.name for o in space.objectives}
+    if not "accuracy" in names <= {"accuracy", *PRICED}:
+        return Never()
+    ties = tuple(LATENCY_TIE if o.name in TIMED else 0.0 for o in space.objectives if o.name != "accuracy")
+    return make_rule(space.settings.stop, ties)
+
+
+def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
+    """The rule of ``search.stop``; ``ties``: see :class:`Dominated`."""
+    return Dominated(ties) if name == "dominated" else Moasha() if name == "moasha" else Never()
