@@ -1,7 +1,6 @@
 """Attention, recurrent layers and linear layers on sequences: trained, compressed, exported, and computed alike."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -9,13 +8,12 @@ from torch import nn
 from harness.deploy.audit import audit
 from harness.deploy.export import export
 from harness.deploy.graph import Templates
-from harness.recipe import parse_recipe
-from harness.registries import REGISTRIES
 from harness.tasks.digits import digits
-from harness.train.fit import Examples, Trained, fit
+from harness.train.fit import Trained
 from harness.train.points import left_alone, weighted_layers
 from harness.train.predict import normalised
 from harness.train.shrink import shrink
+from tests.both_sides import by_onnxruntime, by_torch, trained
 from tests.own_networks import encoder, recurrent
 
 BUILDERS = {
@@ -51,41 +49,9 @@ def data():
     return digits()
 
 
-def trained(name: str, data, bits: int, **sections) -> Trained:
+def built(name: str, data, bits: int, **sections) -> Trained:
     torch.manual_seed(0)
-    tree = {
-        "task": {"name": "digits"},
-        "student": {"model": "mlp"},  # the module is given below
-        "train": {"epochs": 2, "batch_size": 64, "lr": 0.02},
-        "quant": {"bits": bits},
-        **sections,
-    }
-    x, y = normalised(data.train[0], data)[:512], data.train[1][:512]
-    return fit(parse_recipe(tree, REGISTRIES), BUILDERS[name](data.input_shape, 10), Examples(x, y))
-
-
-def by_torch(made: Trained, x: torch.Tensor) -> np.ndarray:
-    """Logits by torch's own fake quantization at the inputs of the rounded layers."""
-    handles = []
-    for path, (scale, zero, top) in ({} if made.quantised is None else made.quantised.activations).items():
-
-        def rounded(_, inputs, scale=scale, zero=zero, top=top):
-            return (torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, 0, top),)
-
-        handles.append(made.module.get_submodule(path).register_forward_pre_hook(rounded))
-    with torch.no_grad():
-        logits = made.module(x).numpy()
-    for handle in handles:
-        handle.remove()
-    return logits
-
-
-def by_onnxruntime(path, x: torch.Tensor) -> np.ndarray:
-    """Logits of the file, exact also where a processor's sums of bytes would saturate at 8 bits."""
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"input": x.float().numpy()})[0])
+    return trained(BUILDERS[name](data.input_shape, 10), data, 512, quant={"bits": bits}, **sections)
 
 
 @pytest.mark.slow
@@ -94,7 +60,7 @@ def by_onnxruntime(path, x: torch.Tensor) -> np.ndarray:
 def test_the_file_computes_what_torch_does(name, bits, data, templates, tmp_path):
     if (name, bits) == ("shared", 8):
         bits = 7  # onnxruntime cannot turn a weight that two products share to uint8, as x64quantprecision has it
-    made, path = trained(name, data, bits), tmp_path / "m.onnx"
+    made, path = built(name, data, bits), tmp_path / "m.onnx"
     export(made, templates, path, data.input_shape, data.mean, data.std)
     x = data.validation[0][:200]
     want = by_torch(made, normalised(x, data))
@@ -115,7 +81,7 @@ def test_the_file_computes_what_torch_does(name, bits, data, templates, tmp_path
 @pytest.mark.slow
 def test_linear_layers_on_sequences_run_on_integer_kernels(data, templates, tmp_path):
     path = tmp_path / "m.onnx"
-    export(trained("encoder", data, 8), templates, path, data.input_shape, data.mean, data.std)
+    export(built("encoder", data, 8), templates, path, data.input_shape, data.mean, data.std)
     operators = audit(path).operators
     assert operators["DequantizeLinear"] > 0 and "MatMul" in operators
     narrow = [layer for layer in audit(path).layers if layer.stored == "int8"]
@@ -125,7 +91,7 @@ def test_linear_layers_on_sequences_run_on_integer_kernels(data, templates, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder", "lstm", "gru"])
 def test_channel_pruning_takes_what_is_free_and_leaves_the_rest(name, data, templates, tmp_path):
-    made, path = trained(name, data, 8, prune={"kind": "channel", "ratio": 0.5, "at": 0.5}), tmp_path / "m.onnx"
+    made, path = built(name, data, 8, prune={"kind": "channel", "ratio": 0.5, "at": 0.5}), tmp_path / "m.onnx"
     kept = made.diagnostics["channels_kept"]
     free = {"encoder": ["layers.layers.0.linear1", "layers.layers.1.linear1"]}.get(name, ["hidden"])
     assert all(kept[layer][0] == kept[layer][1] // 2 for layer in free)

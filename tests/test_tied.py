@@ -2,21 +2,18 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto
-from torch import nn
 
 from harness import trial
 from harness.deploy.export import export
 from harness.deploy.graph import Templates
-from harness.recipe import parse_recipe
-from harness.registries import REGISTRIES
 from harness.tasks.digits import digits
-from harness.train.fit import Examples, Trained, fit
+from harness.train.fit import Trained
 from harness.train.predict import normalised
 from tests import own_networks
+from tests.both_sides import begun, by_onnxruntime, by_torch, trained
 
 HOW = {
     "float": {},
@@ -56,40 +53,10 @@ def data():
     return digits()
 
 
-def trained(module: nn.Module, data, **sections) -> Trained:
-    tree = {
-        "task": {"name": "digits"},
-        "student": {"model": "mlp"},  # the module is given below
-        "train": {"epochs": 2, "batch_size": 64, "lr": 0.02},
-        **sections,
-    }
-    x, y = normalised(data.train[0], data)[:256], data.train[1][:256]
-    return fit(parse_recipe(tree, REGISTRIES), module, Examples(x, y))
-
-
-def by_torch(made: Trained, x: torch.Tensor) -> np.ndarray:
-    """Logits by torch's own fake quantization at the inputs of the rounded layers."""
-    handles = []
-    for path, (scale, zero, top) in ({} if made.quantised is None else made.quantised.activations).items():
-
-        def rounded(_, inputs, scale=scale, zero=zero, top=top):
-            return (torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, 0, top),)
-
-        handles.append(made.module.get_submodule(path).register_forward_pre_hook(rounded))
-    with torch.no_grad():
-        logits = made.module(x).numpy()
-    for handle in handles:
-        handle.remove()
-    return logits
-
-
 def check_file(made: Trained, path, data) -> None:
     """The file gives torch's logits; an edge of a step may fall to either side."""
     x = data.validation[0][:100]
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")  # exact also where sums of bytes saturate
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    got, want = np.asarray(session.run(None, {"input": x.float().numpy()})[0]), by_torch(made, normalised(x, data))
+    got, want = by_onnxruntime(path, x), by_torch(made, normalised(x, data))
     off = np.abs(got - want).max(1) / np.abs(want).max()
     assert (off <= (1e-4 if made.quantised is None else 4e-3)).mean() >= 0.97, np.sort(off)[-5:]
 
@@ -98,7 +65,7 @@ def check_file(made: Trained, path, data) -> None:
 @pytest.mark.parametrize("name", sorted(own_networks.TIED))
 def test_the_file_computes_what_torch_does(name, how, data, templates, tmp_path):
     torch.manual_seed(0)
-    made = trained(own_networks.TIED[name](), data, **HOW[how])
+    made = trained(own_networks.TIED[name](), data, 256, **HOW[how])
     path = tmp_path / "m.onnx"
     export(made, templates, path, data.input_shape, data.mean, data.std)
     check_file(made, path, data)
@@ -134,5 +101,7 @@ def test_batch_norms_of_one_scale_are_pulled_once(data):
     prune = {"kind": "channel", "ratio": 0.5, "at": 0.5, **regularise}
     module = own_networks.Called("two")
     module.b2.weight = module.b.weight
-    made = trained(module, data, prune=prune)
+    pulled = begun(module, data, 256, prune=prune).plan.penalised
+    assert pulled.count("b.weight") == 1 and "b2.weight" not in pulled
+    made = trained(module, data, 256, prune=prune)
     assert made.module.get_parameter("b2.weight") is made.module.get_parameter("b.weight")

@@ -53,13 +53,21 @@ def signals() -> Iterator[Case]:
 def _signalled(study: Study, more: dict[str, str], reached: Callable[[Study], object], numbers: list[int]) -> list[str]:
     driver = study.start(**more)
     wait_until(lambda: reached(study) or driver.poll() is not None, "the phase is not reached")
+    imported = _imported(study)  # before it has gone
     for number in numbers:
         driver.send_signal(number)
         time.sleep(0.2)
     _, said = driver.communicate(timeout=120)
     fits = {0, *(code for number in numbers for code in (-number, 128 + number))}
     found = [] if driver.returncode in fits else [f"exit code {driver.returncode}"]
-    return found + ([f"said: {said[-300:]}"] if "Traceback" in said and _imported(study) else [])
+    return found + ([f"said: {said[-300:]}"] if "Traceback" in said and imported else [])
+
+
+def _at_work(study: Study) -> Driver:
+    """A search that has two records, and more to do."""
+    driver = study.start(trial_s=0.3)
+    study.wait_for_records(2)
+    return driver
 
 
 def parts() -> Iterator[Case]:
@@ -69,8 +77,7 @@ def parts() -> Iterator[Case]:
 
 
 def _killed(study: Study, name: str) -> list[str]:
-    driver = study.start(trial_s=0.3)
-    wait_until(lambda: len(study.files()) >= 2, "the search does not get on")
+    driver = _at_work(study)
     _part(driver, name).kill()
     _, said = driver.communicate(timeout=120)
     if name == "ray::":
@@ -86,8 +93,7 @@ def standstill() -> Iterator[Case]:
 
 
 def _stopped(study: Study, name: str) -> list[str]:
-    driver = study.start(trial_s=0.3)
-    wait_until(lambda: len(study.files()) >= 2, "the search does not get on")
+    driver = _at_work(study)
     part = psutil.Process(driver.pid) if name == "driver" else _part(driver, name)
     part.suspend()
     time.sleep(5)

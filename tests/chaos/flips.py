@@ -75,6 +75,8 @@ def _struck(whole: Path, file: Path, bit: int, sound: Mapping[str, Any]) -> list
         else:
             if seen != sound[name] and not said.getvalue():
                 found.append(f"{name}: another result, and nothing is said")
+        said.seek(0)
+        said.truncate()
     logging.getLogger("harness").removeHandler(handler)
     shutil.rmtree(box)
     return found
