@@ -23,7 +23,7 @@ from harness.checksums import write_checked_json
 from harness.deploy import facts
 from harness.deploy.export import export
 from harness.ending import Opened, caught, ended, failure, finished, ship, stopped, templates
-from harness.errors import TrialError, reason_of
+from harness.errors import TrialError, disk_error, reason_of
 from harness.models.build import build_model
 from harness.proof import cannot, examine, measured, prove
 from harness.recipe import Recipe, Selected, parse_recipe
@@ -43,9 +43,8 @@ from harness.train.run import Run
 from harness.train.schedule import begin
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 
-__all__ = [
-    "examine", "fingerprint", "go_on", "metric_spread", "prepare", "prove", "run", "score_test", "start", "untrained",
-]  # fmt: skip
+__all__ = ["examine", "fingerprint", "metric_spread", "prepare", "prove"]
+__all__ += ["go_on", "run", "score_test", "start", "untrained"]
 
 
 _OPENED: dict[int, Opened] = {}
@@ -301,5 +300,7 @@ def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict
     try:
         made = ship(finish(_begin(alone, {}, {}, device)), recipe, Path(folder) / UNTRAINED)
     except (Exception, SystemExit) as error:
+        if disk_error(error) is not None:  # not the recipe's fault
+            raise
         return {"reason": reason_of(error)}
     return {"structure": made.structure, "size_bytes": made.artifact.size_bytes, "path": UNTRAINED}

@@ -76,7 +76,7 @@ def test_old_temporary_files_of_the_cache_are_removed(box, monkeypatch):  # noqa
     cache = box / "cache"
     (cache / "graphs").mkdir(parents=True)
     monkeypatch.setenv("HARNESS_CACHE", str(cache))
-    old, new, other = cache / "graphs" / "a.123.tmp", cache / "b.456.tmp", cache / "mine.tmp"
+    old, new, other = cache / "graphs" / ".a.123.tmp", cache / ".b.456.tmp", cache / "mine.7.tmp"
     for path in (old, new, other):
         path.touch()
     for path in (old, other):

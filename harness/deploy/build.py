@@ -3,6 +3,7 @@ quantisation point."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -207,7 +208,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
                 attribute.i = build.groups[path]
     product = node.op_type == "MatMul"  # its weight has the output channels last, and its bias is a sum behind it
     values, bias = np.ascontiguousarray(layer.weight.T if product else layer.weight), None if product else layer.bias
-    key = (layer.owner, values.shape, values.tobytes())
+    key = (layer.owner, values.shape, hashlib.sha256(values.data).digest())
     weight = build.stored.get(key)
     if weight is None:
         weight = build.stored[key] = f"{path}.v" if product else f"{path}.w"
@@ -247,9 +248,8 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
         if any(node.output[0] == f"{point}.d" for node in build.nodes):
             point = f"{point}.{len(build.bytes_of)}"  # another input of a layer that is called again
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
-        if (
-            flatten is not None and build.readers[tensor] == 1
-        ):  # bytes before it too (the same bytes): the layer in front writes them
+        # bytes in front of a Flatten too (they are the same): then the layer before it writes bytes
+        if flatten is not None and build.readers[tensor] == 1:
             build.nodes.remove(flatten)
             flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
             build.nodes.append(flatten)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from harness.files import write_bytes_durably
 from harness.models.add import Add
 from harness.train.points import has_point, is_weighted
 
@@ -281,8 +281,5 @@ class Templates:
                 self._known[key] = Template.from_bytes(path.read_bytes())
             else:
                 self._known[key] = make_template(module, input_shape, mean, std)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(f".{os.getpid()}.tmp")
-                partial.write_bytes(self._known[key].to_bytes())
-                os.replace(partial, path)
+                write_bytes_durably(path, self._known[key].to_bytes())
         return self._known[key]

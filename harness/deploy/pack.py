@@ -54,8 +54,8 @@ def to_gaps(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gaps (uint8) and positions of a sparse vector's entries.
 
     The cumulative sum of the gaps gives the positions. A stretch of more than 255 zeros is
-    bridged by entries whose value is 0, so a position may hold a zero. The first does where all are zero:
-    onnxruntime computes no product of an empty stream.
+    bridged by entries whose value is 0, so a position may hold a zero. If every entry
+    is zero, one entry at position 0 is kept: onnxruntime cannot multiply by an empty stream.
     """
     positions, last = [], 0
     for position in np.flatnonzero(flat).tolist():

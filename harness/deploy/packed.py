@@ -36,9 +36,9 @@ from harness.files import MODEL_BYTES, read_bytes
 
 MAGIC = b"HPK1"
 DIGEST = 16
-LIMIT_BYTES = MODEL_BYTES  # what a stated size may ask for at most
 MAX_RATIO = 1000  # a model has at most 1 MiB and this many times its packed file's bytes
 TAKE_OUT = 64  # bytes of an initialiser from which on it gets a part of its own
+CHUNK = 2**16  # entries of a sparse part that are placed at once
 STORED, DEFLATE, SHUFFLE, SPARSE = range(4)
 
 
@@ -55,7 +55,7 @@ def _most(data: bytes) -> int:
     return 2**20 + MAX_RATIO * len(data)
 
 
-def unpack(data: bytes, limit: int = LIMIT_BYTES) -> bytes:
+def unpack(data: bytes, limit: int = MODEL_BYTES) -> bytes:
     """The ONNX model, bit for bit.
 
     Args:
@@ -108,7 +108,7 @@ def read(path: Path) -> bytes:
     try:
         return unpack(read_bytes(path, MODEL_BYTES))
     except FileNotFoundError:
-        raise SpaceError(str(path), "cannot be read (No such file or directory)") from None
+        raise SpaceError(str(path), "no such file") from None
     except ValueError as error:
         raise SpaceError(str(path), f"is damaged: {error}", remedy="Copy it again from where it was made.") from None
 
@@ -250,10 +250,7 @@ class _Reader:
         if len(gaps) != len(values) or (len(gaps) and gaps.sum(dtype=np.int64) >= raw):
             raise ValueError("a sparse tensor in it does not fit its shape")
         flat, last = np.zeros(raw, np.uint8), 0
-        for i in range(0, len(gaps), _CHUNK):  # positions take eight times the bytes of gaps
-            where = last + np.cumsum(gaps[i : i + _CHUNK], dtype=np.int64)
-            flat[where], last = values[i : i + _CHUNK], int(where[-1])
+        for i in range(0, len(gaps), CHUNK):  # positions take eight times the bytes of gaps
+            where = last + np.cumsum(gaps[i : i + CHUNK], dtype=np.int64)
+            flat[where], last = values[i : i + CHUNK], int(where[-1])
         return flat.tobytes()
-
-
-_CHUNK = 2**16

@@ -23,7 +23,6 @@ from harness.deploy import machine, packed
 from harness.deploy.facts import has_stream, may_saturate
 from harness.deploy.onnx_session import open_session
 from harness.errors import SpaceError, TrialError
-from harness.files import MODEL_BYTES, read_bytes
 from harness.methods import load_own, nearest
 
 
@@ -78,17 +77,17 @@ def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
         raise SpaceError("deploy.runtime", "unknown name", runtime, nearest(runtime, RUNTIMES))
     own = runtime not in RUNTIMES
     function = load_own(runtime, "deploy.runtime") if own else RUNTIMES[runtime].load()
+    refuse_external_data(path, packed.load(path))
     with _plain(path) as file:
-        refuse_external_data(path, packed.load(file))
         return _loaded(function, runtime, file, threads)
 
 
 @contextlib.contextmanager
 def _plain(path: Path) -> Iterator[Path]:
     """The file as plain ONNX: itself, or unpacked for as long as it takes to load it."""
-    if not path.exists():
-        raise SpaceError(str(path), "no such file")
-    if read_bytes(path, MODEL_BYTES)[: len(packed.MAGIC)] != packed.MAGIC:
+    with open(path, "rb") as start:
+        is_packed = start.read(len(packed.MAGIC)) == packed.MAGIC
+    if not is_packed:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -114,6 +114,7 @@ def _join(address: str) -> None:
     except Exception as error:  # Ray raises plain ones
         if isinstance(error, AuthenticationError) or "authentica" in f"{error} {heard}".lower():
             raise SpaceError("--address", _refused(error), address, _TOKEN) from None
+        log.info("Ray said: %s", "".join(heard))
         rule = f"the Ray cluster there cannot be joined ({_first_line(error)})"
         raise SpaceError("--address", rule, address, "`ray status` on its head node says how it is.") from None
 

@@ -52,8 +52,9 @@ def plain(module: nn.Module) -> Forward:
         given = {**params, **buffers}
         given |= {name: given[first] for name, first in tied.items()}
         module.train(training)
-        with watched(module, watch) as seen, quantised_activations(module, ranges):  # torch ties a module's two
-            logits = functional_call(module, given, (x,), tie_weights=False)  # names too, and loses its tensors then
+        with watched(module, watch) as seen, quantised_activations(module, ranges):
+            # torch's own tie_weights also ties the two names of one module, and then loses its tensors
+            logits = functional_call(module, given, (x,), tie_weights=False)
         return {"logits": logits, **seen}, buffers
 
     return forward

@@ -79,7 +79,8 @@ def left_alone(module: nn.Module) -> dict[str, str]:
     for name, m in module.named_modules():
         whole = isinstance(m, nn.MultiheadAttention) or not list(m.children())
         own = [f"{name}.{p}".lstrip(".") for p, values in m.named_parameters(recurse=False) if values.dim() > 1]
-        if not own or layers.get(name) in layers or any(name.startswith(f"{path}.") for path in found):
+        compressed = layers.get(name) in layers  # its weight is its own or another layer's, not an embedding's
+        if not own or compressed or any(name.startswith(f"{path}.") for path in found):
             continue
         found |= {name: type(m).__name__} if whole else dict.fromkeys(own, "Parameter")
     return found

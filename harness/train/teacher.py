@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from harness.files import write_bytes_durably
 from harness.methods import Method
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, Teacher
@@ -57,10 +57,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         seed=teacher.seed,
     )
     trained = fit(plain, module.to(device), Examples(normalised(x, data).to(device), y.to(device))).module
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, partial)
-    os.replace(partial, path)
+    write_bytes_durably(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
     return trained
 
 
