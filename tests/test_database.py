@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from harness.errors import HarnessError, SpaceError
 from harness.records import read_record
-from tests.test_search import box, run, started  # noqa: F401
+from tests.test_search import Here, box, run, started  # noqa: F401
 
 OBJECTIVES = ("accuracy", "size_bytes", "latency_ms")
 LOCK_S = 8.0  # SQLite itself waits 5
@@ -56,19 +57,30 @@ def when(box: Path, count: int, strike) -> threading.Thread:  # noqa: F811
     return thread
 
 
-def locked(path: Path, seconds: float) -> None:
-    """An exclusive lock of another connection."""
-    with sqlite3.connect(path, timeout=60, isolation_level=None) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        time.sleep(seconds)
-        other.execute("COMMIT")
+def lock_before(wait: int, database: Path, monkeypatch, seconds: float | None) -> None:
+    """Another connection locks the database before the ``wait``-th wait for a trial, for so long (None: to the end)."""
+    waits, real = itertools.count(1), Here.wait
+
+    def locking_wait(self, timeout_s):
+        if next(waits) == wait:
+            other = sqlite3.connect(database, timeout=60, isolation_level=None, check_same_thread=False)
+            other.execute("BEGIN EXCLUSIVE")
+            if seconds is not None:
+                threading.Timer(seconds, lambda: other.execute("COMMIT")).start()
+            else:
+                OPEN.append(other)
+        return real(self, timeout_s)
+
+    monkeypatch.setattr(Here, "wait", locking_wait)
 
 
-def test_a_search_waits_for_a_locked_sqlite_database(box, caplog):  # noqa: F811
+OPEN: list[sqlite3.Connection] = []  # keeps a lock: a connection that is collected gives it back
+
+
+def test_a_search_waits_for_a_locked_sqlite_database(box, monkeypatch, caplog):  # noqa: F811
     url = f"sqlite:///{box}/study.db"
-    strike = when(box, 5, lambda: locked(box / "study.db", LOCK_S))
+    lock_before(5, box / "study.db", monkeypatch, LOCK_S)
     outcome = run(box, f"search.storage={url}", "search.trials=8")
-    strike.join()
     assert outcome.finished == 8 and len(started(box)) == len(set(started(box))) == 8
     is_whole(url, box / "study", 8)
     assert "database is locked): the search waits up to 120 s" in caplog.text and "answers again" in caplog.text
@@ -76,17 +88,12 @@ def test_a_search_waits_for_a_locked_sqlite_database(box, caplog):  # noqa: F811
 
 def test_a_database_that_stays_locked_ends_the_search_which_goes_on_later(box, monkeypatch):  # noqa: F811
     url = f"sqlite:///{box}/study.db?timeout=0.2"
-    monkeypatch.setattr("harness.search.database.LIMIT_S", 1.0)
-    release = threading.Event()
-    other = sqlite3.connect(box / "study.db", timeout=60, isolation_level=None, check_same_thread=False)
-    strike = when(box, 5, lambda: other.execute("BEGIN EXCLUSIVE") and release.wait())
-    with pytest.raises(HarnessError, match=r"did not answer for . s \(database is locked\).*the same command again"):
-        run(box, f"search.storage={url}", "search.trials=8")
-    other.execute("ROLLBACK")
-    release.set()
-    strike.join()
-    monkeypatch.undo()
-    monkeypatch.setenv("HARNESS_FAKE", str(box))
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.search.database.LIMIT_S", 1.0)
+        lock_before(5, box / "study.db", patch, None)
+        with pytest.raises(HarnessError, match=r"did not answer for . s \(database is locked\).*same command again"):
+            run(box, f"search.storage={url}", "search.trials=8")
+    OPEN.pop().execute("ROLLBACK")
     assert run(box, f"search.storage={url}", "search.trials=8").finished == 8
     is_whole(url, box / "study", 8)
     assert len(started(box)) == len(set(started(box))), "what had finished did not run again"

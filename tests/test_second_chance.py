@@ -54,7 +54,7 @@ class Hasty(Never):
 @pytest.fixture
 def hasty(monkeypatch) -> Hasty:
     rule = Hasty()
-    monkeypatch.setattr(driver, "_rule", lambda space: rule)
+    monkeypatch.setattr(driver, "rule_of", lambda space: rule)
     return rule
 
 

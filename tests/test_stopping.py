@@ -85,8 +85,8 @@ def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F
 
 
 def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa: F811
-    rules, make = [], driver._rule
-    monkeypatch.setattr(driver, "_rule", lambda space: rules.append(make(space)) or rules[-1])
+    rules, make = [], driver.rule_of
+    monkeypatch.setattr(driver, "rule_of", lambda space: rules.append(make(space)) or rules[-1])
     run(box, *LEARNING, "search.trials=80")
     run(box, *LEARNING, "search.trials=81")
     first, second = (sorted((c.rungs[1], c.final, c.flagged, c.exempt, c.places) for c in r.done) for r in rules)
