@@ -6,14 +6,18 @@ CSV file ends with a cell of that kind. Files of older versions have none, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.files import JSON_BYTES, FileMistake, parse_object, read_bytes, write_bytes_durably
+from harness.files import JSON_BYTES, MODEL_BYTES, FileMistake, parse_object, read_bytes, write_bytes_durably
+
+log = logging.getLogger(__name__)
 
 CHECKSUM = "crc32"
 AGAIN = "Give the search's command again: it is made again from the trials' records."  # where a summary is damaged
@@ -54,6 +58,24 @@ def read_or_damage(path: Path, limit: int = JSON_BYTES) -> tuple[dict[str, Any],
         return {}, ""
     except FileMistake as error:
         return {}, f"{path.name} {error.rule}"
+
+
+def write_cached(path: Path, data: bytes) -> None:
+    """Durably, for :func:`read_cached`: the SHA-256 of ``data``, then ``data``."""
+    write_bytes_durably(path, hashlib.sha256(data).digest() + data)
+
+
+def read_cached(path: Path) -> bytes | None:
+    """What :func:`write_cached` wrote; None where there is no such file, or it is damaged (logged): make it again."""
+    try:
+        content = read_bytes(path, MODEL_BYTES)
+    except FileNotFoundError:
+        return None
+    digest, data = content[:32], content[32:]
+    if hashlib.sha256(data).digest() != digest:
+        log.warning("%s is damaged: it is made again", path)
+        return None
+    return data
 
 
 def sealed(line: str) -> str:

@@ -65,10 +65,12 @@ def test_disturbed_processes_are_started_again_three_times(disturbed: int, verdi
 
 
 def on_a_device(bundle: Path) -> None:
-    """Run a bundle's script with neither harness nor torch on its path."""
+    """Run a bundle's script with neither harness nor torch on its path, and a module of it that prints."""
     alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     check = "import sys, runpy; sys.argv = sys.argv[1:]; sys.modules.update(harness=None, torch=None); "
     check += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    with open(bundle / "timing.py", "a") as file:  # imported by each measuring process
+        file.write("print('a runtime greets')\n")
     command = [sys.executable, "-c", check, str(bundle / "device_bench.py"), "--seconds", "0.02", "--processes", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=bundle, env=alone)
     assert done.returncode == 0, done.stderr

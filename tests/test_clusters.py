@@ -106,4 +106,4 @@ def test_nodes_die_and_join_and_a_second_search_waits_for_room(
     out, err = driver.communicate(timeout=300)
     assert out.strip().endswith("complete 60 0"), err
     out, err = waiting.communicate(timeout=300)
-    assert out.strip().endswith("complete 12 0") and "wait since" in err, err
+    assert out.strip().endswith("complete 12 0") and "workers are not ready" in err, err

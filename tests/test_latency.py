@@ -12,7 +12,8 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.deploy.latency import Lab, precise, related, verdict
+from harness.deploy import latency
+from harness.deploy.latency import Lab, alone_on_this_host, precise, related, verdict
 from harness.deploy.machine import environment
 from harness.deploy.runtimes import load
 from harness.deploy.timing import ASK_EVERY, MIN_BLOCKS, Target, drift, time_blocks
@@ -224,3 +225,11 @@ def test_what_a_runtime_prints_reads_or_raises_stays_out_of_the_answers(model, o
         assert lab._child.pid == child, "none of them cost the process"
         with pytest.raises(TrialError, match="died or gave no answer"):
             lab.measure([model], None, f"{name}:dying", budget_s=0.01)
+
+
+def test_a_lab_waits_so_long_for_another_one(model, monkeypatch):
+    monkeypatch.setattr(latency, "OTHERS_S", 0.3)
+    with alone_on_this_host(), Lab() as lab, pytest.raises(TrialError, match="another process has measured on this"):
+        lab.measure([model], None, budget_s=0.01)
+    with Lab() as lab:
+        assert lab.measure([model], None, budget_s=0.01)

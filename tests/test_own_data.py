@@ -1,8 +1,12 @@
 """The user's own function as a task."""
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
+from sklearn.datasets import load_wine
 
+from harness import trial
 from harness.tasks.digits import digits
 from tests.tasks import PARTS, load, message
 
@@ -66,3 +70,36 @@ def test_mistakes_in_own_data_name_the_task(own, function, expected):
 
 def test_a_module_that_is_not_there(own):
     assert message("no_such_package.module:function").startswith("task.name: cannot import 'no_such_package")
+
+
+LAYER = """
+import numpy as np
+from sklearn.datasets import load_wine
+from torch import nn
+def wine():
+    x, y = load_wine(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(y))
+    x, y = x[order].astype(np.float32), y[order]
+    return {"x_train": x[:130], "y_train": y[:130], "x_test": x[130:], "y_test": y[130:]}
+def net(input_shape, classes): return nn.Linear(*input_shape, classes)
+"""
+
+
+@pytest.mark.parametrize("bits", [32, 8, 2])
+def test_a_network_that_is_one_layer(own_module, tmp_path, bits):
+    """A table of floats and a student without any module around its layer, from its checkpoint to its file."""
+    name = own_module(LAYER)
+    layer = torch.nn.Linear(13, 3)
+    torch.save(layer.state_dict(), tmp_path / "w.pt")
+    student = {"model": f"{name}:net", "checkpoint": "w.pt"}
+    pruned = {"kind": "weight", "ratio": 0.5}
+    tree = {"task": {"name": f"{name}:wine"}, "student": student, "quant": {"bits": bits}, "prune": pruned}
+    tree |= {"train": {"epochs": 20, "lr": 0.1}}
+    record = trial.run(tree, 0, {}, "", str(tmp_path / "t"))
+    assert record["status"] == "ok", record["reason"]
+    session = onnxruntime.InferenceSession(tmp_path / "t" / "model.onnx")
+    x, y = load_wine(return_X_y=True)
+    test = np.random.default_rng(0).permutation(len(y))[130:]
+    [logits] = session.run(None, {session.get_inputs()[0].name: x[test].astype(np.float32)})
+    assert (logits.argmax(1) == y[test]).mean() > 0.8
+    assert record["diagnostics"]["sparsity"] >= 20 / 39  # rounding makes more zeros

@@ -186,7 +186,7 @@ def test_a_full_cluster_is_said_and_waited_for(
         slot.asked -= 100
     made.wait(0)
     made.wait(0)
-    assert caplog.text.count("2 of 2 workers wait since") == 1 and "each needs 1 CPU" in caplog.text
+    assert caplog.text.count("2 of 2 workers are not ready") == 1 and "each needs 1 CPU" in caplog.text
     made._slots[0].starting.done = True
     made.wait(0)
     assert made.free == 1, "it goes on with what is there"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROBE = "probe.onnx"
+SESSION = HERE / "session.json"  # what one process measured
 
 
 def files() -> list[Path]:
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
-        print(json.dumps(session(given.seconds, given.threads, given.batch_size, given.one)))
+        measured = session(given.seconds, given.threads, given.batch_size, given.one)
+        SESSION.write_text(json.dumps(measured))  # no answer on stdout: a runtime may print there
         return
     import onnxruntime
 
@@ -96,7 +98,9 @@ def main() -> None:
     for seed in range(given.processes):
         command = [sys.executable, __file__, "--one", str(seed), "--seconds", str(given.seconds),
                    "--threads", str(given.threads), "--batch-size", str(given.batch_size)]  # fmt: skip
-        sessions.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+        subprocess.run(command, stdout=sys.stderr, check=True)
+        sessions.append(json.loads(SESSION.read_text()))
+        SESSION.unlink()
         print(f"process {seed + 1} of {given.processes}", file=sys.stderr)
     timed = files()
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in timed]

@@ -19,7 +19,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from harness.files import write_bytes_durably
+from harness.checksums import read_cached, write_cached
 from harness.models.add import Add
 from harness.train.points import has_point, is_weighted
 
@@ -275,11 +275,12 @@ class Templates:
     ) -> Template:
         """The template of ``module``'s architecture; ``exact`` exports this very module anew."""
         key = architecture_key(module, input_shape, mean, std)
-        path = self._folder / f"{key}.onnx"
+        path = self._folder / f"{key}.cached"
         if key not in self._known or exact:
-            if path.exists() and not exact:
-                self._known[key] = Template.from_bytes(path.read_bytes())
+            shared = None if exact else read_cached(path)
+            if shared is not None:
+                self._known[key] = Template.from_bytes(shared)
             else:
                 self._known[key] = make_template(module, input_shape, mean, std)
-                write_bytes_durably(path, self._known[key].to_bytes())
+                write_cached(path, self._known[key].to_bytes())
         return self._known[key]

@@ -32,6 +32,7 @@ from harness.records import Measurement
 
 MAX_DRIFT = 0.05  # of the reference, between the first and the last third of the session
 MAX_HALF_WIDTH = 0.05  # of the interval, relative to the median
+OTHERS_S = 600.0  # how long another lab on this host is waited for
 PRECISE = 0.01  # half-width of every file's interval, relative to its median, at which a search is content
 
 
@@ -221,15 +222,28 @@ def _line(channel: socket.socket, timeout_s: float) -> bytes:
 
 @contextlib.contextmanager
 def alone_on_this_host() -> Iterator[None]:
-    """Wait until no other lab of this user measures on this host. The lock ends with its holder."""
+    """Wait until no other lab of this user measures on this host. The lock ends with its holder.
+
+    Raises:
+        TrialError: another one held it for ``OTHERS_S`` seconds.
+    """
     if sys.platform == "win32":
         yield
         return
     import fcntl
 
     path = Path(tempfile.gettempdir()) / f"harness-latency-{os.getuid()}.lock"
+    deadline = time.monotonic() + OTHERS_S
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    held = f"another process has measured on this host for {OTHERS_S:g} s and holds {path}"
+                    raise TrialError(f"latency: {held}: end it") from None
+            time.sleep(0.05)
         yield
 
 

@@ -34,6 +34,8 @@ def build_model(
     if model.checkpoint is not None:
         load_checkpoint(module, Path(model.checkpoint).expanduser(), f"{where}.checkpoint")
     _check_output(module, model.name, tuple(input_shape), classes, f"{where}.model")
+    if isinstance(module, nn.Linear):
+        module = nn.Sequential(module)  # everything names a layer by its path, and a layer alone has none
     return module.train()
 
 

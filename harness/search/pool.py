@@ -274,7 +274,8 @@ class RayPool:
         free, whole = ray.available_resources(), ray.cluster_resources()
         told = ", ".join(f"{free.get(k, 0):g} of {whole.get(k, 0):g} {k}" for k in ("CPU", "GPU") if whole.get(k))
         log.warning(
-            "%d of %d workers wait since %s for the cluster's room: each needs %d CPU and %g GPU, free are %s",
+            "%d of %d workers are not ready, asked for at %s: they start slowly, or wait for room "
+            "(each needs %d CPU and %g GPU; free in the cluster: %s)",
             *(len(waits), len(self._slots), since, self._resources.cpu, self._resources.gpu, told or "none"),
         )
 

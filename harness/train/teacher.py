@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from harness.files import write_bytes_durably
+from harness.checksums import read_cached, write_cached
 from harness.methods import Method
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, Teacher
@@ -39,9 +39,10 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     module = build_model(teacher.model, data.input_shape, data.classes, teacher.seed, where="teacher")
     if teacher.model.checkpoint is not None:
         return module.eval()
-    path = cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.safetensors"
-    if path.exists():
-        module.load_state_dict(load_file(path))
+    path = cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.cached"
+    known = read_cached(path)
+    if known is not None:
+        module.load_state_dict(load(known))
         return module.eval()
     x, y = data.train
     plain = Recipe(
@@ -57,7 +58,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         seed=teacher.seed,
     )
     trained = fit(plain, module.to(device), Examples(normalised(x, data).to(device), y.to(device))).module
-    write_bytes_durably(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
+    write_cached(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
     return trained
 
 
