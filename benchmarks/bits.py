@@ -16,6 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from harness.recipe import parse_recipe
+from harness.registries import REGISTRIES
+from harness.trial.job import TrialJob
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import plotly.graph_objects as go
@@ -34,12 +38,12 @@ RECIPE = {
 
 
 def one(method: str, bits: int, seed: int) -> dict[str, Any]:
-    from harness import trial
+    from harness.trial import run as trial
 
     with tempfile.TemporaryDirectory() as folder:
         tree = {**RECIPE, "quant": {"kind": method, "bits": bits}, "seed": seed}
-        record = trial.run(tree, 0, {}, "", folder)
-        if record["status"] != "ok":
+        record = trial.run(TrialJob(parse_recipe(tree, REGISTRIES), 0, Path(folder)))
+        if record.status != "ok":
             raise RuntimeError(f"{method}, {bits} bits: {record['reason']}")
         accuracy = trial.score_test(folder)["accuracy"]
         return {
@@ -47,7 +51,7 @@ def one(method: str, bits: int, seed: int) -> dict[str, Any]:
             "bits": bits,
             "seed": seed,
             "test_accuracy": accuracy,
-            "size_bytes": record["artifact"]["size_bytes"],
+            "size_bytes": record.artifact.size_bytes,
         }
 
 

@@ -17,9 +17,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import ROOT, save
-from harness.search.confirm import confirm
 from harness.search.driver import search
-from harness.space import load_space
+from harness.space.space import load_space
+from harness.verify.confirm import confirm
 
 
 def _inside(second: dict[str, Any], first: dict[str, Any], part: str) -> bool:

@@ -37,14 +37,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from ruamel.yaml import YAML
 
 from benchmarks.report import ROOT, save, spread
-from harness.deploy.export import structure_key
-from harness.deploy.latency import Lab
-from harness.intervals import mean_interval
-from harness.pareto import Front, log_hypervolume, reference_point
+from harness.export.export import structure_key
+from harness.measure.lab import Lab
 from harness.search.driver import search
 from harness.search.preflight import teacher_trees
 from harness.search.study import distribution, to_optuna
-from harness.space import Hole, Space, load_space
+from harness.space.distributions import Hole
+from harness.space.space import Space, load_space
+from harness.stats.intervals import mean_interval
+from harness.stats.pareto import Front, log_hypervolume, reference_point
 
 METRICS = ("accuracy", "size_bytes", "latency_ms")
 DIRECTIONS = ("maximize", "minimize", "minimize")
@@ -95,7 +96,7 @@ def ours(space: Space, folder: Path, seconds: float, logits: Any) -> tuple[list[
     for line in csv.DictReader((folder / "study" / "told.csv").open()):
         place = folder / "study" / "trials" / f"{int(line['number']):05d}"
         record = json.loads((place / "record.json").read_bytes())
-        accuracy = record["measurements"]["accuracy"]["values"][0] if record["status"] == "ok" else None
+        accuracy = record["measurements"]["accuracy"]["values"][0] if record.status == "ok" else None
         rows.append(Row(float(line["elapsed_s"]), accuracy, place / "model.onnx", bool(record["baseline"])))
     return rows, time.time() - started - max(r.told_s for r in rows)
 
@@ -217,7 +218,7 @@ def latencies_ms(paths: list[Path], reference: Path) -> dict[Path, float]:
 
 def scored(space: Space, rows: dict[str, list[Row]]) -> dict[str, list[Scored]]:
     """One lab's latencies for all files; test accuracy of those that were ever on a front."""
-    from harness.scoring import data_of, file_metrics
+    from harness.trial.score import data_of, file_metrics
 
     data = data_of(space.fill(space.sample(lambda hole: hole.default)))
     paths = sorted({row.path for own in rows.values() for row in own if row.accuracy is not None})
@@ -264,7 +265,7 @@ def _is_widest(row: Row) -> bool:
 
 def reference_of(rows: dict[str, list[Row]], told: dict[str, list[Scored]]) -> tuple[float, ...]:
     """Chance accuracy, and 1.5 times the largest costs of our baselines and of all contenders' fronts: every one
-    of them counts (:func:`harness.pareto.reference_point`)."""
+    of them counts (:func:`harness.stats.pareto.reference_point`)."""
     counted = [s for row, s in zip(rows["ours"], told["ours"], strict=True) if row.baseline]
     counted += [own[i] for own in told.values() for i in fronts(own)[-1]]
     values = np.array([v for s in counted for v in (s.validation, s.test) if v is not None])
@@ -272,7 +273,7 @@ def reference_of(rows: dict[str, list[Row]], told: dict[str, list[Scored]]) -> t
 
 
 def one_seed(task: str, seed: int, seconds: float) -> dict[str, Any]:
-    from harness import trial as trial_module
+    from harness.trial import run as trial_module
 
     file, overrides, _, _ = SPACES[task]
     folder = Path(tempfile.mkdtemp())
@@ -280,7 +281,7 @@ def one_seed(task: str, seed: int, seconds: float) -> dict[str, Any]:
     tree["search"] = {"time_s": seconds + START_UP_S, "seed": seed, "stop": "dominated", "sampler": "tpe"}
     (folder / file).write_text(json.dumps(tree))
     space = load_space(folder / file, overrides=overrides)
-    logits = trial_module.prepare(teacher_trees(space), str(folder / "prepared"))["logits"]
+    logits = trial_module.prepare(teacher_trees(space), str(folder / "prepared")).logits
     rows, startup = {}, {}
     names = list(CONTENDERS)
     for name in names[seed % len(names) :] + names[: seed % len(names)]:

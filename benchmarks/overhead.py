@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.report import save, spread
 from harness.search import driver, loop
 from harness.search.study import Study
-from harness.space import load_space
+from harness.space.space import load_space
 
 TRIALS, TUNE_TRIALS = 200, 20
 SPACE = """

@@ -22,21 +22,21 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
-from harness.ending import ship
 from harness.models.build import build_model
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
-from harness.scoring import data_of, file_metrics, normalised_part
-from harness.techniques.optim import learning_rate_factor
+from harness.techniques.optimizers import learning_rate_factor
 from harness.train import pruning, schedule
 from harness.train.fit import finish
 from harness.train.forward import plain
 from harness.train.lanes import Examples
-from harness.train.points import quantised_activations
-from harness.train.run import Run
+from harness.train.quantization_points import quantised_activations
 from harness.train.schedule import begin, enter
 from harness.train.step import Layout, effective_weights
+from harness.train.student import Run
 from harness.train.teacher import quantities_of
+from harness.trial.outcome import ship
+from harness.trial.score import data_of, file_metrics, normalised_part
 
 # The engine's own form of a network is not for peers; nor may it be read (torch.fx patches modules for all
 # threads) while Optuna's n_jobs threads call theirs.

@@ -21,17 +21,17 @@ import torch
 
 from benchmarks.lanes import CIFAR, DIGITS, FASHION, loop, recipe_of, seconds
 from benchmarks.report import ROOT, save, spread
-from harness.intervals import mean_interval
 from harness.models.build import build_model
 from harness.recipe import Recipe
-from harness.scoring import data_of, normalised_part
-from harness.space import load_space
+from harness.space.space import load_space
+from harness.stats.intervals import mean_interval
 from harness.train.evaluate import accuracy
 from harness.train.fit import advance
 from harness.train.lanes import Examples
 from harness.train.memory import keep_memory
-from harness.train.run import Run
 from harness.train.schedule import begin
+from harness.train.student import Run
+from harness.trial.score import data_of, normalised_part
 
 ROUNDS, SEEDS = 9, 5
 STUDENTS: dict[str, tuple[dict[str, Any], Any]] = {

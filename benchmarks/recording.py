@@ -19,13 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.trial.job import TrialJob
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import ROOT, save
-from harness import trial
-from harness.intervals import mean_interval
 from harness.search.preflight import teacher_trees
-from harness.space import Space, load_space
+from harness.space.space import Space, load_space
+from harness.stats.intervals import mean_interval
+from harness.trial import run as trial
 
 ROUNDS, TRIALS = 8, 3
 
@@ -53,10 +55,9 @@ def one_round(space: Space, seed: int, folder: Path, logits: Any, spent: dict[st
     rng = random.Random(seed)
     for number in range(TRIALS):
         params = space.sample(lambda hole: rng.choice(hole.spread(1000)))
-        tree, place = space.fill(params, seed * TRIALS + number).to_tree(), str(folder / f"{seed}-{number}")
-        trial.untrained(tree, place)
-        job = {"tree": tree, "number": number, "params": params, "baseline": "", "folder": place}
-        trial.start([job], [], logits)
+        recipe, place = space.fill(params, seed * TRIALS + number), folder / f"{seed}-{number}"
+        trial.untrained(recipe, place)
+        trial.start([TrialJob(recipe, number, place, params)], [], logits)
     found = {f"{name}_s": clock.seconds - before[name] for name, clock in spent.items()}
     found["training_s"] = found.pop("start_s") - found["finished_s"]
     return found | {"added": (found["untrained_s"] + found["finished_s"]) / found["training_s"]}
@@ -65,7 +66,7 @@ def one_round(space: Space, seed: int, folder: Path, logits: Any, spent: dict[st
 def first_exports(space: Space, folder: Path) -> float:
     started = time.process_time()
     for i, baseline in enumerate(space.baselines()):
-        trial.untrained(baseline.recipe.to_tree(), str(folder / f"baseline-{i}"))
+        trial.untrained(baseline.recipe, folder / f"baseline-{i}")
     return time.process_time() - started
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["HARNESS_CACHE"] = str(Path(name) / "cache")
         space = load_space(ROOT / "search_spaces" / "digits.yaml")
-        logits = trial.prepare([*teacher_trees(space)], str(Path(name) / "prepared"))["logits"]
+        logits = trial.prepare([*teacher_trees(space)], str(Path(name) / "prepared")).logits
         found: dict[str, Any] = {"trials_a_round": TRIALS, "first_exports_s": first_exports(space, Path(name))}
         spent = {part: Spent(part) for part in ("untrained", "start", "finished")}
         rounds: list[dict[str, float]] = []

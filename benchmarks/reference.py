@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import ROOT, conditions
 from harness.report import load_study, write_report
-from harness.report.data import StudyData
 from harness.report.page import summary
+from harness.report.study_data import StudyData
 from harness.report.tables import short_recipe
 from harness.report.units import share, size, time
 from harness.search.driver import search
-from harness.space import load_space
+from harness.space.space import load_space
 
 KEPT = ("space.yaml", "study.json", "teacher.json", "report/pareto.csv", "report/trials.csv")
 

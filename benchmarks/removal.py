@@ -21,10 +21,10 @@ import torchvision
 from torch import nn
 
 from benchmarks.report import save
-from harness.deploy.bench import bench
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
-from harness.deploy.latency import Job
+from harness.export.export import export
+from harness.export.template import Templates
+from harness.measure.bench import bench
+from harness.measure.lab import Job
 from harness.techniques import prune
 from harness.train.fit import Trained
 from harness.train.shrink import Channels, shrink

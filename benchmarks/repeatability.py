@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import save
 from benchmarks.runtimes import STUDENTS, export_files
-from harness.deploy.bench import MAX_HALF_WIDTH, Timing, bench
-from harness.deploy.latency import Job
+from harness.measure.bench import MAX_HALF_WIDTH, Timing, bench
+from harness.measure.lab import Job
 
 RUNS, WITHIN = 7, 0.02
 

@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from harness.recipe import parse_recipe
+from harness.registries import REGISTRIES
+from harness.trial.job import TrialJob
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import save
-from harness import trial
-from harness.deploy.bench import Timing, bench
-from harness.deploy.latency import Job
+from harness.measure.bench import Timing, bench
+from harness.measure.lab import Job
+from harness.trial import run as trial
 
 STUDENTS = {
     "fashion_convnet": ({"model": "convnet", "width": 32, "stages": 3}, (1, 28, 28)),
@@ -55,10 +59,10 @@ def export_files(
             "deploy": {"runtime": runtime},
         }
         place = folder / f"{runtime}-{ratio}-{bits}"
-        record = trial.run(recipe, 0, {}, "", str(place))
-        if record["status"] != "ok":
+        record = trial.run(TrialJob(parse_recipe(recipe, REGISTRIES), 0, place))
+        if record.status != "ok":
             raise SystemExit(f"{place.name}: {record['reason']}")
-        layers = record["diagnostics"]["audit"]["layers"]
+        layers = record.diagnostics["audit"]["layers"]
         whole = f"{sum(layer['integer'] for layer in layers)} of {len(layers)}"
         made.append(
             {
@@ -66,8 +70,8 @@ def export_files(
                 "removed": ratio,
                 "bits": bits,
                 "integer_layers": whole,
-                "size_bytes": record["artifact"]["size_bytes"],
-                "path": place / record["artifact"]["path"],
+                "size_bytes": record.artifact.size_bytes,
+                "path": place / record.artifact.path,
             }
         )
     return made

@@ -35,13 +35,13 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, suggest
 from benchmarks.report import ROOT, save
-from harness.first import spread_out, starting_points
-from harness.pareto import Front, log_hypervolume
-from harness.search.groups import in_lanes
+from harness.search.first_trials import SPREAD
+from harness.search.lane_groups import in_lanes
 from harness.search.samplers import Seen, make_sampler, recent
 from harness.search.study import to_optuna
-from harness.search.warm import SPREAD
-from harness.space import Space, load_space
+from harness.space.space import Space, load_space
+from harness.space.starting_points import spread_out, starting_points
+from harness.stats.pareto import Front, log_hypervolume
 
 OPEN = 6
 SAMPLES = 360

@@ -25,14 +25,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import ROOT, save
-from harness.deploy.machine import peak_memory_mib
-from harness.records import Measurement, TrialRecord, describe_file, write_bytes_durably, write_record
-from harness.search import driver, telling
+from harness.files.access import write_bytes_durably
+from harness.machine.host import peak_memory_mib
+from harness.records import Measurement, TrialRecord, describe_file, write_record
+from harness.search import account as telling
+from harness.search import driver
+from harness.search.budget import Budget
 from harness.search.progress import Progress
-from harness.search.run import Budget, Run
 from harness.search.signals import Stop
+from harness.search.state import Run
 from harness.search.study import Proposal
-from harness.space import load_space
+from harness.space.space import load_space
 
 SIZES, ASKS = (100, 1_000, 10_000), 30
 

@@ -35,15 +35,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.report import ROOT, save, spread
-from harness.deploy.latency import Lab
-from harness.intervals import mean_interval
-from harness.pareto import hypervolume
+from harness.measure.lab import Lab
 from harness.search import driver
 from harness.search.dominated import Dominated
 from harness.search.moasha import Moasha
 from harness.search.rungs import NEVER_STOPPED, Curve, Never, Rule, never_stopped
-from harness.space import Space, load_space
-from harness.trial import untrained
+from harness.space.space import Space, load_space
+from harness.stats.intervals import mean_interval
+from harness.stats.pareto import hypervolume
+from harness.trial.run import untrained
 
 SPACE = "search_spaces/digits.yaml"
 TRIALS, ORDERS = 240, 100

@@ -11,14 +11,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.records import (
-    Measurement,
-    TrialRecord,
-    describe_file,
-    write_bytes_durably,
-    write_json_durably,
-    write_record,
-)
+from harness.files.access import write_bytes_durably
+from harness.recipe import Recipe
+from harness.records import UNTRAINED, Measurement, TrialRecord, describe_file, write_json_durably, write_record
+from harness.trial.job import Answer, Cost, Prepared, TrialJob
 
 
 def examine(*given: Any) -> list[dict[str, Any]]:
@@ -33,18 +29,18 @@ def fingerprint(tree: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
-def prepare(trees: list[dict[str, Any]], folder: str, device: str = "cpu") -> dict[str, Any]:
-    return {"logits": {}, "classes": 2, "chance": 0.5}
+def prepare(trees: list[dict[str, Any]], folder: str, device: str = "cpu") -> Prepared:
+    return Prepared({}, 2, 0.5)
 
 
-def start(jobs: Sequence[Mapping[str, Any]], rungs: Any, logits: Any, device: str = "cpu") -> dict[str, Any]:
-    return {"held": False, "records": [_trial(**job) for job in jobs]}
+def start(jobs: Sequence[TrialJob], rungs: Any, logits: Any, device: str = "cpu") -> Answer:
+    return Answer([_trial(job) for job in jobs])
 
 
-def untrained(tree: Mapping[str, Any], folder: str, device: str = "cpu") -> dict[str, Any]:
-    path = Path(folder) / "untrained.onnx"
+def untrained(recipe: Recipe, folder: Path, device: str = "cpu") -> Cost:
+    path = folder / UNTRAINED
     write_bytes_durably(path, _file())
-    return {"structure": "one", "size_bytes": path.stat().st_size, "path": path.name}
+    return Cost("one", path.stat().st_size, path.name)
 
 
 def _file() -> bytes:
@@ -59,28 +55,20 @@ def _file() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
 
 
-def _trial(tree: Mapping[str, Any], number: int, params: Any, baseline: str, folder: str) -> dict[str, Any]:
+def _trial(job: TrialJob) -> TrialRecord:
     """Write a file and a record, as a real trial does; the times go into the study's ``times``."""
-    started, path = time.time(), Path(folder)
+    started, path, number = time.time(), job.folder, job.number
     write_bytes_durably(path / "model.onnx", _file())
-    record = TrialRecord(
-        number=number,
-        status="ok",
-        baseline=baseline,
-        recipe=dict(tree),
-        params=params,
-        seed=tree["seed"],
-        artifact=describe_file(path / "model.onnx", "onnx"),
-        structure="one",
-    )
+    made = {"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": "one"}
+    record = job.record().model_copy(update=made)
     record = record.with_measurements(
         Measurement(name="accuracy", unit="1", values=[0.5 + number / 1e4]),
-        Measurement(name="size_bytes", unit="B", values=[1000.0 + hash(str(params)) % 1000]),
+        Measurement(name="size_bytes", unit="B", values=[1000.0 + hash(str(job.params)) % 1000]),
     )
     write_record(path, record)
     times = {"worker": os.getpid(), "started": started, "ended": time.time()}
     write_json_durably(path.parent.parent / "times" / f"{number}.json", times)
-    return record.model_dump(mode="json")
+    return record
 
 
 def score_test(folder: str) -> dict[str, float]:

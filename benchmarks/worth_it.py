@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from benchmarks.report import ROOT, save
-from harness.intervals import mean_interval
 from harness.report import load_study
-from harness.report.data import StudyData
-from harness.report.fronts import front_mask, hypervolume
+from harness.report.fronts import hypervolume
+from harness.report.study_data import StudyData
 from harness.search.driver import search
-from harness.space import load_space
+from harness.space.space import load_space
+from harness.stats.intervals import mean_interval
+from harness.stats.pareto import nondominated
 
 SEEDS = range(5)
 TRIALS = 60
@@ -43,7 +44,8 @@ def study(seed: int, folder: Path) -> StudyData:
 def judge(data: StudyData) -> dict[str, Any]:
     """Front against sweep: both chosen on validation, their values those on test."""
     searched = data.finished[data.finished["feasible"] & (data.finished["baseline"] == "")]
-    front = searched[front_mask(searched[[o.name for o in data.objectives]].to_numpy(float), data.objectives)]
+    values = searched[[o.name for o in data.objectives]].to_numpy(float)
+    front = searched[nondominated(values, [o.direction for o in data.objectives])]
     scored, sweep = front[front["test_accuracy"].notna()], data.sweep
     widest = sweep[sweep["baseline"] == "widest-fp32"].iloc[0]
     return {

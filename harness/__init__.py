@@ -9,9 +9,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load": "harness.deploy.packed:load",
-    "load_recipe": "harness.space:load_recipe",
-    "load_space": "harness.space:load_space",
+    "load": "harness.export.packed:load",
+    "load_recipe": "harness.space.space:load_recipe",
+    "load_space": "harness.space.space:load_space",
     "train": "harness.production:train",
 }
 

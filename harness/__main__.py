@@ -1,5 +1,5 @@
 """``python -m harness`` is the command ``harness``."""
 
-from harness.cli import app
+from harness.cli.main import app
 
 app(prog_name="harness")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from harness.errors import SpaceError
 
 REQUIRED: Any = object()
+FLOAT_BITS = 32  # `bits` of a layer that is not quantized
 _LARGEST = sys.float_info.max
 
 
@@ -182,3 +183,18 @@ class Registries:
     quantisers: Mapping[str, Method]
     distills: Mapping[str, Method]
     runtimes: Mapping[str, Method]
+
+
+def is_number(value: Any) -> bool:
+    """A finite number; true and false are none. (numpy's count, with no import of it.)"""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):  # an array, an integer beyond floats
+        return False
+
+
+def is_whole(value: Any) -> bool:
+    """A finite number of an integer type (8.0 is none)."""
+    return is_number(value) and hasattr(value, "__index__")

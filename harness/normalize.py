@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from harness.errors import SpaceError
-from harness.holes import is_number
+from harness.methods import is_number
 
 EXAMPLE = "In the data's raw units: a network that read bytes divided by 255 (ToTensor) has {mean: 0, std: 255}."
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.deploy.card import usage
-from harness.deploy.latency import Lab
 from harness.errors import TrialError
+from harness.files.access import write_bytes_durably
+from harness.files.folders import check_cache
+from harness.measure.lab import Lab
 from harness.recipe import Recipe
-from harness.records import Measurement, TrialRecord, write_bytes_durably, write_record
-from harness.tasks.folders import check_cache
+from harness.records import Measurement, TrialRecord, write_record
+from harness.runtimes.card import usage
 
 log = logging.getLogger(__name__)
 LATENCY_TOLERANCE = 0.05  # of the promised median, or the intervals where those are wider
@@ -57,20 +58,21 @@ def train(
         promise: what the search measured (a best/*.yaml carries it): ``accuracy``,
             ``accuracy_n``, ``size_bytes``, ``latency_ms``, ``latency_interval_ms``, metrics of the
             task and the ``directions`` of those that were objectives.
-        on_loaded: called before the training with what :func:`harness.proof.loaded` says of the networks that
+        on_loaded: called before the training with what :func:`harness.trial.proof.loaded` says of the networks that
             the recipe reads from files (default: those that are weak are logged).
     Raises:
         TrialError: the training failed; the folder then holds the record with the reason.
     """
-    from harness import trial  # imports torch, which reading this module need not
-    from harness.proof import loaded
+    from harness.trial import run  # imports torch, which reading this module need not
+    from harness.trial.job import TrialJob
+    from harness.trial.proof import loaded
 
     check_cache()
     folder = Path(out)
     changed = {} if epochs is None else {"train": recipe.train.model_copy(update={"epochs": epochs})}
     recipe = recipe.model_copy(update={**changed, **({} if seed is None else {"seed": seed})})
     (on_loaded or _log_weak)(loaded(recipe, allow_weak=True))
-    record = TrialRecord.model_validate(trial.run(recipe.to_tree(), 0, {}, "", str(folder), None, device))
+    record = run.run(TrialJob(recipe, 0, folder), None, device)
     if record.status != "ok":
         raise TrialError(f"training failed: {record.reason}")
     with Lab() as lab:
@@ -84,8 +86,8 @@ def train(
         )
     record = record.with_measurements(latency)
     write_record(folder, record)
-    test = trial.score_test(str(folder))
-    checks = compare(record, promise or {}, trial.metric_spread(str(folder)))
+    test = run.score_test(str(folder))
+    checks = compare(record, promise or {}, run.metric_spread(str(folder)))
     write_bytes_durably(folder / "model_card.md", model_card(record, folder, test, checks).encode())
     return Produced(folder, record, test, checks)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import SpaceError
-from harness.methods import REQUIRED, Method, Param, Registries, nearest
+from harness.methods import FLOAT_BITS, REQUIRED, Method, Param, Registries, nearest
 from harness.normalize import Normalization, Normalize, read_normalize
 
 Part = TypeVar("Part", bound="Frozen")
@@ -186,7 +186,7 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
         train=_fixed("train", tree.get("train", {}), Train),
         clip=_selected("clip", tree.get("clip", {"kind": "none"}), "kind", r.clips),
         prune=_selected("prune", tree.get("prune", {"kind": "none"}), "kind", r.pruners),
-        quant=_selected("quant", tree.get("quant", {"bits": 32}), "kind", r.quantisers, default="uniform"),
+        quant=_selected("quant", tree.get("quant", {"bits": FLOAT_BITS}), "kind", r.quantisers, default="uniform"),
         distill=_distill(tree, r.distills),
         deploy=_deploy(tree.get("deploy", {}), r.runtimes),
         seed=Param(int, 0, low=0).check("seed", tree.get("seed", 0)),

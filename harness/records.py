@@ -6,32 +6,32 @@ too, so that after a power cut the name holds either nothing or the whole record
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import re
 import stat
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.checksums import read_whole, unsealed, write_checked_json
-from harness.files import TABLE_BYTES, FileMistake, read_bytes, write_bytes_durably
-from harness.intervals import median_interval
+from harness.files.access import TABLE_BYTES, FileMistake, read_bytes, write_bytes_durably
+from harness.files.checksums import read_whole, unsealed, write_checked_json
+from harness.stats.direction import Direction
+from harness.stats.intervals import median_interval
 
 log = logging.getLogger(__name__)
-Direction = Literal["maximize", "minimize"]
 DIRECTIONS: dict[str, Direction] = {
     "accuracy": "maximize",
     "size_bytes": "minimize",
     "latency_ms": "minimize",
     "load_ms": "minimize",
 }
+WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP = "widest-fp32", "widest-int8", "width-sweep"
+BASELINES = (WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP)  # kinds of baseline
 # columns of a study's tables and keys of a recipe's promise: a task's metric must not be mistaken for one
 RESERVED = (
     *DIRECTIONS, "device_latency_ms", "n", "number", "status", "reason", "baseline", "structure", "duration_s", "model",
@@ -43,6 +43,11 @@ TOLD = "told.csv"  # when each trial was told, and after how much training
 TOLD_COLUMNS = ("number", "elapsed_s", "epochs", "crc32")
 UNTRAINED = "untrained.onnx"  # in a trial's folder until it has a result: the file that its costs are read from
 CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: the stopped trial that this one takes up again
+
+
+def trial_folder(study: Path, number: int) -> Path:
+    """Where a trial of the study in folder ``study`` leaves its files."""
+    return study / "trials" / f"{number:05d}"
 
 
 def metric_name_mistake(name: Any) -> str:
@@ -75,7 +80,7 @@ class Measurement(_Data):
         return statistics.median(self.values)
 
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the median (:func:`harness.intervals.median_interval`)."""
+        """95 % confidence interval of the median (:func:`harness.stats.intervals.median_interval`)."""
         return median_interval(self.values)
 
 
@@ -131,16 +136,6 @@ class TrialRecord(_Data):
 
     def with_measurements(self, *new: Measurement) -> TrialRecord:
         return self.model_copy(update={"measurements": {**self.measurements, **{m.name: m for m in new}}})
-
-
-def remove_temporaries(folder: Path, older_s: float = 0.0) -> None:
-    """Remove what killed writers left below ``folder``. Files younger than ``older_s`` seconds may still be written,
-    and stay."""
-    for path in folder.rglob("*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
-            with contextlib.suppress(OSError):  # they do no harm
-                if not older_s or time.time() - path.stat().st_mtime > older_s:
-                    path.unlink()
 
 
 def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:

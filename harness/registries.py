@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.deploy import RUNTIMES
 from harness.methods import Registries
 from harness.models import MODELS
+from harness.runtimes import RUNTIMES
 from harness.tasks import TASKS
 from harness.techniques import CLIPS, DISTILLS, PRUNERS, QUANTISERS
 

@@ -13,10 +13,11 @@ from torch import nn
 from harness.recipe import Recipe, parse_recipe
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data
-from harness.train.fit import Examples, Trained, fit
+from harness.train.fit import Trained, fit
+from harness.train.lanes import Examples
 from harness.train.predict import normalised
-from harness.train.run import Run
 from harness.train.schedule import begin
+from harness.train.student import Run
 
 
 def begun(module: nn.Module, data: Data, samples: int, **sections: Any) -> Run:

@@ -18,14 +18,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.errors import SpaceError, TrialError
-from harness.records import (
-    Measurement,
-    TrialRecord,
-    describe_file,
-    write_bytes_durably,
-    write_checked_json,
-    write_record,
-)
+from harness.files.access import write_bytes_durably
+from harness.files.checksums import write_checked_json
+from harness.records import UNTRAINED, Measurement, describe_file, write_record
+from harness.trial.job import Answer, Cost, Prepared
 
 if "HARNESS_FAKE" in os.environ:
     time.sleep(float(os.environ.get("HARNESS_FAKE_IMPORT_S", "0")))
@@ -56,7 +52,7 @@ def prepare(trees, folder, device="cpu"):
         {"model": "convnet", "accuracy": 0.99, "size_bytes": 9999, "path": "teacher/model.onnx"},
     )
     write_bytes_durably(Path(folder) / "teacher" / "model.onnx", tiny_model(40))
-    return {"logits": {"t": np.zeros((4, 2), np.float32)}, "classes": 2, "chance": 0.5}
+    return Prepared({"t": np.zeros((4, 2), np.float32)}, 2, 0.5)
 
 
 def tiny_model(width: int) -> bytes:
@@ -77,11 +73,11 @@ OPEN: dict = {}
 
 def start(jobs, rungs, logits, device="cpu"):
     OPEN.clear()
-    OPEN.update({job["number"]: [job, max(map(int, job.get("rungs", {})), default=0)] for job in jobs})
+    OPEN.update({job.number: [job, max(job.rungs, default=0)] for job in jobs})
     for job in jobs:
-        assert all(epoch > max(job.get("rungs", {0: 0})) for epoch in rungs), "rungs that the trial has passed"
+        assert all(epoch > max(job.rungs, default=0) for epoch in rungs), "rungs that the trial has passed"
     with open(Path(os.environ["HARNESS_FAKE"]) / "groups", "a") as file:
-        file.write(" ".join(str(job["number"]) for job in jobs) + "\n")
+        file.write(" ".join(str(job.number) for job in jobs) + "\n")
     return go_on({}, rungs)
 
 
@@ -91,90 +87,77 @@ def go_on(stops, rungs, keep=False, device="cpu"):
     records = []
     for number, reason in stops.items():
         job, epoch = OPEN.pop(number)
-        record = base_of(job["tree"], number, job["params"], job["baseline"])
         seen = diagnostics_of(job, [e for e in rungs if e <= epoch], epoch)
-        record = record.model_copy(update={"status": "stopped", "reason": reason, "diagnostics": seen})
-        write_record(Path(job["folder"]), record)
-        (Path(job["folder"]) / "untrained.onnx").unlink(missing_ok=True)
-        records.append(record.model_dump(mode="json"))
+        record = job.record().model_copy(update={"status": "stopped", "reason": reason, "diagnostics": seen})
+        write_record(job.folder, record)
+        (job.folder / UNTRAINED).unlink(missing_ok=True)
+        records.append(record)
     done = max((epoch for _, epoch in OPEN.values()), default=0)
     reached = next((epoch for epoch in rungs if epoch > done), None)
     if OPEN and reached is not None:
         OPEN.update({n: [job, reached] for n, (job, _) in OPEN.items()})
-        now = {n: accuracy_at(job["tree"], reached) for n, (job, _) in OPEN.items()}
-        return {"held": True, "epoch": reached, "accuracy": now, "records": records}
-    for number in list(OPEN):
-        job = OPEN.pop(number)[0]
-        records.append(
-            run(job["tree"], number, job["params"], job["baseline"], job["folder"], {}, rungs=rungs, job=job)
-        )
-    return {"held": False, "records": records}
+        return Answer(records, reached, {n: accuracy_at(job.recipe, reached) for n, (job, _) in OPEN.items()})
+    records += [run(OPEN.pop(number)[0], {}, rungs=rungs) for number in list(OPEN)]
+    return Answer(records)
 
 
 def diagnostics_of(job, rungs, epochs):
     """Of a trial that trained to ``epochs``, what it had trained as another included."""
-    before = {int(epoch): found for epoch, found in job.get("rungs", {}).items()}
-    own = {epoch: accuracy_at(job["tree"], epoch) for epoch in rungs}
-    continues = {"continues": job["continues"]} if "continues" in job else {}
-    curve = {str(epoch): found for epoch, found in (own | before).items()}
-    return {"epochs": epochs - max(before, default=0), "rungs": curve, **continues}
+    own = {epoch: accuracy_at(job.recipe, epoch) for epoch in rungs}
+    curve = {str(epoch): found for epoch, found in (own | dict(job.rungs)).items()}
+    return {**job.record().diagnostics, "epochs": epochs - max(job.rungs, default=0), "rungs": curve}
 
 
-def untrained(tree, folder, device="cpu"):
-    width = tree["student"]["width"]
-    path = Path(folder) / "untrained.onnx"
+def untrained(recipe, folder, device="cpu"):
+    width = recipe.student.options["width"]
+    path = folder / UNTRAINED
     write_bytes_durably(path, tiny_model(width))
-    return {"structure": f"w{width}", "size_bytes": path.stat().st_size, "path": path.name}
+    return Cost(f"w{width}", path.stat().st_size, path.name)
 
 
-def accuracy_of(tree):
-    return 1 - 1 / (2 + tree["student"]["width"] * min(tree["quant"]["bits"], 8) / 8) + 0.01 * tree["train"]["lr"]
+def accuracy_of(recipe):
+    width, bits = recipe.student.options["width"], recipe.quant.options["bits"]
+    return 1 - 1 / (2 + width * min(bits, 8) / 8) + 0.01 * recipe.train.lr
 
 
-def accuracy_at(tree, epoch):
-    return accuracy_of(tree) * (1 - 0.5 / (1 + epoch))
+def accuracy_at(recipe, epoch):
+    return accuracy_of(recipe) * (1 - 0.5 / (1 + epoch))
 
 
-def base_of(tree, number, params, baseline):
-    return TrialRecord(
-        number=number, status="failed", baseline=baseline, recipe=dict(tree), params=dict(params), seed=tree["seed"]
-    )
-
-
-def run(tree, number, params, baseline, folder, logits, device="cpu", rungs=(), job=None):
+def run(job, logits, device="cpu", rungs=()):
     box = Path(os.environ["HARNESS_FAKE"])
     with open(box / "started", "a") as file:
-        file.write(f"{number}\n")
+        file.write(f"{job.number}\n")
     time.sleep(float(os.environ.get("HARNESS_FAKE_S", "0")))
-    if (box / f"hang-{number}").exists():
+    if (box / f"hang-{job.number}").exists():
         time.sleep(600)
-    switch = box / f"die-{number}"
-    base = base_of(tree, number, params, baseline)
-    path = Path(folder)
-    if (box / f"fail-{number}").exists():
-        record = base.model_copy(update={"reason": str(TrialError("nonfinite: told to"))})
-        write_record(path, record)
-        return record.model_dump(mode="json")
+    switch = box / f"die-{job.number}"
+    if (box / f"fail-{job.number}").exists():
+        record = job.record().model_copy(update={"reason": str(TrialError("nonfinite: told to"))})
+        write_record(job.folder, record)
+        return record
     if switch.exists() and "before" in switch.read_text():
         switch.unlink()
         os._exit(9)
-    width, accuracy = tree["student"]["width"], accuracy_of(tree)
-    write_bytes_durably(path / "model.onnx", tiny_model(width))
-    (path / "untrained.onnx").unlink(missing_ok=True)
-    seen = diagnostics_of(job or {"tree": tree}, rungs, tree["train"]["epochs"])
-    base = base.model_copy(update={"diagnostics": seen})
-    record = base.model_copy(
-        update={"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": f"w{width}"}
+    width, path = job.recipe.student.options["width"], job.folder / "model.onnx"
+    write_bytes_durably(path, tiny_model(width))
+    (job.folder / UNTRAINED).unlink(missing_ok=True)
+    file = describe_file(path, "onnx")
+    seen = diagnostics_of(job, rungs, job.recipe.train.epochs)
+    made = {"status": "ok", "diagnostics": seen, "artifact": file, "structure": f"w{width}"}
+    record = (
+        job.record()
+        .model_copy(update=made)
+        .with_measurements(
+            Measurement(name="accuracy", unit="1", values=[accuracy_of(job.recipe)], conditions={"n": 100}),
+            Measurement(name="size_bytes", unit="B", values=[float(file.size_bytes)]),
+        )
     )
-    record = record.with_measurements(
-        Measurement(name="accuracy", unit="1", values=[accuracy], conditions={"n": 100}),
-        Measurement(name="size_bytes", unit="B", values=[float(record.artifact.size_bytes)]),
-    )
-    write_record(path, record)
+    write_record(job.folder, record)
     if switch.exists():
         switch.unlink()
         os._exit(9)
-    return record.model_dump(mode="json")
+    return record
 
 
 def score_test(folder):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import SpaceError
-from harness.holes import Hole
-from harness.space import Space, load_space
+from harness.space.distributions import Hole
+from harness.space.space import Space, load_space
 
 BASE = {
     "task": "{name: digits}",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.deploy.audit import audit
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
+from harness.cli.main import app
+from harness.export.export import export
+from harness.export.template import Templates
+from harness.measure.audit import audit
 from harness.recipe import Deploy
 from tests.test_export import MEAN, SHAPE, STD, STUDENTS, trained_student
 

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.search.driver import search
-from harness.search.pool import Finished
+from harness.search.jobs import Finished
 from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, trials_of  # noqa: F401
 
 CREATE_TRIAL, SET_STATE = 4, 6  # Optuna's JournalOperation

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.cli_measure import labels
-from harness.deploy.bench import bench
-from harness.deploy.latency import Job, Lab, Session
-from harness.deploy.packed import pack
+from harness.cli.main import app
+from harness.cli.numbers import labels
+from harness.export.packed import pack
+from harness.measure.bench import bench
+from harness.measure.lab import Job, Lab, Session
 from tests.fake_trial import tiny_model
 
 

@@ -16,11 +16,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.deploy import packed
-from harness.deploy.packed import DEFLATE, MAGIC, SPARSE, STORED, unpack
-from harness.deploy.runtimes import load
 from harness.errors import SpaceError
-from harness.space import load_space
+from harness.export import packed
+from harness.export.packed import DEFLATE, MAGIC, SPARSE, STORED, unpack
+from harness.runtimes.base import load
+from harness.space.space import load_space
 from harness.tasks.arrays import arrays
 from harness.tasks.split import rows_of
 from tests.spaces import BASE, write
@@ -81,7 +81,7 @@ def grown(code: str, *given: str) -> tuple[float, float]:
 
 UNPACK = (
     "from pathlib import Path\n"
-    "from harness.deploy.packed import unpack\n"
+    "from harness.export.packed import unpack\n"
     "def work(*names):\n"
     "    for name in names:\n"
     "        try:\n"
@@ -180,7 +180,7 @@ def test_data_outside_the_file_is_refused_wherever_it_is_named(place: str, form:
     path.write_bytes(data if form == "onnx" else MAGIC + varint(len(data)) + packed._digest(data) + stored(data))
     with pytest.raises(SpaceError, match="lies outside the file, which is refused"):
         load("onnxruntime", path)
-    from harness.deploy.bundle import write_bundle
+    from harness.measure.bundle import write_bundle
 
     with pytest.raises(SpaceError, match="lies outside the file, which is refused"):
         write_bundle([path], tmp_path / "bundle")
@@ -189,7 +189,7 @@ def test_data_outside_the_file_is_refused_wherever_it_is_named(place: str, form:
 
 LOAD = (
     "from harness.errors import SpaceError\n"
-    "from harness.space import load_space\n"
+    "from harness.space.space import load_space\n"
     "import harness.registries\n"
     "def work(*names):\n"
     "    for name in names:\n"
@@ -311,7 +311,7 @@ def odd_results() -> dict[str, str]:
 
 
 def test_odd_results_of_a_device_are_one_message(tmp_path: Path) -> None:
-    from harness.deploy.bundle import read_results
+    from harness.measure.bundle import read_results
 
     path = tmp_path / "results.json"
     path.write_text(results())

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import scoring
-from harness.checksums import read_cached, write_cached
-from harness.deploy.graph import Templates
+from harness.export.template import Templates
+from harness.files.checksums import read_cached, write_cached
 from harness.models.build import build_model
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.train.teacher import teacher_module
+from harness.trial import score as scoring
 
 DAMAGE = {
     "empty": lambda data: b"",

@@ -18,17 +18,18 @@ import torch
 from onnx import helper, numpy_helper
 
 import harness
-from harness import trial
-from harness.deploy import facts
-from harness.deploy.runtimes import load
 from harness.errors import SpaceError
+from harness.export import facts
 from harness.production import train
 from harness.recipe import Selected, parse_recipe
 from harness.records import read_record
 from harness.registries import REGISTRIES
+from harness.runtimes.base import load
 from harness.tasks.data import load_data
 from harness.tasks.digits import digits
+from harness.trial import run as trial
 from tests import exact
+from tests.jobs import job
 
 openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not here")
 
@@ -109,22 +110,22 @@ def test_the_file_carries_the_cards_facts_and_its_size_counts_them(tmp_path: Pat
     sizes = {}
     for metadata in ("short", "none"):
         folder = tmp_path / metadata
-        record = trial.run(recipe(3, metadata=metadata), 0, {}, "", str(folder))
+        record = trial.run(job(recipe(3, metadata=metadata), folder))
         model = harness.load(folder / "model.onnx")
         said = {"range": "0..16", "wrong": "openvino"}
         assert facts.read(model) == (said if metadata == "short" else {})
-        assert record["diagnostics"]["facts"] == said, "the card has them in any case"
+        assert record.diagnostics["facts"] == said, "the card has them in any case"
         sizes[metadata] = (folder / "model.onnx").stat().st_size
-        assert record["measurements"]["size_bytes"]["values"] == [sizes[metadata]] == [record["waterfall"]["file"]]
+        assert record.value("size_bytes") == sizes[metadata] == record.waterfall["file"]
     assert 0 < sizes["short"] - sizes["none"] <= 36
 
 
 def test_what_is_priced_before_training_is_what_is_shipped(tmp_path: Path) -> None:
     for bits in (3, 8):
-        priced = trial.untrained(recipe(bits), str(tmp_path / str(bits)))
-        shipped = trial.run(recipe(bits), 0, {}, "", str(tmp_path / str(bits)))
-        assert priced["structure"] == shipped["structure"]
-        assert priced["size_bytes"] == shipped["artifact"]["size_bytes"]
+        priced = trial.untrained(parse_recipe(recipe(bits), REGISTRIES), tmp_path / str(bits))
+        shipped = trial.run(job(recipe(bits), tmp_path / str(bits)))
+        assert priced.structure == shipped.structure
+        assert priced.size_bytes == shipped.artifact.size_bytes
 
 
 @openvino
@@ -134,7 +135,7 @@ def test_a_file_is_marked_where_openvino_computes_it_wrongly(bits: int, prune: s
     """OpenVINO itself is asked, without the loader that refuses; integers in float32, so that none saturate."""
     import openvino as ov
 
-    assert trial.run(recipe(bits, prune), 0, {}, "", str(tmp_path))["status"] == "ok"
+    assert trial.run(job(recipe(bits, prune), tmp_path)).status == "ok"
     path, (x, _) = tmp_path / "model.onnx", digits().test
     x = x.float().numpy()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}

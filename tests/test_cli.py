@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import harness
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import HarnessError
 from harness.production import Check
 

@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import SpaceError
-from harness.intervals import difference_interval, mean_interval, t_95
 from harness.report.compare import at, attained, common_reference, load_contenders, reach, volume
 from harness.report.compare_page import terminal, write_comparison
 from harness.search.driver import search
+from harness.stats.intervals import difference_interval, mean_interval, t_95
 from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
 
 

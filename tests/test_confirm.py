@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.deploy.latency import Lab, Session
-from harness.pareto import nondominated
+from harness.measure.lab import Lab, Session
 from harness.records import read_record
 from harness.report import load_study, write_report
 from harness.report.confirmed import columns, confirmed_rows, terminal_table
-from harness.search.confirm import confirm
 from harness.search.driver import search
-from harness.search.members import Noisy, membership, pooled_error
+from harness.stats.pareto import nondominated
+from harness.verify.confirm import confirm
+from harness.verify.membership import Noisy, membership, pooled_error
 from tests import fake_trial
 from tests.test_search import FakeLab, Here, Seen, space_of
 

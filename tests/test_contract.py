@@ -13,12 +13,13 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from harness import scoring, trial
 from harness.errors import SpaceError
 from harness.methods import REQUIRED, Method, Param
 from harness.recipe import parse_recipe
-from harness.records import TrialRecord
 from harness.registries import REGISTRIES
+from harness.trial import run as trial
+from harness.trial import score as scoring
+from tests.jobs import job
 
 TECHNIQUES = ("clips", "pruners", "quantisers", "distills")
 BROUGHT = {"models": ("input_shape", "classes"), "tasks": ()}  # by the caller, beside the recipe's options
@@ -149,7 +150,7 @@ def test_the_record_says_what_the_file_holds(
         "prune": {"kind": prune, **options},
         "quant": {"kind": kind, "bits": bits},
     }
-    record = TrialRecord.model_validate(trial.run(tree, 0, {}, "", str(tmp_path)))
+    record = trial.run(job(tree, tmp_path))
     assert record.status == "ok", record.reason
     path = tmp_path / "model.onnx"
     x, y = scoring.data_of(parse_recipe(tree, REGISTRIES)).validation

@@ -12,12 +12,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
 
-from harness.check import check
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import SpaceError
 from harness.report.compare import load_contenders
-from harness.report.data import load_study
-from harness.search.confirm import confirm
+from harness.report.study_data import load_study
+from harness.verify.check import check
+from harness.verify.confirm import confirm
 from tests.chaos.flips import flip, flips_in
 from tests.test_search import FakeLab, box, run, space_of, started  # noqa: F401
 

@@ -14,15 +14,15 @@ from torch.func import functional_call
 from harness.models.build import build_model
 from harness.recipe import Recipe, parse_recipe
 from harness.registries import REGISTRIES
-from harness.scoring import data_of, normalised_part
 from harness.train import lanes
 from harness.train.fit import advance, finish
 from harness.train.lanes import Examples
 from harness.train.predict import predict
-from harness.train.run import Run
 from harness.train.schedule import begin, enter
 from harness.train.step import step
+from harness.train.student import Run
 from harness.train.teacher import quantities_of
+from harness.trial.score import data_of, normalised_part
 from tests.test_fit import examples, network
 from tests.test_methods import begun, recipe_of
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.check import check
-from harness.deploy import runtimes
-from harness.deploy.latency import Lab, Session
+from harness.measure.lab import Lab, Session
 from harness.records import read_record
-from harness.space import load_recipe, load_space
+from harness.runtimes import base as runtimes
+from harness.space.space import load_recipe, load_space
+from harness.verify.check import check
 
 SPACE = """
 task: {name: digits}

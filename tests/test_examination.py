@@ -18,7 +18,7 @@ NO_RAY = """
 import sys, ray
 def never(*_, **__): raise AssertionError("Ray starts")
 ray.init = never
-from harness.cli import app
+from harness.cli.main import app
 app(sys.argv[1:], prog_name="harness")
 """
 STUDENT = "student: {model: mlp, hidden: {choice: [[4], [8]]}}\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.models.build import build_model
-from harness.space import load_space
+from harness.space.space import load_space
 from harness.tasks.data import load_data
 
 ROOT = Path(__file__).resolve().parents[1]

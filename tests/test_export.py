@@ -12,20 +12,22 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import nn
 
-from harness import trial
-from harness.deploy.audit import audit
-from harness.deploy.build import build_graph
-from harness.deploy.export import export, structure_key, to_bytes
-from harness.deploy.graph import Templates
-from harness.deploy.machine import session_options
-from harness.deploy.pack import Store, from_bits, to_bits, to_gaps
 from harness.errors import TrialError
+from harness.export.export import export, structure_key, to_bytes
+from harness.export.graph import build_graph
+from harness.export.narrow import Store, from_bits, to_bits, to_gaps
+from harness.export.template import Templates
+from harness.machine.host import session_options
+from harness.measure.audit import audit
 from harness.models.build import build_model
 from harness.recipe import Deploy, parse_recipe
 from harness.registries import REGISTRIES
-from harness.train.fit import Examples, Trained, fit
+from harness.train.fit import Trained, fit
+from harness.train.lanes import Examples
 from harness.train.predict import predict
 from harness.train.rounding import Quantised
+from harness.trial import run as trial
+from tests.jobs import job
 
 SHAPE, MEAN, STD = (1, 16, 16), (0.5,), (2.0,)
 STUDENTS = {
@@ -329,9 +331,9 @@ def test_two_bits_of_a_small_network_are_no_larger_than_four(tmp_path):
             "train": {"epochs": 2},
             "quant": {"bits": bits},
         }
-        record = trial.run(tree, 0, {}, "", str(tmp_path / str(bits)))
+        record = trial.run(job(tree, tmp_path / str(bits)))
         path = tmp_path / str(bits) / "model.onnx"
         sizes[bits] = path.stat().st_size
         stored[bits] = Counter(TensorProto.DataType.Name(t.data_type) for t in onnx.load(path).graph.initializer)
-        assert record["measurements"]["size_bytes"]["values"] == [sizes[bits]]
+        assert record.value("size_bytes") == sizes[bits]
     assert stored[2]["INT4"] == 2 and sizes[2] <= sizes[4]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import FileMistake, check_tree, read_bytes, read_object, write_bytes_durably
+from harness.files.access import FileMistake, check_tree, read_bytes, read_object, write_bytes_durably
 
 
 @pytest.fixture

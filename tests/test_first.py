@@ -3,10 +3,10 @@
 import pytest
 
 from harness.errors import SpaceError
-from harness.first import COMPRESSION, express, spread_out, starting_points
 from harness.records import read_record
-from harness.report.data import load_study
+from harness.report.study_data import load_study
 from harness.search.driver import search
+from harness.space.starting_points import COMPRESSION, express, spread_out, starting_points
 from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of  # noqa: F401
 
 FIRST = """

@@ -9,9 +9,10 @@ from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.techniques import QUANTISERS
-from harness.train.fit import Examples, advance, finish, fit
-from harness.train.points import points_of, weighted_layers
+from harness.train.fit import advance, finish, fit
+from harness.train.lanes import Examples
 from harness.train.predict import predict
+from harness.train.quantization_points import points_of, weighted_layers
 from harness.train.rounding import used_weights
 from harness.train.schedule import begin, enter
 

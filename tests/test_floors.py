@@ -3,99 +3,82 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "harness"
-FLOORS = {
-    **dict.fromkeys(
-        (
-            "errors",
-            "files",
-            "passwords",
-            "methods",
-            "recipe",
-            "records",
-            "pareto",
-            "yaml_source",
-            "holes",
-            "hole_reader",
-            "settings",
-            "baselines",
-            "space",
-            "first",
-            "intervals",
-            "normalize",
-            "checksums",
-            "seeding",
-        ),
-        0,
-    ),
-    **dict.fromkeys(("techniques", "tasks", "models"), 1),
-    "train": 2,
-    "deploy": 3,
-    "trust": 3,
-    "scoring": 4,
-    "ending": 5,
-    "proof": 6,
-    "trial": 7,
-    **dict.fromkeys(("search", "report", "production", "doctor", "check"), 8),
-    "cli_measure": 9,
-    "cli": 10,
-    "__main__": 11,
-}
-# The aggregate of all declarations has no floor: whoever stands above what it gathers may read it,
-# and load_space does so inside a function when it is given no registries.
-REGISTRIES = "registries"
-READERS_OF_REGISTRIES = ("space.py",)
-ONLY = {"optuna": "search", "ray": "search", "onnx": "deploy", "onnxruntime": "deploy", "plotly": "report"}
-TORCH_FREE = {REGISTRIES, "__init__", *FLOORS} - {
-    "seeding",
+# From the bottom to the top: what stands in a line may import what stands in the lines above it.
+FLOORS = (
+    "errors",
+    "files",
+    "stats",
+    "methods",
+    "normalize",
+    "recipe",
+    "records",
+    "space",
     "techniques",
-    "tasks",
     "models",
+    "tasks",
     "train",
-    "deploy",
-    "scoring",
-    "ending",
-    "proof",
+    "machine",
+    "export",
+    "runtimes",
+    "measure",
     "trial",
+    "search",
+    "verify",
+    "report",
+    "production",
+    "cli",
+    "__main__",
+)
+ROOT_MODULES = 7  # at most, beside __init__ and __main__
+# The registries gather declarations of every floor, so they have none: the packages from ``train`` upwards may read
+# them, and ``load_space`` does so inside a function when it is given none.
+REGISTRIES = "registries"
+READERS_OF_REGISTRIES = {"space/space.py"}
+ONLY = {
+    "optuna": ("search",),
+    "ray": ("search",),
+    "plotly": ("report",),
+    "onnx": ("machine", "export", "runtimes", "measure"),
+    "onnxruntime": ("machine", "export", "runtimes", "measure"),
 }
+RAY = {"search/cluster.py", "search/pool.py"}
+TORCH_FREE = {"errors", "files", "stats", "methods", "normalize", "recipe", "records", "space", "machine", "measure"}
+TORCH_FREE |= {"search", "verify", "report", "production", "cli", "__main__", REGISTRIES, "__init__"}
 DRIVER = (
-    "harness.cli",
+    "harness.cli.main",
     "harness.search.driver",
-    "harness.deploy.latency",
-    "harness.space",
+    "harness.verify.check",
+    "harness.measure.lab",
+    "harness.space.space",
     "harness.registries",
     "harness.production",
-    "harness.doctor",
+    "harness.cli.doctor",
 )
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path, top_level: bool = False) -> set[str]:
-    """Dotted names that a file imports; ``from a import b`` gives ``a`` and ``a.b``."""
-    tree = ast.parse(path.read_text(), str(path))
-    nodes = _executed(tree) if top_level else ast.walk(tree)
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, also for type checkers only; ``from a import b`` gives both ``a`` and
+    ``a.b``."""
     found: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level and node.module, f"{path}: imports are absolute"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
-
-
-def _executed(tree: ast.Module) -> list[ast.stmt]:
-    """Statements that run when the module is imported (not the bodies of functions, nor what is
-    for type checkers only)."""
-    return [s for s in tree.body if not (isinstance(s, ast.If) and ast.unparse(s.test) == "TYPE_CHECKING")]
 
 
 def part(path: Path) -> str:
@@ -105,10 +88,7 @@ def part(path: Path) -> str:
 
 
 def imported_parts(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("harness.")} & {
-        *FLOORS,
-        REGISTRIES,
-    }
+    return {name.split(".")[1] for name in imports(path) if name.startswith("harness.")} & {*FLOORS, REGISTRIES}
 
 
 def relative(path: Path) -> str:
@@ -120,6 +100,21 @@ def test_every_part_has_a_floor() -> None:
     assert parts == set(FLOORS), "a new module belongs into FLOORS, one that is gone out of it"
 
 
+def test_few_modules_stand_at_the_root() -> None:
+    assert len([p for p in PACKAGE.glob("*.py") if not p.stem.startswith("__")]) <= ROOT_MODULES
+
+
+def test_no_two_modules_have_one_name() -> None:
+    count = Counter(path.stem for path in FILES if path.stem != "__init__")
+    assert [name for name, n in count.items() if n > 1] == []
+
+
+@pytest.mark.parametrize("package", sorted(p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()))
+def test_a_package_says_what_lives_there(package: str) -> None:
+    text = ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text())) or ""
+    assert re.search(r"come[s]? in", text) and re.search(r"[Nn]othing|[Nn]o |not", text), text
+
+
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_imports_go_strictly_downward(path: Path) -> None:
     own = part(path)
@@ -127,33 +122,35 @@ def test_imports_go_strictly_downward(path: Path) -> None:
         return
     for other in imported_parts(path) - {own}:
         if other == REGISTRIES:
-            assert FLOORS[own] >= 2 or relative(path) in READERS_OF_REGISTRIES, f"{own} reads the registries"
-        elif FLOORS[own] > 0 or FLOORS[other] > 0:  # on the ground floor modules may import each other
-            floors = f"{own} (floor {FLOORS[own]}) imports {other} (floor {FLOORS[other]})"
-            assert FLOORS[other] < FLOORS[own], floors
+            above = FLOORS.index(own) >= FLOORS.index("train")
+            assert above or relative(path) in READERS_OF_REGISTRIES, f"{own} reads the registries"
+        else:
+            assert FLOORS.index(other) < FLOORS.index(own), f"{own} imports {other}, which stands above it"
 
 
 def test_registries_gather_declarations_only() -> None:
-    assert imported_parts(PACKAGE / "registries.py") <= {"methods", "techniques", "tasks", "models", "deploy"}
+    assert imported_parts(PACKAGE / "registries.py") <= {"methods", "techniques", "tasks", "models", "runtimes"}
 
 
 def test_no_import_cycles() -> None:
+    """Not even through imports inside functions or for type checkers, but for the registries, which have no floor."""
     modules = {
         f"harness.{relative(p).removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): p for p in FILES
     }
-    graph = {
-        name: {i for i in imports(path, top_level=True) if i in modules and i != name} for name, path in modules.items()
-    }
+    graph = {name: {i for i in imports(p) if i in modules and i != name} for name, p in modules.items()}
+    graph["harness.space.space"] -= {f"harness.{REGISTRIES}"}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_libraries_stay_where_they_belong(path: Path) -> None:
     names = imports(path)
-    for library, owner in ONLY.items():
-        if part(path) != owner:
-            assert library not in {name.split(".")[0] for name in names}, f"only {owner}/ imports {library}"
+    for library, owners in ONLY.items():
+        if part(path) not in owners:
+            assert library not in {name.split(".")[0] for name in names}, f"only {owners} import {library}"
     assert not any(name == "ray.tune" or name.startswith("ray.tune.") for name in names)
+    if relative(path) not in RAY:
+        assert "ray" not in {name.split(".")[0] for name in names}, f"only {sorted(RAY)} import ray"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if part(p) in TORCH_FREE], ids=relative)
@@ -174,7 +171,7 @@ def test_the_driver_imports_no_torch() -> None:
 
 def test_help_imports_next_to_nothing() -> None:
     code = (
-        "import sys, harness.cli\n"
+        "import sys, harness.cli.main\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules}"
         " & {'torch', 'ray', 'optuna', 'pandas', 'numpy', 'onnx', 'plotly', 'ruamel', 'pydantic'}))"
     )

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from harness import trial
 from harness.methods import REQUIRED
 from harness.registries import REGISTRIES
 from harness.search.driver import search
 from harness.search.importances import touches
-from harness.space import load_space
+from harness.space.space import load_space
+from harness.trial import run as trial
+from tests.jobs import job
 from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
 
 TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8}, "train": {"epochs": 1}}
@@ -30,8 +31,8 @@ def other(name, param):
 
 
 def cost(section, options, folder):
-    found = trial.untrained({**TREE, "quant": {"bits": 3}, section: options}, str(folder))
-    return found["structure"], found["size_bytes"]
+    found = trial.untrained(job({**TREE, "quant": {"bits": 3}, section: options}, folder).recipe, folder)
+    return found.structure, found.size_bytes
 
 
 @pytest.mark.parametrize(("section", "kind", "method"), CASES, ids=[f"{s}.{k}" for s, k, _ in CASES])
@@ -50,9 +51,9 @@ def test_what_is_declared_to_shape_a_file_does_and_nothing_else(section, kind, m
 
 def run(folder, number, **sections):
     """Structure and bytes of a trained file."""
-    record = trial.run({**TREE, **sections, "seed": 3}, number, {}, "", str(folder / str(number)))
-    assert record["status"] == "ok", record["reason"]
-    return record["structure"], record["artifact"]["size_bytes"]
+    record = trial.run(job({**TREE, **sections, "seed": 3}, folder / str(number), number))
+    assert record.status == "ok", record.reason
+    return record.structure, record.artifact.size_bytes
 
 
 def trained(folder, **sections):

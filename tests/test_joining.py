@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError
 from harness.errors import HarnessError, SpaceError
 from harness.search import cluster
 from harness.search.signals import Interrupted
-from harness.space import Resources
+from harness.space.settings import Resources
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.deploy.machine import environment
+from harness.machine.host import environment
 from harness.records import Artifact, Measurement, TrialRecord
 from harness.search.latencies import Latencies
-from harness.space import load_space
+from harness.space.space import load_space
 
 HOST = environment()["host"]
 
@@ -32,8 +32,8 @@ class Machine:
 
 def record(folder: Path, number: int, size: int, batch: int = 1) -> TrialRecord:
     """A trial of its own structure whose file has ``size`` bytes."""
-    path = folder / f"{number:05d}" / "model.onnx"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / "trials" / f"{number:05d}" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(size))
     return TrialRecord(
         number=number,
@@ -49,7 +49,7 @@ def record(folder: Path, number: int, size: int, batch: int = 1) -> TrialRecord:
 def timed(latencies: Latencies, folder: Path, number: int, size: int, batch: int = 1) -> TrialRecord:
     one = record(folder, number, size, batch)
     latencies.measure([one], folder)
-    return latencies.complete(one, folder / f"{number:05d}")
+    return latencies.complete(one, folder / "trials" / f"{number:05d}")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def machine() -> Machine:
 def test_a_session_on_a_faster_machine_is_brought_to_the_speed_on_record(tmp_path: Path, machine: Machine) -> None:
     latencies = Latencies(machine, tmp_path)
     widest = timed(latencies, tmp_path, 0, 100)
-    latencies.use_reference(widest, tmp_path / "00000" / "model.onnx")
+    latencies.use_reference(widest, tmp_path / "trials" / "00000" / "model.onnx")
     assert timed(latencies, tmp_path, 1, 50).value("latency_ms") == 50
     machine.speed = 1.6
     fast = timed(latencies, tmp_path, 2, 40)
@@ -73,7 +73,7 @@ def test_the_teacher_is_timed_beside_the_reference(tmp_path: Path, machine: Mach
     latencies = Latencies(machine, tmp_path)
     widest = timed(latencies, tmp_path, 0, 100)
     assert not latencies.has_reference
-    latencies.use_reference(widest, tmp_path / "00000" / "model.onnx")
+    latencies.use_reference(widest, tmp_path / "trials" / "00000" / "model.onnx")
     assert latencies.has_reference
     (tmp_path / "teacher.onnx").write_bytes(bytes(300))
     (tmp_path / "teacher.json").write_text('{"path": "teacher.onnx"}')
@@ -92,10 +92,10 @@ def test_other_settings_have_a_record_of_their_own_and_a_resumed_search_knows_it
 ) -> None:
     latencies = Latencies(machine, tmp_path)
     widest = timed(latencies, tmp_path, 0, 100)
-    latencies.use_reference(widest, tmp_path / "00000" / "model.onnx")
+    latencies.use_reference(widest, tmp_path / "trials" / "00000" / "model.onnx")
     assert timed(latencies, tmp_path, 1, 50, batch=8).value("latency_ms") == 400
     machine.speed = 0.5
     resumed = Latencies(machine, tmp_path)
-    resumed.use_reference(widest, tmp_path / "00000" / "model.onnx")
+    resumed.use_reference(widest, tmp_path / "trials" / "00000" / "model.onnx")
     assert timed(resumed, tmp_path, 2, 30, batch=8).value("latency_ms") == pytest.approx(240)
     assert timed(resumed, tmp_path, 3, 30).value("latency_ms") == pytest.approx(30)

@@ -12,13 +12,13 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harness.deploy import latency
-from harness.deploy.latency import Lab, alone_on_this_host, precise, related, verdict
-from harness.deploy.machine import environment
-from harness.deploy.runtimes import load
-from harness.deploy.timing import ASK_EVERY, MIN_BLOCKS, Target, drift, time_blocks
 from harness.errors import MAX_REASON, SpaceError, TrialError
+from harness.machine.host import environment
+from harness.measure import lab as latency
+from harness.measure.lab import Lab, alone_on_this_host, precise, related, verdict
+from harness.measure.timing import ASK_EVERY, MIN_BLOCKS, Target, drift, time_blocks
 from harness.records import Measurement
+from harness.runtimes.base import load
 from tests.fake_trial import tiny_model
 
 
@@ -132,7 +132,7 @@ def test_a_dead_child_is_replaced_and_a_bad_file_is_an_error(model, tmp_path):
 
 def test_the_child_ends_with_its_parent(model):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom harness.deploy.latency import Lab\nlab = Lab()\n"
+        "import sys, time\nfrom pathlib import Path\nfrom harness.measure.lab import Lab\nlab = Lab()\n"
         "lab.measure([Path(sys.argv[1])], None, budget_s=0.01)\nprint(lab._child.pid, flush=True)\ntime.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, text=True)
@@ -180,7 +180,7 @@ def test_missing_file_and_environment(tmp_path):
 RUNTIME = """
 import ctypes, os, subprocess, sys
 import numpy as np
-from harness.deploy.runtimes import Loaded
+from harness.runtimes.base import Loaded
 
 def speaks():
     print("a line of Python's", flush=True)

@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from harness.deploy import runtimes
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
 from harness.errors import SpaceError
+from harness.export.export import export
+from harness.export.template import Templates
 from harness.models.build import build_model
 from harness.recipe import Recipe, parse_recipe
 from harness.registries import REGISTRIES
+from harness.runtimes import base as runtimes
 from harness.train import lanes
 from harness.train.features import PER_SAMPLE, quantity
 from harness.train.fit import Trained, advance, finish, fit
 from harness.train.lanes import Examples
-from harness.train.points import weighted_layers
 from harness.train.predict import predict
+from harness.train.quantization_points import weighted_layers
 from harness.train.schedule import begin, enter
 from harness.train.step import step
 

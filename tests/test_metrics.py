@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import scoring, trial
 from harness.errors import SpaceError, TrialError
-from harness.space import load_space
+from harness.space.space import load_space
 from harness.tasks.data import metric_names, own_metrics
+from harness.trial import run as trial
+from harness.trial import score as scoring
 from tests.tasks import load, message
 
 OWN = """

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
 from harness.errors import SpaceError
+from harness.export.export import export
+from harness.export.template import Templates
 from harness.recipe import Task, parse_recipe
 from harness.registries import REGISTRIES
 from harness.tasks.data import load_data

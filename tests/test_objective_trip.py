@@ -15,7 +15,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import f1_score
 
 from harness.records import read_record
-from harness.space import load_recipe
+from harness.space.space import load_recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 TASK = """

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from harness.techniques import optim
+from harness.techniques import optimizers as optim
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 import torch
 from sklearn.datasets import load_wine
 
-from harness import trial
 from harness.tasks.digits import digits
+from harness.trial import run as trial
+from tests.jobs import job
 from tests.tasks import PARTS, load, message
 
 OWN = """
@@ -95,11 +96,11 @@ def test_a_network_that_is_one_layer(own_module, tmp_path, bits):
     pruned = {"kind": "weight", "ratio": 0.5}
     tree = {"task": {"name": f"{name}:wine"}, "student": student, "quant": {"bits": bits}, "prune": pruned}
     tree |= {"train": {"epochs": 20, "lr": 0.1}}
-    record = trial.run(tree, 0, {}, "", str(tmp_path / "t"))
-    assert record["status"] == "ok", record["reason"]
+    record = trial.run(job(tree, tmp_path / "t"))
+    assert record.status == "ok", record.reason
     session = onnxruntime.InferenceSession(tmp_path / "t" / "model.onnx")
     x, y = load_wine(return_X_y=True)
     test = np.random.default_rng(0).permutation(len(y))[130:]
     [logits] = session.run(None, {session.get_inputs()[0].name: x[test].astype(np.float32)})
     assert (logits.argmax(1) == y[test]).mean() > 0.8
-    assert record["diagnostics"]["sparsity"] >= 20 / 39  # rounding makes more zeros
+    assert record.diagnostics["sparsity"] >= 20 / 39  # rounding makes more zeros

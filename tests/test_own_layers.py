@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness.deploy.audit import audit
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
+from harness.export.export import export
+from harness.export.template import Templates
+from harness.measure.audit import audit
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
-from harness.train.points import left_alone, weighted_layers
 from harness.train.predict import normalised
+from harness.train.quantization_points import left_alone, weighted_layers
 from harness.train.shrink import shrink
 from tests.both_sides import by_onnxruntime, by_torch, trained
 from tests.own_networks import encoder, recurrent

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import harness
-from harness.deploy import packed
-from harness.deploy.build import build_graph
-from harness.deploy.export import to_bytes
-from harness.deploy.graph import Templates
-from harness.deploy.pack import to_gaps
-from harness.deploy.packed import pack, unpack
-from harness.deploy.runtimes import load
 from harness.errors import SpaceError
+from harness.export import packed
+from harness.export.export import to_bytes
+from harness.export.graph import build_graph
+from harness.export.narrow import to_gaps
+from harness.export.packed import pack, unpack
+from harness.export.template import Templates
+from harness.runtimes.base import load
 from tests.test_export import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
 
 
@@ -154,7 +154,7 @@ def test_a_bomb_costs_no_memory(tmp_path: Path) -> None:
     data += bytes([packed.DEFLATE]) + packed._varint(2000) + packed._stream(bomb)
     (tmp_path / "bomb.hpk").write_bytes(data)
     code = (
-        "import resource, sys\nfrom harness.deploy.packed import read\nfrom pathlib import Path\n"
+        "import resource, sys\nfrom harness.export.packed import read\nfrom pathlib import Path\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 500 * 2**20,) * 2)\n"
         "from harness.errors import SpaceError\n"

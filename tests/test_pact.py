@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
+from harness.export.export import export
+from harness.export.template import Templates
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.train import lanes

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.pareto import Front, best, greedy_subset, hypervolume, knee, nondominated
+from harness.stats.pareto import Front, best, greedy_subset, hypervolume, knee, nondominated
 
 SETTINGS = settings(max_examples=80, deadline=None)
 GRID = st.lists(

@@ -13,13 +13,13 @@ import sqlalchemy
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import SpaceError
-from harness.passwords import expanded, masked
+from harness.files.passwords import expanded, masked
 from harness.report import load_study, write_report
 from harness.search.driver import search
 from harness.search.storage import open_storage
-from harness.space import load_space
+from harness.space.space import load_space
 from tests.oracle import SPACE
 from tests.test_search import FakeLab, Here, Seen
 
@@ -164,6 +164,6 @@ def test_errors_and_logs_show_no_password(tmp_path: Path, capfd: pytest.CaptureF
         open_storage(f"nosuch://bob:{SECRET}@h/db", tmp_path)
     assert "cannot be opened" in str(caught.value) and SECRET not in str(caught.value)
     record = logging.LogRecord("optuna", logging.WARNING, "", 0, "cannot reach %s", (URL,), None)
-    from harness.cli import Masked
+    from harness.cli.main import Masked
 
     assert SECRET not in Masked().format(record)

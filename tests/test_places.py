@@ -13,10 +13,10 @@ from optuna.study import StudyDirection
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import DiskError, SpaceError
+from harness.files import folders
 from harness.search.database import Database
-from harness.tasks import folders
 from tests.test_search import box, run  # noqa: F401
 
 UNUSABLE = {"a file": "/dev/null", "not there": "/proc/nothing/here"}

@@ -12,11 +12,13 @@ import ray
 from ray import exceptions
 
 from harness.errors import MAX_REASON, DeviceError, HarnessError, SpaceError
+from harness.records import TrialRecord
 from harness.search import cluster
 from harness.search import pool as pools
 from harness.search.pool import RayPool
 from harness.search.worker import Worker
-from harness.space import Resources
+from harness.space.settings import Resources
+from harness.trial.job import Answer
 
 NOBODY = (2**22 + 7, 0.0)  # a number above what Linux gives
 MIB = 2**20
@@ -219,7 +221,7 @@ def test_a_worker_whose_memory_has_grown_is_replaced_between_two_trials(
     pool: RayPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, limit = pool._slots[0].actor, pools.GROWTH_BYTES
-    ends, waits = {"held": False, "records": []}, {"held": True, "records": []}
+    ends, waits = Answer(), Answer(epoch=1)
     for job, (name, value, resident_bytes) in enumerate(
         [
             ("prepare", ends, 9 * limit),  # a teacher is no trial
@@ -240,7 +242,8 @@ def test_a_worker_whose_memory_has_grown_is_replaced_between_two_trials(
 
 def test_a_worker_with_a_cuda_error_is_never_used_again(pool: RayPool, caplog: pytest.LogCaptureFixture) -> None:
     first = pool._slots[1].actor
-    failed = {"held": False, "records": [{"reason": "device: AcceleratorError: CUDA error: unspecified"}]}
+    reason = "device: AcceleratorError: CUDA error: unspecified"
+    failed = Answer([TrialRecord(number=1, status="failed", recipe={}, reason=reason)])
     pool.submit(1, "start", failed, slot=1)
     [answer] = pool.wait(0)
     assert answer.renewed and answer.value == failed and first.dead and "CUDA error" in caplog.text

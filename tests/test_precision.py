@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.deploy import runtimes
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
+from harness.export.export import export
+from harness.export.template import Templates
 from harness.recipe import Recipe
+from harness.runtimes import base as runtimes
 from harness.train import lanes
 from harness.train.fit import advance, finish, fit
 from harness.train.predict import predict

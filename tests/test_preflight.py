@@ -15,19 +15,19 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from harness import trial
 from harness.errors import SpaceError
-from harness.proof import loaded, skill_of
 from harness.recipe import parse_recipe
 from harness.records import read_record
 from harness.registries import REGISTRIES
+from harness.search.budget import Budget
 from harness.search.driver import Outcome, search
-from harness.search.pool import Finished
+from harness.search.jobs import Finished
 from harness.search.preflight import check_given
-from harness.search.run import Budget
-from harness.settings import Settings
-from harness.space import load_space
+from harness.space.settings import Settings
+from harness.space.space import load_space
 from harness.tasks.digits import digits
+from harness.trial import run as trial
+from harness.trial.proof import loaded, skill_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

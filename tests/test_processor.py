@@ -14,16 +14,17 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
-from harness import trial
-from harness.check import _allowed
-from harness.cli import app
-from harness.deploy.bundle import read_results
-from harness.deploy.facts import may_saturate
-from harness.deploy.latency import Lab
-from harness.deploy.machine import environment, saturates, session_options
-from harness.deploy.runtimes import load
+from harness.cli.main import app
+from harness.export.facts import may_saturate
+from harness.machine.host import environment, saturates, session_options
+from harness.measure.bundle import read_results
+from harness.measure.lab import Lab
+from harness.runtimes.base import load
 from harness.tasks.digits import digits
+from harness.trial import run as trial
+from harness.verify.check import _allowed
 from tests import exact
+from tests.jobs import job
 from tests.test_bench import bundled
 
 OPTION = {"session.x64quantprecision": "1"}
@@ -50,8 +51,8 @@ def trained(folder: Path, student: str, quant: dict[str, Any], runtime: str = "o
         "quant": quant,
         "deploy": {"runtime": runtime},
     }
-    record = trial.run(recipe, 0, {}, "", str(folder))
-    assert record["status"] == "ok", record["reason"]
+    record = trial.run(job(recipe, folder))
+    assert record.status == "ok", record.reason
     return folder / "model.onnx", record
 
 
@@ -72,11 +73,11 @@ def test_the_file_computes_exact_integers(student: str, quant: str, runtime: str
     want, got = exact.logits(path.read_bytes(), x.float().numpy()), load(runtime, path).logits(x.float().numpy())
     hits = [int((values.argmax(1) == y.numpy()).sum()) for values in (want, got)]
     assert abs(hits[0] - hits[1]) <= 2
-    layers = len(record["diagnostics"]["audit"]["layers"])
+    layers = len(record.diagnostics["audit"]["layers"])
     assert np.abs(want - got).max() <= layers * np.abs(want).max() / 127  # a half rounded the other way, a layer
-    [recorded] = record["measurements"]["accuracy"]["values"]
+    recorded = record.value("accuracy")
     assert abs(round(recorded * len(y)) - hits[0]) <= 2
-    assert record["environment"]["session_options"] == session_options()
+    assert record.environment["session_options"] == session_options()
 
 
 def test_the_option_is_set_where_a_file_saturates_and_nowhere_else(tmp_path: Path) -> None:

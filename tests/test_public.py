@@ -34,7 +34,7 @@ ORDERS = {
 NAMES = """
 import harness, inspect
 expected = {
-    "load": "harness.deploy.packed", "load_recipe": "harness.space", "load_space": "harness.space",
+    "load": "harness.export.packed", "load_recipe": "harness.space.space", "load_space": "harness.space.space",
     "train": "harness.production",
 }
 assert set(expected) <= set(dir(harness)), dir(harness)

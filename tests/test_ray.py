@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from harness.records import read_record
 from harness.search.cluster import connect
 from harness.search.pool import RayPool
-from harness.space import Resources
+from harness.space.settings import Resources
 from tests.test_search import trials_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -39,7 +39,7 @@ import logging, os, sys
 from harness.errors import HarnessError, SpaceError
 from harness.search.driver import search
 from harness.search import pool
-from harness.space import load_space
+from harness.space.space import load_space
 pool.WAITS_S = float(os.environ.get("WAITS_S", pool.WAITS_S))
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 address = sys.argv[3] if len(sys.argv) > 3 else None

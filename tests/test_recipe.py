@@ -15,7 +15,7 @@ from harness.errors import SpaceError
 from harness.methods import Method, Param, load_target, nearest
 from harness.recipe import Recipe, key_of, parse_recipe
 from harness.registries import REGISTRIES
-from harness.space import load_recipe
+from harness.space.space import load_recipe
 
 MINIMAL: dict[str, Any] = {"task": {"name": "digits"}, "student": {"model": "mlp"}}
 FULL: dict[str, Any] = {

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.engine_vs_peers import Row, Scored, reference_of
-from harness.checksums import read_whole, write_checked_json
-from harness.pareto import log_hypervolume, reference_point
-from harness.records import Measurement, TrialRecord, describe_file, read_json, write_bytes_durably, write_record
+from harness.files.access import write_bytes_durably
+from harness.files.checksums import read_whole, write_checked_json
+from harness.records import Measurement, describe_file, read_json, write_record
 from harness.report import load_study, write_report
 from harness.report.compare import common_reference, load_contenders
 from harness.report.fronts import comparison, hypervolume
 from harness.report.page import summary
 from harness.search.driver import search
+from harness.stats.pareto import log_hypervolume, reference_point
 from tests import fake_trial
 from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
 
@@ -71,17 +72,16 @@ def study(tmp_path, monkeypatch):
     """One width; files of integers are smaller and on another structure, so timed by themselves."""
     real = fake_trial.run
 
-    def run(tree, number, params, baseline, folder, *args, **options):
-        record = TrialRecord.model_validate(real(tree, number, params, baseline, folder, *args, **options))
-        bits = tree["quant"]["bits"]
+    def run(job, *args, **options):
+        record, bits = real(job, *args, **options), job.recipe.quant.options["bits"]
         if bits < 32:
-            path = Path(folder) / "model.onnx"
+            path = job.folder / "model.onnx"
             write_bytes_durably(path, fake_trial.tiny_model(bits))
             made = describe_file(path, "onnx")
             size = Measurement(name="size_bytes", unit="B", values=[float(made.size_bytes)])
             record = record.with_measurements(size).model_copy(update={"artifact": made, "structure": f"i{bits}"})
-            write_record(Path(folder), record)
-        return record.model_dump(mode="json")
+            write_record(job.folder, record)
+        return record
 
     monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
     monkeypatch.setattr(fake_trial, "run", run)

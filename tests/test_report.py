@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.deploy.bench import Bench, timings_of
-from harness.deploy.bundle import into_study
-from harness.deploy.latency import Job, Session
 from harness.errors import SpaceError
+from harness.measure.bench import Bench, timings_of
+from harness.measure.bundle import into_study
+from harness.measure.lab import Job, Session
 from harness.records import Measurement, read_record
 from harness.report import load_study, pick, terminal_table, write_report
 from harness.report.audits import slower_integers
 from harness.report.page import summary, warnings
 from harness.report.picks import best_points
 from harness.search.driver import search
-from harness.space import load_recipe
+from harness.space.space import load_recipe
 from tests.test_search import FakeLab, Here, Seen, space_of
 
 

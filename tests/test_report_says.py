@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.records import Measurement
 from harness.report import load_study, terminal_table
 from harness.report.fronts import at_chance

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
 from harness.errors import SpaceError
+from harness.export.export import export
+from harness.export.template import Templates
 from harness.recipe import Recipe, parse_recipe
 from harness.registries import REGISTRIES
 from harness.train.fit import Trained, fit

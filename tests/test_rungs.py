@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.pareto import nondominated
 from harness.search.dominated import CURVES, PAUSED, Dominated
 from harness.search.moasha import Moasha, epsilon_net, ranked
 from harness.search.rules import make_rule
 from harness.search.rungs import NEVER_STOPPED, Curve, never_stopped
+from harness.stats.pareto import nondominated
 
 
 def curves(rng: np.random.Generator, n: int) -> list[tuple[float, float]]:

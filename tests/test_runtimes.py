@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
-from harness.deploy.machine import saturates
-from harness.deploy.runtimes import load, onnxruntime_operators
 from harness.errors import SpaceError
+from harness.export.export import export
+from harness.export.template import Templates
+from harness.machine.host import saturates
 from harness.recipe import Deploy
+from harness.runtimes.base import load
+from harness.runtimes.onnxruntime import operators
 from tests.test_export import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
 
 openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not here")
@@ -37,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def test_onnxruntimes_profile_tells_which_layers_ran_in_integers(files: dict[int, Path], bits: int) -> None:
     layers = load("onnxruntime", files[bits]).layers()
     assert len(layers) >= 3 and {layer.integer for layer in layers} == {bits < 32}
-    ran = {operator for _, operator in onnxruntime_operators(files[bits].read_bytes())}
+    ran = {operator for _, operator in operators(files[bits].read_bytes())}
     assert ("DequantizeLinear" in ran) <= (bits < 32)
 
 
@@ -102,7 +103,7 @@ def test_openvino_refuses_what_it_would_compute_wrongly(files: dict[int, Path]) 
 
 def test_a_runtime_of_the_users_own(files: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_runtime.py").write_text(
-        "import numpy as np\nfrom harness.deploy.runtimes import Loaded\n"
+        "import numpy as np\nfrom harness.runtimes.base import Loaded\n"
         "def load(path, threads):\n    return Loaded((1, 8, 8), run=lambda x: np.zeros((len(x), 3), np.float32))\n"
     )
     monkeypatch.chdir(tmp_path)

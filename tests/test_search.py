@@ -15,9 +15,10 @@ from harness.errors import SpaceError
 from harness.records import Measurement, read_record
 from harness.search.driver import search
 from harness.search.examination import STAGES
-from harness.search.pool import Finished
+from harness.search.jobs import Finished
 from harness.search.storage import Journal, open_storage
-from harness.space import load_space
+from harness.space.space import load_space
+from harness.trial.job import Answer, TrialJob
 from tests import fake_trial
 
 SPACE = """
@@ -69,7 +70,7 @@ class Here:
         job, name, args = self._jobs.pop(0)
         fake_trial.OPEN = self._states.setdefault(job, {})  # each slot is a process of its own
         value = getattr(fake_trial, name)(*args)
-        if isinstance(value, dict) and value.get("held"):
+        if isinstance(value, Answer) and value.held:
             self._held.add(job)
         return [Finished(job, value)]
 
@@ -309,8 +310,8 @@ def test_open_trials_of_a_killed_driver_are_settled(box):
         for hole in space.holes:
             if hole.internal in donor.params:
                 trial._suggest(hole.internal, donor.distributions[hole.internal])
-    recipe = space.fill({h.internal: h.default for h in space.holes if not h.parents}, seed=5).to_tree()
-    fake_trial.run(recipe, done.number, {}, "", str(folder / "trials" / f"{done.number:05d}"), {})
+    recipe = space.fill({h.internal: h.default for h in space.holes if not h.parents}, seed=5)
+    fake_trial.run(TrialJob(recipe, done.number, folder / "trials" / f"{done.number:05d}"), {})
     (folder / "study.json").unlink()
     before = len(started(box))
     outcome = run(box, "search.trials=12")

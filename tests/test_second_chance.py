@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 from harness.records import CONTINUES, read_record
 from harness.report import load_study
 from harness.search import driver
+from harness.search.budget import Budget
 from harness.search.driver import search
-from harness.search.pool import Finished
-from harness.search.run import LAST, Budget, Run
+from harness.search.jobs import Finished
 from harness.search.rungs import Never
+from harness.search.state import LAST, Run
 from harness.search.study import Study
 from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, trials_of  # noqa: F401
 
@@ -129,7 +130,7 @@ class Dying(Here):
         self._deaths = deaths
 
     def wait(self, timeout_s):
-        continues = self._jobs and self._jobs[0][1] == "start" and CONTINUES in self._jobs[0][2][0][0]
+        continues = self._jobs and self._jobs[0][1] == "start" and self._jobs[0][2][0][0].continues is not None
         if not continues or not self._deaths:
             return super().wait(timeout_s)
         self._deaths -= 1
@@ -160,7 +161,7 @@ class Homely(Here):
         return self.asked > 1
 
     def submit(self, job, name, *args, slot=None, **options):
-        if name == "start" and CONTINUES in args[0][0]:
+        if name == "start" and args[0][0].continues is not None:
             self.slots.append(slot)
         super().submit(job, name, *args, **options)
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from harness.models.build import build_model
+from harness.models.seeding import draws, seeded
 from harness.recipe import Model, parse_recipe
 from harness.registries import REGISTRIES
-from harness.seeding import draws, seeded
 from harness.train import lanes
 from harness.train.fit import Trained, advance, finish, fit
 from harness.train.forward import mapped
@@ -30,16 +30,14 @@ SHAPE, CLASSES = (1, 4, 4), 2
 PROCESS = """
 import hashlib, json, sys
 from pathlib import Path
-from harness import trial
+from harness.trial import run as trial
+from tests.jobs import job
 
 def files(trees, name):
     folders = [Path(sys.argv[1]) / name / str(i) for i in range(len(trees))]
-    jobs = [
-        {"tree": t, "number": i, "params": {}, "baseline": "", "folder": str(f)}
-        for i, (t, f) in enumerate(zip(trees, folders))
-    ]
-    for record in trial.start(jobs, [])["records"]:
-        assert record["status"] == "ok", record["reason"]
+    jobs = [job(t, f, i) for i, (t, f) in enumerate(zip(trees, folders))]
+    for record in trial.start(jobs, []).records:
+        assert record.status == "ok", record.reason
     return [hashlib.sha256((f / "model.onnx").read_bytes()).hexdigest() for f in folders]
 
 print(json.dumps({name: files(trees, name) for name, trees in json.loads(sys.stdin.read()).items()}))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from harness.intervals import t_95
-from harness.search.seeds import digamma, half_widths, moderated, trigamma
+from harness.stats.intervals import t_95
+from harness.verify.seeds import digamma, half_widths, moderated, trigamma
 
 N = 359  # test samples of the digits
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.worth_it import POINTS, judge
-from harness.pareto import nondominated
 from harness.report.compare import Contender, attained
 from harness.report.compare_page import fronts
-from harness.report.data import StudyData
-from harness.settings import Objective
+from harness.report.study_data import StudyData
+from harness.space.settings import Objective
+from harness.stats.pareto import nondominated
 
 OBJECTIVES = (
     Objective("accuracy", "maximize"),

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness import trial
 from harness.records import TrialRecord
 from harness.search.preflight import teacher_trees
-from harness.space import load_space
+from harness.space.space import load_space
 from harness.tasks.digits import digits
 from harness.techniques import quantize
+from harness.trial import run as trial
+from harness.trial.job import TrialJob
 from tests.spaces import chooser
 
 SOURCES = sorted((Path(__file__).resolve().parent.parent / "search_spaces" / "sources").glob("*.yaml"))
@@ -38,12 +39,12 @@ def test_the_articles_recipes_and_others_of_the_space_become_files(path: Path, t
     for number, params in enumerate([*known, *others]):
         folder = tmp_path / "trials" / str(number)
         record = TrialRecord.model_validate(
-            trial.run(space.fill(params, number).to_tree(), number, {}, "", str(folder), ready["logits"])
+            trial.run(TrialJob(space.fill(params, number), number, folder), ready.logits)
         )
         assert record.status == "ok", record.reason
         assert record.value("size_bytes") == (folder / "model.onnx").stat().st_size
         accuracies.append(record.value("accuracy"))
-    assert max(accuracies) > 0.5 > ready["chance"]
+    assert max(accuracies) > 0.5 > ready.chance
 
 
 PLAIN = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "schedule": "constant", "weight_decay": 0.0}

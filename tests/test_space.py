@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from harness.errors import SpaceError
-from harness.holes import Hole
-from harness.space import Objective, Resources, Space, load_space
+from harness.space.distributions import Hole
+from harness.space.settings import Objective, Resources
+from harness.space.space import Space, load_space
 from tests.spaces import chooser, space_of, write
 
 SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"))
@@ -193,7 +194,7 @@ def test_numbers_are_plain_python(tmp_path: Path) -> None:
 
 def test_reading_a_space_imports_neither_torch_nor_optuna() -> None:
     code = (
-        f"import sys; from harness.space import load_space; load_space({str(SHIPPED[0])!r}).baselines();"
+        f"import sys; from harness.space.space import load_space; load_space({str(SHIPPED[0])!r}).baselines();"
         "print([m for m in ('torch', 'optuna', 'ray', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import SpaceError
-from harness.space import load_recipe, load_space
+from harness.space.space import load_recipe, load_space
 from tests.spaces import BASE, mistake, space_of, write
 
 SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"))

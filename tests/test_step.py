@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from harness.models.add import Add
-from harness.techniques import CLIPS, DISTILLS, QUANTISERS, optim
+from harness.techniques import CLIPS, DISTILLS, QUANTISERS
+from harness.techniques import optimizers as optim
 from harness.train.forward import mapped, plain, single, stacked
 from harness.train.lanes import lane, stack
-from harness.train.points import points_of, weighted_layers
+from harness.train.quantization_points import points_of, weighted_layers
 from harness.train.step import Hparams, Layout, Plan, State, step
 
 LANES = 3

@@ -10,12 +10,14 @@ from optuna.trial import TrialState
 
 from harness.records import read_record
 from harness.search import driver
+from harness.search.budget import Budget
 from harness.search.driver import search
-from harness.search.groups import in_lanes, lane_key
+from harness.search.lane_groups import in_lanes, lane_key
 from harness.search.loop import _waited
 from harness.search.rules import make_rule
-from harness.search.run import Budget, Run
+from harness.search.state import Run
 from tests import fake_trial
+from tests.jobs import job
 from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, started, trials_of  # noqa: F401
 
 LONG = ("train.epochs=20", "search.trials=40")
@@ -59,8 +61,7 @@ def test_dominated_stops_nothing_that_would_have_been_on_the_front(box):  # noqa
     for number in stopped(folder):
         trial = box / "again" / str(number)
         tree = read_record(folder / "trials" / f"{number:05d}").recipe
-        again = fake_trial.run(tree, number, {}, "", str(trial), {})
-        accuracy = again["measurements"]["accuracy"]["values"][0]
+        accuracy = fake_trial.run(job(tree, trial, number), {}).value("accuracy")
         costs = read_record(folder / "trials" / f"{number:05d}")
         front = [read_record(folder / "trials" / f"{n:05d}") for n in outcome.front]
         assert any(
@@ -175,7 +176,7 @@ def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
         clock[0] += 0.25
         return clock[0]
 
-    monkeypatch.setattr("harness.search.run.time.monotonic", now)
+    monkeypatch.setattr("harness.search.budget.time.monotonic", now)
     text = SPACE.replace("trials: 14, ", "time_s: 30, ")
     outcome = search(
         space_of(box, text=text), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()

@@ -6,14 +6,15 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from harness import trial
-from harness.deploy.export import export
-from harness.deploy.graph import Templates
+from harness.export.export import export
+from harness.export.template import Templates
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
 from harness.train.predict import normalised
+from harness.trial import run as trial
 from tests import own_networks
 from tests.both_sides import begun, by_onnxruntime, by_torch, trained
+from tests.jobs import job
 
 HOW = {
     "float": {},
@@ -88,12 +89,12 @@ def test_a_trial_of_tied_layers(tmp_path):
         "prune": {"kind": "weight", "ratio": 0.5},
         "quant": {"bits": 8},
     }
-    record = trial.run(tree, 0, {}, "", str(tmp_path))
-    assert record["status"] == "ok", record["reason"]
-    assert record["diagnostics"]["pruned"] == pytest.approx(0.5, abs=0.01)  # of the 540 weights that there are
-    layers = record["diagnostics"]["audit"]["layers"]
-    assert len(layers) == 4 and record["measurements"]["accuracy"]["values"][0] > 0.3
-    assert record["diagnostics"]["parity"]["disagreements"] <= 2
+    record = trial.run(job(tree, tmp_path))
+    assert record.status == "ok", record.reason
+    assert record.diagnostics["pruned"] == pytest.approx(0.5, abs=0.01)  # of the 540 weights that there are
+    layers = record.diagnostics["audit"]["layers"]
+    assert len(layers) == 4 and record.value("accuracy") > 0.3
+    assert record.diagnostics["parity"]["disagreements"] <= 2
 
 
 def test_batch_norms_of_one_scale_are_pulled_once(data):

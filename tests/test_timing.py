@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.deploy import timing
-from harness.deploy.bench import complaints, timings_of
-from harness.deploy.latency import Job, Session
-from harness.deploy.timing import Quiet, p90
-from harness.intervals import log_interval
+from harness.measure import timing
+from harness.measure.bench import complaints, timings_of
+from harness.measure.lab import Job, Session
+from harness.measure.timing import Quiet, p90
+from harness.stats.intervals import log_interval
 
 
 @pytest.mark.parametrize(("n", "discarded"), [(64, 0), (1000, 77)])

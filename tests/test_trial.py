@@ -2,18 +2,22 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from harness import production, scoring, trial
-from harness.deploy.runtimes import load
+from harness import production
 from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
-from harness.records import TrialRecord, read_record
+from harness.records import read_record
 from harness.registries import REGISTRIES
-from harness.space import load_recipe
+from harness.runtimes.base import load
+from harness.space.space import load_recipe
+from harness.trial import run as trial
+from harness.trial import score as scoring
+from tests.jobs import job
 
 TREE = {
     "task": {"name": "digits"},
@@ -32,8 +36,8 @@ def study(tmp_path_factory):
     """A prepared folder and one finished trial in it."""
     folder = tmp_path_factory.mktemp("study")
     ready = trial.prepare([TREE], str(folder))
-    record = trial.run(TREE, 7, {"quant.bits": 2}, "", str(folder / "trials" / "00007"), ready["logits"])
-    return folder, ready, TrialRecord.model_validate(record)
+    record = trial.run(job(TREE, folder / "trials" / "00007", 7, params={"quant.bits": 2}), ready.logits)
+    return folder, ready, record
 
 
 def test_every_number_is_that_of_the_file(study):
@@ -57,11 +61,11 @@ def test_every_number_is_that_of_the_file(study):
 
 def test_prepare_gives_logits_chance_and_a_teacher_file(study):
     folder, ready, _ = study
-    [values] = ready["logits"].values()
+    [values] = ready.logits.values()
     data = scoring.data_of(parse_recipe(TREE, REGISTRIES))
     assert values.shape == (len(data.train[1]), 10) and values.dtype == np.float32
     assert (values.argmax(1) == data.train[1].numpy()).mean() > 0.9
-    assert 0.1 <= ready["chance"] <= 0.2
+    assert 0.1 <= ready.chance <= 0.2
     teacher = json.loads((folder / "teacher.json").read_text())
     assert (folder / teacher["path"]).stat().st_size == teacher["size_bytes"] and teacher["accuracy"] > 0.8
 
@@ -72,13 +76,13 @@ def test_the_teacher_is_trained_once(study, monkeypatch):
 
     monkeypatch.setattr(teacher, "fit", lambda *_: pytest.fail("the teacher was trained again"))
     again = trial.prepare([TREE], str(folder))
-    assert all(np.array_equal(again["logits"][k], v) for k, v in ready["logits"].items())
+    assert all(np.array_equal(again.logits[k], v) for k, v in ready.logits.items())
 
 
 def test_a_trial_repeats_bit_for_bit(study, tmp_path):
     folder, ready, record = study
-    again = trial.run(TREE, 7, {}, "", str(tmp_path), ready["logits"])
-    assert again["artifact"]["sha256"] == record.artifact.sha256
+    again = trial.run(job(TREE, tmp_path, 7), ready.logits)
+    assert again.artifact.sha256 == record.artifact.sha256
 
 
 def test_test_accuracy_is_of_the_test_part(study):
@@ -96,9 +100,9 @@ def test_test_accuracy_is_of_the_test_part(study):
     ],
 )
 def test_failure_is_data_with_a_reason(change, reason, tmp_path):
-    record = trial.run({**TREE, **change}, 3, {}, "", str(tmp_path / "t"))
-    assert record["status"] == "failed" and reason in record["reason"]
-    assert json.loads((tmp_path / "t" / "record.json").read_text())["reason"] == record["reason"]
+    record = trial.run(job({**TREE, **change}, tmp_path / "t", 3))
+    assert record.status == "failed" and reason in record.reason
+    assert json.loads((tmp_path / "t" / "record.json").read_text())["reason"] == record.reason
     assert not (tmp_path / "t" / "model.onnx").exists()
 
 
@@ -148,20 +152,17 @@ def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lanes, "fastest", side_by_side)
     trees = [{**TREE, "train": {**TREE["train"], "lr": lr}, "seed": seed} for seed, lr in enumerate((0.05, 0.1, 0.2))]
-    jobs = [
-        {"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))}
-        for n, tree in enumerate(trees)
-    ]
-    answer = trial.start(jobs, [1], ready["logits"])
-    assert answer["held"] and answer["epoch"] == 1 and set(answer["accuracy"]) == {0, 1, 2} and not answer["records"]
-    answer_at_rung = answer["accuracy"]
+    jobs = [job(tree, tmp_path / str(n), n) for n, tree in enumerate(trees)]
+    answer = trial.start(jobs, [1], ready.logits)
+    assert answer.held and answer.epoch == 1 and set(answer.accuracy) == {0, 1, 2} and not answer.records
+    answer_at_rung = answer.accuracy
     answer = trial.go_on({1: "told to"}, [1])
-    assert not answer["held"] and sizes[0] == 3 and max(sizes[1:]) == 2
-    records = {r["number"]: TrialRecord.model_validate(r) for r in answer["records"]}
+    assert not answer.held and sizes[0] == 3 and max(sizes[1:]) == 2
+    records = {r.number: r for r in answer.records}
     assert records[1].status == "stopped" and records[1].reason == "told to" and records[1].diagnostics["epochs"] == 1
     assert [records[n].diagnostics["rungs"] for n in range(3)] == [{"1": answer_at_rung[n]} for n in range(3)]
     assert read_record(tmp_path / "1") == records[1] and not (tmp_path / "1" / "model.onnx").exists()
-    alone = TrialRecord.model_validate(trial.run(trees[2], 9, {}, "", str(tmp_path / "9"), ready["logits"]))
+    alone = trial.run(job(trees[2], tmp_path / "9", 9), ready.logits)
     n = alone.measurements["accuracy"].conditions["n"]
     assert alone.structure == records[2].structure
     assert alone.value("size_bytes") == records[2].value("size_bytes")
@@ -172,19 +173,19 @@ def test_trials_in_lanes_repeat_alone(study, tmp_path, monkeypatch):
 def test_a_stopped_trial_that_goes_on_is_the_one_that_never_stopped(study, tmp_path, monkeypatch, kept):
     """From the student that the worker keeps, or from the start where that worker is gone."""
     monkeypatch.setattr(trial, "_PAUSED", {})
-    logits, tree = study[1]["logits"], {**TREE, "prune": {"kind": "channel", "ratio": 0.4, "at": 0.1}}
-    jobs = [{"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))} for n in (3, 4)]
+    logits, tree = study[1].logits, {**TREE, "prune": {"kind": "channel", "ratio": 0.4, "at": 0.1}}
+    jobs = [job(tree, tmp_path / str(n), n) for n in (3, 4)]
     trial.start(jobs[:1], [1, 2], logits)
-    stopped = TrialRecord.model_validate(trial.go_on({3: "told to"}, [1, 2], keep=True)["records"][0])
+    stopped = trial.go_on({3: "told to"}, [1, 2], keep=True).records[0]
     assert list(trial._PAUSED) == [3]
     if not kept:
         trial._PAUSED.clear()
     rungs = {int(e): a for e, a in stopped.diagnostics["rungs"].items()}
-    answer = trial.start([{**jobs[1], "continues": 3, "rungs": rungs}], [2], logits)
-    assert answer["held"] and answer["epoch"] == 2 and not trial._PAUSED
-    record = TrialRecord.model_validate(trial.go_on({}, [1, 2])["records"][0])
-    whole = trial.run(tree, 9, {}, "", str(tmp_path / "9"), logits)
-    assert record.number == 4 and record.status == "ok" and record.artifact.sha256 == whole["artifact"]["sha256"]
+    answer = trial.start([replace(jobs[1], continues=3, rungs=rungs)], [2], logits)
+    assert answer.held and answer.epoch == 2 and not trial._PAUSED
+    record = trial.go_on({}, [1, 2]).records[0]
+    whole = trial.run(job(tree, tmp_path / "9", 9), logits)
+    assert record.number == 4 and record.status == "ok" and record.artifact.sha256 == whole.artifact.sha256
     epochs = tree["train"]["epochs"]
     assert record.diagnostics["continues"] == 3 and record.diagnostics["epochs"] == epochs - (1 if kept else 0)
     assert list(record.diagnostics["rungs"]) == ["1", "2"] and record.diagnostics["rungs"]["1"] == rungs[1]
@@ -198,11 +199,8 @@ def test_students_are_kept_up_to_a_size_on_tensors_of_their_own(study, tmp_path,
     monkeypatch.setattr(trial, "_PAUSED", {})
     monkeypatch.setattr(lanes, "fastest", lambda students, *_: "stacked" if len(students) > 1 else "alone")
     trees = [{**TREE, "train": {**TREE["train"], "lr": lr}, "seed": seed} for seed, lr in enumerate((0.05, 0.1, 0.2))]
-    jobs = [
-        {"tree": tree, "number": n, "params": {}, "baseline": "", "folder": str(tmp_path / str(n))}
-        for n, tree in enumerate(trees)
-    ]
-    trial.start(jobs, [1], study[1]["logits"])
+    jobs = [job(tree, tmp_path / str(n), n) for n, tree in enumerate(trees)]
+    trial.start(jobs, [1], study[1].logits)
     state, one = trial._OPENED[0].student.state, trial._bytes(trial._OPENED[0].student)
     assert state.params.untyped_storage().nbytes() > state.params.nbytes, "a part of what the lanes share"
     monkeypatch.setattr(trial, "PAUSED_BYTES", 2.5 * one)
@@ -223,10 +221,10 @@ def test_what_a_recipe_costs_is_known_before_it_trains(tmp_path, bits, ratio):
         "quant": {"bits": bits, "start": 0.0},
         "prune": {"kind": "channel", "ratio": ratio, "at": 0.0},
     }
-    before = trial.untrained(tree, str(tmp_path / "before"))
-    record = TrialRecord.model_validate(trial.run(tree, 1, {}, "", str(tmp_path / "after")))
-    assert before["structure"] == record.structure
-    assert before["size_bytes"] == record.value("size_bytes")
+    before = trial.untrained(parse_recipe(tree, REGISTRIES), tmp_path / "before")
+    record = trial.run(job(tree, tmp_path / "after", 1))
+    assert before.structure == record.structure
+    assert before.size_bytes == record.value("size_bytes")
 
 
 def test_a_rung_takes_few_samples_where_validation_is_large(tmp_path):

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from harness import production, trial
+from harness import production
 from harness.recipe import flatten
-from harness.records import Measurement, TrialRecord, read_record, write_json_durably, write_record
+from harness.records import Measurement, read_record, write_json_durably, write_record
 from harness.report import load_study, write_report
-from harness.space import Space, load_recipe, load_space
+from harness.space.space import Space, load_recipe, load_space
 from harness.train import lanes
+from harness.trial import run as trial
+from harness.trial.job import TrialJob
 
 # Every leaf that a space may search on this student, each with a value that no default has.
 SPACE = """
@@ -94,10 +96,9 @@ def trip(space: Space, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     recipe = space.fill(params, seed=5)
     with pytest.MonkeyPatch.context() as patch:
         searching, producing = Spy(), Spy()
-        logits = trial.prepare([recipe.to_tree()], str(folder))["logits"]
+        logits = trial.prepare([recipe.to_tree()], str(folder)).logits
         patch.setattr(lanes, "step", searching)
-        answer = trial.run(recipe.to_tree(), 0, params, "", str(folder / "trials" / "00000"), logits)
-        record = TrialRecord.model_validate(answer)
+        record = trial.run(TrialJob(recipe, 0, folder / "trials" / "00000", params), logits)
         assert record.status == "ok", record.reason
         timed = Measurement(name="latency_ms", unit="ms", values=[0.5, 0.6], conditions={"host": "here"})
         write_record(folder / "trials" / "00000", record.with_measurements(timed))

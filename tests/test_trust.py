@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness import trust
-from harness.check import check
-from harness.cli import app
+from harness.cli.main import app
 from harness.errors import SpaceError
-from harness.search.confirm import confirm
 from harness.search.driver import search
-from harness.search.warm import _front
-from harness.space import load_space
-from harness.yaml_source import read_source
+from harness.search.first_trials import _front
+from harness.space import trust
+from harness.space.source import read_source
+from harness.space.space import load_space
+from harness.verify.check import check
+from harness.verify.confirm import confirm
 from tests.chaos.foreign import make_study
 from tests.test_search import FakeLab, Here, Seen
 

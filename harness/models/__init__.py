@@ -1,4 +1,8 @@
-"""Student and teacher families: ``build(input_shape, classes, **options) -> nn.Module``."""
+"""Student and teacher families: ``build(input_shape, classes, **options) -> nn.Module``.
+
+A shape, a number of classes and options come in, a module with its first weights goes out. Nothing here trains. A new
+family is one function and one line in ``MODELS``.
+"""
 
 from __future__ import annotations
 

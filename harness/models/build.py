@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from harness.errors import HarnessError, SpaceError
 from harness.methods import load_own
 from harness.models import MODELS
+from harness.models.seeding import seeded
 from harness.recipe import Model
-from harness.seeding import seeded
 
 _SHOWN = 3  # differences told in one message
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
@@ -25,7 +25,7 @@ def build_model(
     """Build ``model`` on the CPU, in training mode.
 
     Args:
-        seed: of the first weights (:func:`harness.seeding.seeded`).
+        seed: of the first weights (:func:`harness.models.seeding.seeded`).
         where: the recipe's section, ``student`` or ``teacher``, for error messages.
     Raises:
         SpaceError: the user's function, the checkpoint or the output's shape is wrong.

@@ -1,12 +1,16 @@
-"""The report of a study: reads the files that the search left, imports neither torch nor optuna."""
+"""The report of a study: its files as tables, plots, a page and a comparison with other studies.
+
+A study's folder comes in, also one from somebody else; a page, tables and recipes go out. Nothing here runs code that
+a study names, and nothing imports torch or optuna.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 _LAZY = {
-    "StudyData": "harness.report.data",
-    "load_study": "harness.report.data",
+    "StudyData": "harness.report.study_data",
+    "load_study": "harness.report.study_data",
     "write_report": "harness.report.page",
     "terminal_table": "harness.report.tables",
     "pick": "harness.report.picks",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.report import units
-from harness.report.data import StudyData
+from harness.report.study_data import StudyData
 
 COLUMNS = ("trial", "stored as", "zeros", "masked channels", "integer layers", "kernels", "parity", "latency", "load")
 

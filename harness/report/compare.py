@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import SpaceError
-from harness.intervals import difference_interval
-from harness.pareto import Front, log_hypervolume
-from harness.records import Direction, read_told
-from harness.report.data import StudyData, load_study
+from harness.records import read_told
 from harness.report.fronts import reference_point
-from harness.settings import Objective
+from harness.report.study_data import StudyData, load_study
+from harness.space.settings import Objective
+from harness.stats.direction import Direction
+from harness.stats.intervals import difference_interval
+from harness.stats.pareto import Front, log_hypervolume
 
 POINTS = 5  # sizes and latencies at which attained accuracies are given
 

@@ -17,14 +17,14 @@ from jinja2 import Environment, PackageLoader
 from rich.console import Console
 from rich.table import Table
 
-from harness.intervals import mean_interval
-from harness.records import write_bytes_durably
+from harness.files.access import write_bytes_durably
 from harness.report import units
 from harness.report.compare import Contender, at, attained, tested, verdicts
 from harness.report.fronts import projected
 from harness.report.page import figure_id, scale
 from harness.report.plots import log_axis, page_layout, tick_format
-from harness.settings import Objective
+from harness.space.settings import Objective
+from harness.stats.intervals import mean_interval
 
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#be185d", "#a16207", "#475569")
 AXES = {"elapsed_s": "seconds since the first proposal", "epochs": "epochs trained, all trials together"}

@@ -1,4 +1,4 @@
-"""The report's one door to :mod:`harness.pareto`: fronts, hypervolumes, ties.
+"""The report's one door to :mod:`harness.stats.pareto`: fronts, hypervolumes, ties.
 
 Hypervolume is measured in qualities (accuracy, metrics of the task) as they are and in logarithms of
 costs: halving a file counts the same at 100 kB as at 10 kB. The reference point is beyond every baseline
@@ -8,37 +8,28 @@ and every point of the front.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness import pareto
-from harness.settings import Objective
-
-if TYPE_CHECKING:
-    from harness.report.data import StudyData
-
-
-def front_mask(values: np.ndarray, objectives: Sequence[Objective]) -> np.ndarray:
-    """Which of the rows (N, M) no other row dominates."""
-    if not len(values):
-        return np.zeros(0, dtype=bool)
-    return np.asarray(pareto.nondominated(values, [o.direction for o in objectives]), dtype=bool)
+from harness.report.study_data import StudyData
+from harness.space.settings import Objective
+from harness.stats import pareto
 
 
 def projected(rows: pd.DataFrame, cost: str, quality: Objective) -> pd.DataFrame:
     """The rows that no other beats in the plane (cost, quality), cheapest first."""
     name = quality.name
     rows = rows[rows[cost].notna() & rows[name].notna()]
-    plane = (quality, Objective(cost, "minimize"))
-    return rows[front_mask(rows[[name, cost]].to_numpy(float), plane)].sort_values([cost, name])
+    directions = (quality.direction, "minimize")
+    return rows[pareto.nondominated(rows[[name, cost]].to_numpy(float), directions)].sort_values([cost, name])
 
 
 def reference_point(data: StudyData) -> dict[str, float]:
     """Raw value of every objective at the hypervolume's reference: that of ``study.json``, moved where a baseline
-    or a point of the front, on validation or on test, would not count (:func:`harness.pareto.reference_point`).
+    or a point of the front, on validation or on test, would not count (:func:`harness.stats.pareto.reference_point`).
     Where ``study.json`` has none: accuracy 0 and the same rule."""
     names = [o.name for o in data.objectives]
     given = data.study.get("reference")
@@ -67,7 +58,7 @@ def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:
     volumes, point = list[float](), reference_point(data)
     for value in values:
         tried = np.vstack([kept, value])
-        mask = front_mask(tried, data.objectives)
+        mask = pareto.nondominated(tried, [o.direction for o in data.objectives])
         changed = bool(mask[-1])
         kept = tried[mask] if changed else kept
         volumes.append(_volume(kept, data, point) if changed or not volumes else volumes[-1])

@@ -12,19 +12,20 @@ import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, PackageLoader
 
-from harness.pareto import LOGGED
-from harness.records import read_json, write_bytes_durably
+from harness.files.access import write_bytes_durably
+from harness.records import read_json
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
 from harness.report.audits import audit_rows, needs, slower_integers
 from harness.report.confirmed import columns as confirmed_columns
 from harness.report.confirmed import confirmed_rows, note
-from harness.report.data import BROKEN, StudyData
 from harness.report.fronts import accuracy_interval, comparison, majority_level, reference_point, tied_members
 from harness.report.picks import best_points, recipe_yaml
+from harness.report.study_data import BROKEN, StudyData
 from harness.report.tables import write_csv
 from harness.report.training import still_falling, weak_teacher
-from harness.settings import Objective
+from harness.space.settings import Objective
+from harness.stats.pareto import LOGGED
 
 PARITY_DISAGREEMENTS = 2
 ENDED = {"stopped": "stopped early", "failed": "failed"}  # a record's status, in words

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from harness import pareto
 from harness.errors import SpaceError
 from harness.methods import nearest
 from harness.report import units
-from harness.report.data import StudyData
-from harness.settings import Objective
+from harness.report.study_data import StudyData
+from harness.space.settings import Objective
+from harness.stats import pareto
 
 TOLERANCE = 0.02  # of quality that ``smallest`` and ``fastest`` may give up against the best
 

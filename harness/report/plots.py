@@ -10,9 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from harness.report import units
-from harness.report.data import StudyData
 from harness.report.fronts import hypervolume, majority_level, projected, running_hypervolume
-from harness.settings import Objective
+from harness.report.study_data import StudyData
+from harness.space.settings import Objective
 
 MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce"
 LEVEL = "#dc2626"

@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.files import write_bytes_durably
+from harness.files.access import write_bytes_durably
 from harness.report import units
-from harness.report.data import StudyData
 from harness.report.fronts import majority_level, tied_members
+from harness.report.study_data import StudyData
 
 NARROW = 60  # columns
 NOTES = {

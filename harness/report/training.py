@@ -7,10 +7,11 @@ import io
 import math
 from pathlib import Path
 
-from harness.files import TABLE_BYTES, FileMistake, read_bytes
+from harness.files.access import TABLE_BYTES, FileMistake, read_bytes
+from harness.records import trial_folder
 from harness.report import units
-from harness.report.data import StudyData
 from harness.report.fronts import at_chance
+from harness.report.study_data import StudyData
 
 LATE = 0.25  # share of the epochs that are the end of a training
 FALLING = 0.1  # of the loss's whole fall: a loss that falls evenly has 0.25 of it at the end, one that settled 0
@@ -38,8 +39,7 @@ def weak_teacher(data: StudyData) -> list[str]:
 def still_falling(data: StudyData) -> list[str]:
     """A sentence that names the front's trials whose training loss was still falling at the end."""
     shares = {
-        n: late_fall(data.folder / "trials" / f"{n:05d}" / "history.csv", data.folder)
-        for n in data.front["number"].tolist()
+        n: late_fall(trial_folder(data.folder, n) / "history.csv", data.folder) for n in data.front["number"].tolist()
     }
     falling = {n: share for n, share in shares.items() if share > FALLING}
     if not falling:

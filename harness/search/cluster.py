@@ -22,7 +22,7 @@ from ray.util.client import ray as client
 
 from harness.errors import HarnessError, SpaceError, cut
 from harness.search.signals import Interrupted
-from harness.settings import Resources
+from harness.space.settings import Resources
 
 log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 300 * 2**20
@@ -197,7 +197,7 @@ def _probe(address: str) -> None:
 
 
 def _local_gpus() -> int:
-    from harness.deploy.machine import gpus
+    from harness.machine.host import gpus
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return len(gpus()) if visible is None else len([d for d in visible.split(",") if d.strip()])

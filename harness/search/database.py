@@ -21,9 +21,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
 from harness.errors import DiskError, HarnessError, SpaceError
-from harness.files import FileMistake, read_bytes, write_bytes_durably
-from harness.passwords import expanded, masked
-from harness.records import Direction
+from harness.files.access import FileMistake, read_bytes, write_bytes_durably
+from harness.files.passwords import expanded, masked
+from harness.stats.direction import Direction
 
 log = logging.getLogger(__name__)
 LIMIT_S = 120.0  # a server may restart within it

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.pareto import Front
 from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
 from harness.search.rungs import RUNGS, Curve
+from harness.stats.pareto import Front
 
 CURVES = 128  # finished trials that `dominated` learns from
 PAUSED = 4096  # stopped trials of which it may take up some again: the latest

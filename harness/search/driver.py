@@ -23,35 +23,40 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from harness import trust
-from harness.checksums import write_checked_json
-from harness.deploy.latency import Lab
-from harness.deploy.machine import environment, peak_memory_mib
 from harness.errors import DiskError, HarnessError, SpaceError, disk_error
-from harness.pareto import Front
-from harness.passwords import masked
+from harness.files.access import remove_temporaries, write_bytes_durably
+from harness.files.checksums import write_checked_json
+from harness.files.folders import check_cache, check_home
+from harness.files.passwords import masked
+from harness.machine.host import environment, peak_memory_mib
+from harness.measure.lab import Lab
 from harness.recipe import key_of
-from harness.records import read_record, remove_temporaries, write_bytes_durably
-from harness.search import finish, preflight, resume, warm
+from harness.records import read_record, trial_folder
+from harness.search import finish, first_trials, preflight, resume
+from harness.search.account import count, epochs_of, take
+from harness.search.budget import Budget
 from harness.search.cluster import ClusterLost, connect
 from harness.search.examination import Examination, say_loaded, say_proven
+from harness.search.jobs import Pool
 from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
 from harness.search.pool import RayPool
 from harness.search.progress import Progress
+from harness.search.reference import Reference
 from harness.search.rules import rule_of
-from harness.search.run import FAILURES_IN_A_ROW, Budget, Pool, Run, trial_folder
 from harness.search.rungs import Never
 from harness.search.signals import Interrupted, Stop
+from harness.search.state import FAILURES_IN_A_ROW, Run
 from harness.search.study import Study
-from harness.search.telling import count, epochs_of, take
 from harness.search.timeline import Timeline
-from harness.space import Space
-from harness.tasks.folders import check_cache, check_home
+from harness.space import trust
+from harness.space.space import Space
+from harness.stats.pareto import Front
+from harness.trial.job import Prepared
 
 log = logging.getLogger(__name__)
-TRIAL_MODULE = "harness.trial"
+TRIAL_MODULE = "harness.trial.run"
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def _search(
         with space.source.at("", ()):
             say_proven(examination.answer(), shown.say)
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
-        pool.share(ready["logits"])
+        pool.share(ready.logits)
         stop.drain()  # until here a signal ends the search: nothing has begun that could be drained
         write_checked_json(folder / resume.MADE_OF, found)
         run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
@@ -202,7 +207,7 @@ def _work(run: Run, warm_start: Path | None) -> None:
     if space.settings.stop != "none" and isinstance(run.rule, Never):
         rule = f"search.stop: {space.settings.stop}"
         run.progress.say(f"{rule} judges accuracy against costs only: nothing is stopped")
-    warm.queue_first(study, space, warm_start)
+    first_trials.queue_first(study, space, warm_start)
     resume.settle(study, folder, space.settings.retries, lambda record: take(run, record))
     work_through(run)
     if run.stop.now:
@@ -213,15 +218,15 @@ def _work(run: Run, warm_start: Path | None) -> None:
         finish.score_front(sorted(run.ever), run.sweep, folder, run.pool)
 
 
-def chance_of(ready: Mapping[str, Any]) -> dict[str, float]:
+def chance_of(ready: Prepared) -> dict[str, float]:
     """What always saying the most frequent class scores, by quality."""
-    return {"accuracy": float(ready["chance"]), **ready.get("metrics", {})}
+    return {"accuracy": ready.chance, **ready.metrics}
 
 
-def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> dict[str, Any]:
+def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> Prepared:
     """What the first worker makes ready; what it saw is said."""
-    ready = pool.call("prepare", teachers, str(folder.resolve()))
-    for teacher in ready.get("teachers", []):
+    ready: Prepared = pool.call("prepare", teachers, str(folder.resolve()))
+    for teacher in ready.teachers:
         weak = ", WEAK: train it longer or otherwise" if teacher["weak"] else ""
         shown.say(f"teacher {teacher['model']}: accuracy {teacher['accuracy']:.2%} on validation{weak}")
     return ready
@@ -251,7 +256,7 @@ def _open(
         stop,
         budget,
         Front(tuple(o.direction for o in space.objectives)),
-        finish.Reference(space, chance),
+        Reference(space, chance),
         rule_of(space),
         Timeline(folder),
     )

@@ -22,10 +22,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.holes import Hole
 from harness.methods import Method
 from harness.search.study import Study
-from harness.space import Space
+from harness.space.distributions import Hole
+from harness.space.space import Space
 
 log = logging.getLogger(__name__)
 GRAPH = ("latency_ms", "load_ms", "device_latency_ms")

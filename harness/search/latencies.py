@@ -11,12 +11,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.checksums import read_whole, write_checked_json
-from harness.deploy.latency import Lab
-from harness.deploy.machine import environment
-from harness.files import TABLE_BYTES, FileMistake
-from harness.records import Measurement, TrialRecord, read_json, write_record
-from harness.space import Space
+from harness.files.access import TABLE_BYTES, FileMistake
+from harness.files.checksums import read_whole, write_checked_json
+from harness.machine.host import environment
+from harness.measure.lab import Lab
+from harness.records import Measurement, TrialRecord, read_json, trial_folder, write_record
+from harness.space.space import Space
 
 log = logging.getLogger(__name__)
 CACHE = "latency_cache.json"
@@ -96,15 +96,15 @@ class Latencies:
         load = Measurement(name="load_ms", unit="ms", values=[found.conditions.get("load_ms", 0.0)])
         return record.with_measurements(found, load)
 
-    def measure(self, records: Sequence[TrialRecord], trial_folder: Path) -> None:
-        """Time one file of each new structure among ``records``, all interleaved."""
+    def measure(self, records: Sequence[TrialRecord], study: Path) -> None:
+        """Time one file of each new structure among the ``records`` of a study, all interleaved."""
         groups: dict[Settings, dict[str, TrialRecord]] = {}
         for record in records:
             key = self._key(record)
             if key not in self._cache:
                 groups.setdefault(_settings(record), {}).setdefault(key, record)
         for (runtime, batch, threads), new in groups.items():
-            paths = [r.file(trial_folder / f"{r.number:05d}") for r in new.values()]
+            paths = [r.file(trial_folder(study, r.number)) for r in new.values()]
             reference = self._reference or paths[0]
             measured = self._lab.measure(paths, reference, runtime, batch, threads, self._budget_s, until_precise=True)
             for (key, record), value in zip(new.items(), measured, strict=True):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import SpaceError
-from harness.files import FileMistake, check_tree, read_bytes
+from harness.files.access import FileMistake, check_tree, read_bytes
 
 DRAINING = "draining"
 LOCK_BYTES = 10_000

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 from harness.errors import DiskError
-from harness.records import CONTINUES, Artifact, Measurement, TrialRecord, read_record
-from harness.search.groups import lane_key
-from harness.search.pool import Finished
-from harness.search.run import Run, trial_folder
+from harness.records import Artifact, Measurement, read_record, trial_folder
+from harness.search.account import costs_of, curve_of, learn, measure, take, take_cost
+from harness.search.jobs import Finished
+from harness.search.lane_groups import lane_key
 from harness.search.rungs import NEVER_STOPPED, never_stopped
+from harness.search.state import Run
 from harness.search.study import Proposal
-from harness.search.telling import costs_of, curve_of, learn, measure, take, take_cost
+from harness.trial.job import Cost, TrialJob
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
 PATIENCE = 4  # trials per slot that are told or come to wait for the lab too while a new structure waits for it
@@ -129,8 +129,7 @@ def _price(run: Run, proposal: Proposal) -> None:
         run.ready.append(proposal)
         return
     run.pricing.add(proposal.number)
-    place = str(trial_folder(run.folder, proposal.number).resolve())
-    run.pool.submit(proposal.number, "untrained", recipe.to_tree(), place)
+    run.pool.submit(proposal.number, "untrained", recipe, trial_folder(run.folder, proposal.number).resolve())
 
 
 def _train(run: Run) -> None:
@@ -177,18 +176,13 @@ def _submit(run: Run, group: list[Proposal], slot: int | None = None) -> None:
     run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group), slot=slot)
 
 
-def _job(run: Run, proposal: Proposal) -> dict[str, Any]:
-    job: dict[str, Any] = {
-        "tree": proposal.recipe.to_tree(),
-        "number": proposal.number,
-        "params": proposal.params,
-        "baseline": proposal.baseline,
-        "folder": str(trial_folder(run.folder, proposal.number).resolve()),
-    }
-    if proposal.continues:
-        job[CONTINUES] = proposal.continues.number
-        job["rungs"] = {int(epoch): found for epoch, found in proposal.continues.diagnostics["rungs"].items()}
-    return job
+def _job(run: Run, proposal: Proposal) -> TrialJob:
+    folder, stopped = trial_folder(run.folder, proposal.number).resolve(), proposal.continues
+    job = TrialJob(proposal.recipe, proposal.number, folder, proposal.params, proposal.baseline)
+    if stopped is None:
+        return job
+    rungs = {int(epoch): found for epoch, found in stopped.diagnostics["rungs"].items()}
+    return replace(job, continues=stopped.number, rungs=rungs)
 
 
 def _resume_held(run: Run) -> None:
@@ -197,8 +191,8 @@ def _resume_held(run: Run) -> None:
     for answer in held:
         leader = run.open.get(answer.job) or run.open[run.groups[answer.job][0]]
         total = leader.recipe.train.epochs
-        rungs, epoch, stops = run.rule.rungs(total), answer.value["epoch"], {}
-        for number, accuracy in answer.value["accuracy"].items():
+        rungs, epoch, stops = run.rule.rungs(total), answer.value.epoch, {}
+        for number, accuracy in answer.value.accuracy.items():
             reason = run.rule.decide(number, rungs[epoch], accuracy)
             if reason:
                 stops[number] = f"after epoch {epoch} of {total}, {reason}"
@@ -228,13 +222,12 @@ def _take_answer(run: Run, answer: Finished) -> None:
         for number in run.groups.pop(answer.job):
             _lost(run, run.open[number], answer)
         return
-    for found in answer.value["records"]:
-        record = TrialRecord.model_validate(found)
+    for record in answer.value.records:
         run.groups[answer.job].remove(record.number)
         if record.status == "stopped":
             run.homes[record.number] = answer.slot
         take(run, record)
-    if answer.value["held"]:
+    if answer.value.held:
         run.held.append(answer)
     else:
         del run.groups[answer.job]
@@ -242,21 +235,14 @@ def _take_answer(run: Run, answer: Finished) -> None:
 
 def _take_price(run: Run, answer: Finished) -> None:
     proposal = run.open[answer.job]
-    if answer.error or "reason" in answer.value:
+    if answer.error:
         run.ready.append(proposal)  # the trial itself will say what is wrong
         return
-    found = answer.value
-    record = TrialRecord(
-        number=answer.job,
-        status="ok",
-        recipe=proposal.recipe.to_tree(),
-        params=proposal.params,
-        seed=proposal.recipe.seed,
-        structure=found["structure"],
-        artifact=Artifact(path=found["path"], format="onnx", sha256="", size_bytes=found["size_bytes"]),
-    )
-    size = Measurement(name="size_bytes", unit="B", values=[float(found["size_bytes"])])
-    take_cost(run, record.with_measurements(size))
+    cost: Cost = answer.value
+    file = Artifact(path=cost.file, format="onnx", sha256="", size_bytes=cost.size_bytes)
+    priced = {"status": "ok", "baseline": "", "structure": cost.structure, "artifact": file}
+    size = Measurement(name="size_bytes", unit="B", values=[float(cost.size_bytes)])
+    take_cost(run, _job(run, proposal).record().model_copy(update=priced).with_measurements(size))
 
 
 def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
@@ -278,14 +264,4 @@ def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
             run.study.fail(proposal.number, answer.error, final=False)
             learn(run, again, feasible=False)  # as stopped as before
         return
-    failed = TrialRecord(
-        number=proposal.number,
-        status="failed",
-        reason=answer.error,
-        baseline=proposal.baseline,
-        recipe=proposal.recipe.to_tree(),
-        params=proposal.params,
-        seed=proposal.recipe.seed,
-        diagnostics={} if again is None else {CONTINUES: again.number},
-    )
-    take(run, failed)
+    take(run, _job(run, proposal).record().model_copy(update={"reason": answer.error}))

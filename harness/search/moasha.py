@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.pareto import best
 from harness.search.rungs import Curve, Never
+from harness.stats.pareto import best
 
 LEARNED = 300  # trials that it looks back on: a decision costs the same at any number of them
 

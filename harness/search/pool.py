@@ -21,8 +21,10 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from harness.errors import DeviceError, HarnessError, disk_error, reason_of
 from harness.search.cluster import ClusterLost, Watch, leave, room
+from harness.search.jobs import Finished
 from harness.search.worker import Worker
-from harness.settings import Resources
+from harness.space.settings import Resources
+from harness.trial.job import Answer
 
 log = logging.getLogger(__name__)
 TRIALS = ("run", "start", "go_on")
@@ -34,20 +36,6 @@ WAITS_S = 20.0  # for how long a worker may start before it is said
 AGAIN_S = 600.0  # until it is said again
 LOST_S = 600.0  # for how long a cluster may have no node that fits a single worker
 STARTS = 3  # failed ones of a slot in a row
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The answer of one job from ``slot``: ``value``, or the ``error`` that took its place (``died``: the
-    worker did not survive, its record may be on the disk all the same). ``renewed``: the slot has a new worker."""
-
-    job: int
-    value: Any = None
-    error: str = ""
-    died: bool = False
-    exception: Exception | None = None
-    slot: int = 0
-    renewed: bool = False
 
 
 @dataclass(eq=False)
@@ -180,7 +168,7 @@ class RayPool:
         slot.ref = None
         try:
             value, resident_bytes = ray.get(ref, timeout=ANSWER_S)
-            slot.held = isinstance(value, dict) and bool(value.get("held"))
+            slot.held = isinstance(value, Answer) and value.held
             renewed = self._renew(slot, value, resident_bytes)
             return Finished(job, value, slot=at, renewed=renewed)
         except RayTaskError as error:  # what the function raised, wrapped: the worker is well
@@ -198,8 +186,8 @@ class RayPool:
 
     def _renew(self, slot: _Slot, value: Any, resident_bytes: int) -> bool:
         """Replace a worker between two trials whose GPU is in an error that stays, or whose memory has grown."""
-        reasons = [record.get("reason", "") for record in value.get("records", [])] if isinstance(value, dict) else []
-        spoiled = next((reason for reason in reasons if reason.startswith("device: ")), "")
+        records = value.records if isinstance(value, Answer) else ()
+        spoiled = next((record.reason for record in records if record.reason.startswith("device: ")), "")
         if slot.name in TRIALS and not slot.held and not slot.first_bytes:
             slot.first_bytes = resident_bytes
         grown = resident_bytes - slot.first_bytes if slot.first_bytes else 0

@@ -21,13 +21,13 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from harness.baselines import widest_code
 from harness.errors import SpaceError
-from harness.holes import Hole
-from harness.methods import nearest
+from harness.methods import FLOAT_BITS, nearest
 from harness.recipe import Train
 from harness.records import DIRECTIONS
-from harness.space import Space
+from harness.space.baselines import widest_code
+from harness.space.distributions import Hole
+from harness.space.space import Space
 
 Keys = tuple[str, ...]
 
@@ -46,7 +46,6 @@ _NOT_OPTIONS = {
 }
 _FILES = ("train", "test", "validation_samples", "split")
 PROOF_BITS = 4  # few enough that no processor's sums of bytes saturate
-FLOAT_BITS = 32
 MAX_PROOFS = 6
 MAX_TEACHERS = 16
 

@@ -14,17 +14,17 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from harness import trust
-from harness.checksums import read_or_damage, read_whole
 from harness.errors import SpaceError
-from harness.files import TABLE_BYTES
+from harness.files.access import TABLE_BYTES
+from harness.files.checksums import read_or_damage, read_whole
 from harness.recipe import parse_recipe
-from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_record, read_told, write_record
+from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_record, read_told, trial_folder, write_record
 from harness.search import sources
-from harness.search.run import Budget
+from harness.search.budget import Budget
 from harness.search.storage import JOURNAL
 from harness.search.study import Study, distribution, excess, to_optuna
-from harness.space import Space, load_space
+from harness.space import trust
+from harness.space.space import Space, load_space
 
 log = logging.getLogger(__name__)
 MADE_OF = "fingerprint.json"
@@ -135,7 +135,7 @@ def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
         spent = budget.epochs is not None and summary.get("epochs", 0) >= budget.epochs
         if summary["status"] != "complete" or not (enough or spent):
             return None
-        whole = all(read_record(folder / "trials" / f"{number:05d}") is not None for number in summary["front"])
+        whole = all(read_record(trial_folder(folder, number)) is not None for number in summary["front"])
     except (OSError, ValueError, KeyError, TypeError):  # as an older version left it, without a checksum
         return None
     return summary if whole else None
@@ -147,7 +147,7 @@ def settle(study: Study, folder: Path, retries: int, finished: Callable[[TrialRe
     for _ in study.trials(TrialState.WAITING):
         study.optuna.ask()  # takes the oldest one: now it is RUNNING
     for trial in study.trials(TrialState.RUNNING):
-        place = folder / "trials" / f"{trial.number:05d}"
+        place = trial_folder(folder, trial.number)
         record = read_record(place)
         if record is not None:
             study.reopen(trial)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from harness.search.dominated import Dominated
 from harness.search.moasha import Moasha
-from harness.search.run import PRICED, TIMED
 from harness.search.rungs import Never, Rule
-from harness.space import Space
+from harness.search.state import PRICED, TIMED
+from harness.space.space import Space
 
 LATENCY_TIE = 0.02  # how well a latency repeats (results/benchmarks/repeatability.json: 0.8 %), with room
 

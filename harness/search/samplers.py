@@ -16,9 +16,9 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, R
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.pareto import as_losses, best
-from harness.records import Direction
-from harness.space import Space
+from harness.space.space import Space
+from harness.stats.direction import Direction
+from harness.stats.pareto import as_losses, best
 
 DIRECTION: dict[StudyDirection, Direction] = {
     StudyDirection.MINIMIZE: "minimize",

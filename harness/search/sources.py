@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.search.preflight import found, named
-from harness.space import Space
+from harness.space.space import Space
 
 INSTALLED = {"site-packages", "dist-packages"}
 

@@ -12,8 +12,8 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from harness.checksums import sealed_entry, unsealed_entry
 from harness.errors import SpaceError
+from harness.files.checksums import sealed_entry, unsealed_entry
 
 JOURNAL = "study.log"
 NAMED = ("user_attr", "system_attr")  # of a journal's entry: dictionaries of names

@@ -19,10 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.recipe import Recipe, parse_recipe
 from harness.records import CONTINUES, TrialRecord
-from harness.search.groups import in_lanes
+from harness.search.lane_groups import in_lanes
 from harness.search.samplers import make_sampler, recent
 from harness.search.storage import open_storage
-from harness.space import Hole, Space
+from harness.space.distributions import Hole
+from harness.space.space import Space
 
 log = logging.getLogger(__name__)
 ASK_AGAIN = 5  # after a duplicate, before drawing at random

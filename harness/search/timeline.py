@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.checksums import sealed
-from harness.files import write_bytes_durably
+from harness.files.access import write_bytes_durably
+from harness.files.checksums import sealed
 from harness.records import TOLD, TOLD_COLUMNS, read_told
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,8 @@
-"""Tasks: a function that returns a :class:`harness.tasks.data.Data` (three disjoint parts)."""
+"""Tasks: functions that return a :class:`harness.tasks.data.Data` (three disjoint parts).
+
+Options of a recipe's ``task`` come in, arrays checked against every rule go out. Nothing here trains, and nothing is
+downloaded. A new task is one function and one line in ``TASKS``.
+"""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from harness.errors import HarnessError, SpaceError, TrialError
 from harness.methods import load_own
+from harness.models.seeding import seeded
 from harness.normalize import Normalization, read_normalize
 from harness.recipe import Selected, Task
-from harness.seeding import seeded
 from harness.tasks import TASKS
 from harness.tasks.checks import Samples, check_together, checked, metric_values
 from harness.tasks.split import rows_of, split, stratified

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from harness.errors import SpaceError
+from harness.files.folders import cache_folder, data_roots
 from harness.tasks.arrays import from_files
 from harness.tasks.checks import Samples
 from harness.tasks.data import VALIDATION, Data, assemble
-from harness.tasks.folders import cache_folder, data_roots
 from harness.tasks.idx import read, unpacked
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -1,7 +1,8 @@
-"""The four techniques and the optimisers: literal registries of pure functions.
+"""Clipping, pruning, quantization, distillation and the optimizers: pure functions, and their registries.
 
-A new method = one function in the module beside this one + one line here. Importing this
-package imports no torch; ``Method.load`` does, in the process that trains.
+Tensors and numbers come in, tensors go out; no function here knows a module, a recipe or a device. A new method is one
+function in a module beside this one and one line here. Importing this package imports no torch; ``Method.load`` does,
+in the process that trains.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.methods import Method, Param
+from harness.methods import FLOAT_BITS, Method, Param
 
 _HERE = "harness.techniques"
 
@@ -101,7 +102,7 @@ _ROUNDING = {
 
 
 def _bits(*choices: int) -> Param:
-    return Param(int, choices=(*choices, 32), by_layer=True, shapes=True)
+    return Param(int, choices=(*choices, FLOAT_BITS), by_layer=True, shapes=True)
 
 
 QUANTISERS = {
@@ -113,26 +114,26 @@ QUANTISERS = {
             "percentile": Param(float, 99.9, low=0, high=100, low_open=True, doc="of |w|, for range: percentile"),
         },
         _ROUNDING,
-        off={"bits": 32},
+        off={"bits": FLOAT_BITS},
     ),
     "lsq": Method(
         f"{_HERE}.quantize:lsq",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8)},
         _ROUNDING,
-        off={"bits": 32},
+        off={"bits": FLOAT_BITS},
         learns=f"{_HERE}.quantize:lsq_begin",
     ),
     "dorefa": Method(
         f"{_HERE}.quantize:dorefa",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
         _ROUNDING,
-        off={"bits": 32},
+        off={"bits": FLOAT_BITS},
     ),
     "pact": Method(  # the paper's pair: DoReFa's weights, trained activation ranges
         f"{_HERE}.quantize:dorefa",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
         {**_ROUNDING, "activations": Param(str, "pact", choices=("range", "pact"))},
-        off={"bits": 32},
+        off={"bits": FLOAT_BITS},
     ),
     "standardised": Method(
         f"{_HERE}.quantize:standardised",
@@ -141,9 +142,11 @@ QUANTISERS = {
             "range": Param(float, 3.0, low=0, low_open=True, doc="in deviations; what lies further out is clipped"),
         },
         _ROUNDING,
-        off={"bits": 32},
+        off={"bits": FLOAT_BITS},
     ),
-    "power_of_two": Method(f"{_HERE}.quantize:power_of_two", {"bits": _bits(2, 3, 4)}, _ROUNDING, off={"bits": 32}),
+    "power_of_two": Method(
+        f"{_HERE}.quantize:power_of_two", {"bits": _bits(2, 3, 4)}, _ROUNDING, off={"bits": FLOAT_BITS}
+    ),
 }
 
 _WEIGHT = Param(float, low=0, high=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.train.rounding import used_ranges, used_weights
-from harness.train.run import Run
+from harness.train.student import Run
 
 SCORED_AT_ONCE = 1024
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.errors import SpaceError
 from harness.train.forward import Tensors, Watch
-from harness.train.points import at_points, owners, watched
+from harness.train.quantization_points import at_points, owners, watched
 from harness.train.step import input_gradient
 
 AT_ONCE = 512

@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 from harness.errors import TrialError
+from harness.models.seeding import seeded
 from harness.recipe import Recipe
-from harness.seeding import seeded
-from harness.techniques import optim
+from harness.techniques import optimizers
 from harness.train import lanes
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
-from harness.train.points import left_alone
 from harness.train.pruning import materialise
+from harness.train.quantization_points import left_alone
 from harness.train.rounding import Quantised, integers, used_weights
-from harness.train.run import Run
 from harness.train.schedule import begin, enter
 from harness.train.step import LEARNED, State
+from harness.train.student import Run
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def _epoch(runs: list[Run]) -> list[Run | TrialError]:
     steps = n // size  # the last, smaller batch is left out: every step has one shape
     order = torch.stack([torch.randperm(n, generator=r.order) for r in runs])
     batches = order[:, : steps * size].reshape(len(runs), steps, size).to(runs[0].device)
-    factors = [optim.learning_rate_factor(train.schedule, (epoch + i / steps) / train.epochs) for i in range(steps)]
+    factors = [
+        optimizers.learning_rate_factor(train.schedule, (epoch + i / steps) / train.epochs) for i in range(steps)
+    ]
     students = [lanes.Student(r.module, r.plan, r.state, r.hparams, r.recipe.seed) for r in runs]
     trained = lanes.train(students, examples, batches, factors, epoch * steps)
     return [_after(r, state, metrics) for r, (state, metrics) in zip(runs, trained, strict=True)]

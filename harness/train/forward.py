@@ -26,9 +26,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from harness.models.add import Add
-from harness.seeding import draws
+from harness.models.seeding import draws
 from harness.techniques import activations
-from harness.train.points import Ranges, has_point, quantised_activations, ties, watched
+from harness.train.quantization_points import Ranges, has_point, quantised_activations, ties, watched
 
 Tensors = dict[str, Tensor]
 Watch = Mapping[str, str]  # name in what is seen -> path of a module, whose first input it is

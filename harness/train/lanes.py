@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.seeding import draws, seeded
-from harness.train.forward import Forward, mapped, stacked
-from harness.train.step import LEARNED, Hparams, Plan, State, Tensors, step
+from harness.models.seeding import draws, seeded
+from harness.train.forward import Forward, Tensors, mapped, stacked
+from harness.train.step import LEARNED, Hparams, Plan, State, step
 
 TIMED_STEPS = 3
 TOLERANCE = 1e-3  # of the largest logit: a form must compute what the module computes

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.tasks.data import Data
-from harness.train.points import Ranges, quantised_activations
+from harness.train.quantization_points import Ranges, quantised_activations
 from harness.train.rounding import Quantised
 
 

@@ -17,14 +17,14 @@ from harness.errors import SpaceError
 from harness.recipe import Selected
 from harness.techniques import PRUNERS
 from harness.techniques.prune import CHANNEL_SCORES, PENALTIES, WEIGHT_SCORES, ramp, together
-from harness.train import methods
+from harness.train import bind
 from harness.train.evaluate import accuracy
 from harness.train.forward import Tensors, single
-from harness.train.points import first_names, owners
+from harness.train.quantization_points import first_names, owners
 from harness.train.rounding import CALIBRATION
-from harness.train.run import Run
 from harness.train.shrink import Channels, groups_of, shrink
 from harness.train.step import LEARNED, Layout, network_loss
+from harness.train.student import Run
 
 PROJECTION = f"{LEARNED}distill.projection"
 SMALLEST_STRIDE = 0.01  # attempts that would take less are given up, unless they began smaller
@@ -73,14 +73,14 @@ def penalised(run: Run) -> Run:
 
 def _scheduled(run: Run, progress: float) -> Run:
     """``channel``: by its ramp, in every layer or where the scores of all layers are lowest."""
-    options, given = run.recipe.prune.options, methods.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
+    options, given = run.recipe.prune.options, bind.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
     share = ramp(torch.tensor(progress), given["at"], given["end"]).item()
     if share <= run.removed:
         return run
     if options["scope"] == "global":
         return replace(_without(run, lambda scores, total: _together(scores, total, share, options)), removed=share)
-    ratios = methods.by_layer("prune.ratio", options["ratio"], run.plan.layers)
-    choose, now = methods.bound(run.recipe.prune, PRUNERS), torch.tensor(progress)
+    ratios = bind.by_layer("prune.ratio", options["ratio"], run.plan.layers)
+    choose, now = bind.bound(run.recipe.prune, PRUNERS), torch.tensor(progress)
 
     def keep(scores: Tensors, total: Tensors) -> Tensors:
         own = {path: {**given, "ratio": torch.tensor(ratios[path])} for path in scores}
@@ -121,7 +121,7 @@ def _attempted(run: Run, progress: float) -> Run:
 def _attempt(run: Run, progress: float, ratio: float) -> Run:
     """The run with ``ratio`` of what the recipe names gone: channels, single weights, or both (then of the
     weights that the channels leave)."""
-    choose, options = methods.bound(run.recipe.prune, PRUNERS), run.recipe.prune.options
+    choose, options = bind.bound(run.recipe.prune, PRUNERS), run.recipe.prune.options
     wanted, now = torch.tensor(ratio), torch.tensor(progress)
     if options["of"] != "weights":
         given = {"ratio": wanted, "round_to": torch.tensor(float(options["round_to"]))}
@@ -225,8 +225,8 @@ def _slopes(run: Run) -> Tensors:
 
 def _mask_weights(run: Run, progress: float) -> Run:
     """``weight``: masks of every layer, or of all of them ranked together."""
-    choose, prune = methods.bound(run.recipe.prune, PRUNERS), run.recipe.prune
-    given, now = methods.numbers(prune, PRUNERS, run.device), torch.tensor(progress, device=run.device)
+    choose, prune = bind.bound(run.recipe.prune, PRUNERS), run.recipe.prune
+    given, now = bind.numbers(prune, PRUNERS, run.device), torch.tensor(progress, device=run.device)
     values = _masked_weights(run)
     total = torch.tensor(float(sum(v.numel() for v in values.values())), device=run.device)
     if prune.options["scope"] == "global":
@@ -234,7 +234,7 @@ def _mask_weights(run: Run, progress: float) -> Run:
         parts = together.split([v.numel() for v in values.values()])
         masks = {layer: m.reshape(v.shape) for (layer, v), m in zip(values.items(), parts, strict=True)}
     else:
-        ratios = methods.by_layer("prune.ratio", prune.options["ratio"], run.plan.layers)
+        ratios = bind.by_layer("prune.ratio", prune.options["ratio"], run.plan.layers)
         own = {layer: {**given, "ratio": torch.tensor(ratios[layer], device=run.device)} for layer in values}
         masks = {layer: choose(v, now, total, **own[layer]) for layer, v in values.items()}
     kept = {layer: mask.to(values[layer].dtype) for layer, mask in masks.items()}

@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from harness.methods import load_target
+from harness.methods import FLOAT_BITS, load_target
 from harness.recipe import Selected
 from harness.techniques import QUANTISERS
-from harness.train import methods
+from harness.train import bind
 from harness.train.forward import Tensors, plain
-from harness.train.points import Ranges, observed_ranges, owners
-from harness.train.run import Run
+from harness.train.quantization_points import Ranges, observed_ranges, owners
 from harness.train.step import LEARNED, Layout, effective_ranges, effective_weights, rounded_layer
+from harness.train.student import Run
 
 FREEZE_AT = 2 / 3  # share of the epochs after which activation ranges are frozen
 CALIBRATION = 512  # training samples that set the activation ranges
-FLOAT = 32  # bits of a layer that is not rounded
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,20 @@ class Quantised:
 
 def numbers(selected: Selected, layers: Sequence[str], device: torch.device) -> dict[str, Tensors]:
     """The quantiser's numbers for every layer, 0-d each."""
-    common = methods.numbers(selected, QUANTISERS, device)
-    bits = methods.by_layer("quant.bits", selected.options["bits"], layers)
+    common = bind.numbers(selected, QUANTISERS, device)
+    bits = bind.by_layer("quant.bits", selected.options["bits"], layers)
     return {layer: {**common, "bits": torch.tensor(float(bits[layer]), device=device)} for layer in layers}
 
 
 def bits_of(run: Run) -> dict[str, int]:
     """The bits of every layer."""
-    return methods.by_layer("quant.bits", run.recipe.quant.options["bits"], run.plan.layers)
+    return bind.by_layer("quant.bits", run.recipe.quant.options["bits"], run.plan.layers)
 
 
 def enter(run: Run, progress: float) -> Run:
     """Round what the recipe rounds at ``progress``."""
     options = run.recipe.quant.options
-    rounded = tuple(layer for layer, bits in bits_of(run).items() if bits < FLOAT)
+    rounded = tuple(layer for layer, bits in bits_of(run).items() if bits < FLOAT_BITS)
     if not rounded or progress < options["start"]:
         return run
     if run.plan.quantise is None:
@@ -83,7 +82,7 @@ def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
             for name, tensor in first(weights[f"{layer}.weight"], masks.get(layer), **run.hparams.quant[layer]).items()
         }
         run = _grown(run, begun)
-    plan = replace(run.plan, quantise=methods.bound(run.recipe.quant, QUANTISERS), rounded=rounded)
+    plan = replace(run.plan, quantise=bind.bound(run.recipe.quant, QUANTISERS), rounded=rounded)
     return replace(run, plan=plan)
 
 

@@ -14,15 +14,15 @@ from torch import nn
 
 from harness.errors import SpaceError
 from harness.recipe import Recipe
-from harness.techniques import CLIPS, DISTILLS, optim
+from harness.techniques import CLIPS, DISTILLS, optimizers
 from harness.techniques.distill import guided
-from harness.train import methods, pruning, rounding
+from harness.train import bind, pruning, rounding
 from harness.train.features import watch_of
 from harness.train.forward import Tensors, Watch, single
 from harness.train.lanes import Examples
-from harness.train.points import weighted_layers
-from harness.train.run import Run
+from harness.train.quantization_points import weighted_layers
 from harness.train.step import Bound, Hparams, Layout, Plan, State
+from harness.train.student import Run
 
 OPTIMISED = ("lr", "momentum", "weight_decay")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -44,10 +44,10 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
         forward=single(module),
         layout=Layout.of(params),
         layers=layers,
-        clip=methods.bound(recipe.clip, CLIPS),
+        clip=bind.bound(recipe.clip, CLIPS),
         clip_on=clip.on,
-        distill=methods.bound(recipe.distill, DISTILLS),
-        optimize=optim.OPTIMIZERS[recipe.train.optimizer],
+        distill=bind.bound(recipe.distill, DISTILLS),
+        optimize=optimizers.OPTIMIZERS[recipe.train.optimizer],
         watch=watch,
         needs=distill.needs,
         guide=Bound(guided, (("added", recipe.distill.options["added"]),)) if "gradient" in distill.needs else None,
@@ -55,15 +55,15 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
     )
     flat = Layout.join(params)
     buffers = {k: b.detach().clone() for k, b in module.named_buffers()}
-    moments = {name: m["all"] for name, m in optim.init(recipe.train.optimizer, {"all": flat}).items()}
+    moments = {name: m["all"] for name, m in optimizers.init(recipe.train.optimizer, {"all": flat}).items()}
     memory = {
         name: torch.full((length,) if length else (), first, device=device, dtype=flat.dtype)
         for name, (length, first) in clip.carries.items()
     }
     hparams = Hparams(
-        clip=methods.numbers(recipe.clip, CLIPS, device),
+        clip=bind.numbers(recipe.clip, CLIPS, device),
         quant=rounding.numbers(recipe.quant, layers, device),
-        distill=methods.numbers(recipe.distill, DISTILLS, device),
+        distill=bind.numbers(recipe.distill, DISTILLS, device),
         optim={k: torch.tensor(float(getattr(recipe.train, k)), device=device) for k in OPTIMISED},
         teacher=teacher or {},
     )

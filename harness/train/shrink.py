@@ -18,7 +18,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from harness.errors import TrialError
-from harness.train.points import is_weighted, ties
+from harness.train.quantization_points import is_weighted, ties
 
 Slices = dict[str, Tensor]  # state_dict key -> flat indices of what stays, shaped like the result
 Kept = dict[str, tuple[int, int]]  # layer path -> (channels kept, channels before)

@@ -23,7 +23,7 @@ from torch import Tensor
 from harness.techniques import clip as clipping
 from harness.techniques import quantize
 from harness.train.forward import Forward, Tensors, Watch
-from harness.train.points import Ranges
+from harness.train.quantization_points import Ranges
 
 LEARNED = "~"  # what a method trains: ``~<method>.<layer or point>.<name>``
 

@@ -12,16 +12,17 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from harness.checksums import read_cached, write_cached
-from harness.methods import Method
+from harness.files.checksums import read_cached, write_cached
+from harness.files.folders import cache_folder
+from harness.methods import FLOAT_BITS, Method
 from harness.models.build import build_model
 from harness.recipe import Recipe, Selected, Teacher
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data
-from harness.tasks.folders import cache_folder
 from harness.train.features import PER_SAMPLE, quantity
-from harness.train.fit import Examples, fit
+from harness.train.fit import fit
 from harness.train.forward import Tensors
+from harness.train.lanes import Examples
 from harness.train.predict import normalised
 
 
@@ -52,7 +53,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         train=teacher.train,
         clip=teacher.clip,
         prune=_selected(REGISTRIES.pruners, "none"),
-        quant=_selected(REGISTRIES.quantisers, "uniform", bits=32),
+        quant=_selected(REGISTRIES.quantisers, "uniform", bits=FLOAT_BITS),
         distill=Selected(name="none"),
         deploy=recipe.deploy,
         seed=teacher.seed,

@@ -19,9 +19,9 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from harness.cli import app
+from harness.cli.main import app
 from harness.search.driver import search
-from harness.space import load_space
+from harness.space.space import load_space
 from tests.chaos import Case
 from tests.oracle import SPACE
 from tests.test_search import FakeLab, Here, Seen

@@ -44,10 +44,11 @@ def _readers(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], Any]]]:
     """Kind -> (a good file, what reads it)."""
     import numpy as np
 
-    from harness.deploy import packed, runtimes
-    from harness.deploy.bundle import read_results
-    from harness.report.data import reading
-    from harness.space import load_recipe, load_space
+    from harness.export import packed
+    from harness.measure.bundle import read_results
+    from harness.report.study_data import reading
+    from harness.runtimes import base as runtimes
+    from harness.space.space import load_recipe, load_space
     from harness.tasks.arrays import arrays
     from tests.fake_trial import tiny_model
     from tests.oracle import SPACE

@@ -25,7 +25,7 @@ import optuna
 
 from harness.errors import HarnessError
 from harness.search.driver import search
-from harness.space import load_space
+from harness.space.space import load_space
 from tests.chaos import Case
 from tests.chaos.disk import Disk
 from tests.oracle import SPACE, Snapshot, violations

@@ -19,10 +19,10 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from harness.ending import caught
 from harness.errors import MAX_REASON, SpaceError
 from harness.records import read_record
 from harness.search.signals import Interrupted, Stop
+from harness.trial.outcome import caught
 from tests import fake_trial
 from tests.chaos import strikes
 from tests.chaos.disk import MODES

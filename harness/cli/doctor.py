@@ -1,0 +1,112 @@
+"""What this machine offers, and what is missing for what.
+
+Imports no torch itself: a child process is asked, which tells a torch that cannot be imported too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from harness.files.folders import cache_folder, data_roots
+from harness.machine.host import environment, gpus, saturates
+
+INT8_KERNELS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+PARTS = ("torch", "torchvision", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "ray", "optuna")
+OPTIONAL = {
+    "openvino": "deploy.runtime: openvino: pip install openvino",
+    "optuna-dashboard": "watching a study in the browser: pip install optuna-dashboard",
+}
+_ASK_TORCH = """
+import json, torch
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print(json.dumps({"cuda": torch.version.cuda, "gpus": count}))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and what is missing for what (empty: nothing)."""
+
+    name: str
+    found: str
+    missing: str = ""
+
+
+def report() -> list[Finding]:
+    """Everything that a search or a training would use, found or missing."""
+    machine = environment()
+    return [
+        Finding("python", f"{machine['python']} on {machine['os']} ({machine['machine']})"),
+        Finding(
+            "processor",
+            f"{machine['cpu_model']}, {_usable_cores()} of {machine['cores']} cores usable, {machine['ram_gib']} GiB",
+        ),
+        _instructions(machine),
+        *_devices(),
+        *(_package(name, "needed: install from requirements.lock") for name in PARTS),
+        *(_package(name, use) for name, use in OPTIONAL.items()),
+        *_folders(),
+    ]
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _instructions(machine: dict[str, Any]) -> Finding:
+    """The instruction sets, and what a probe of onnxruntime's integer kernels says of them."""
+    found = ", ".join(machine["isa"]) or "none of those looked for"
+    if saturates():
+        told = ", ".join(f"{name}={value}" for name, value in machine["session_options"].items())
+        return Finding(
+            "instructions",
+            f"{found}: sums of 8-bit products saturate here",
+            f"no VNNI: harness tells onnxruntime {told}, and OpenVINO to compute in float32; integers are exact then, "
+            "and gain little speed. Production on such a processor must set the same, or its accuracy is lower",
+        )
+    if INT8_KERNELS & set(machine["isa"]):
+        return Finding("instructions", f"{found}: 8-bit dot products, sums are exact")
+    return Finding("instructions", f"{found}: sums are exact", "no 8-bit dot products: int8 files gain little speed")
+
+
+def _devices() -> list[Finding]:
+    seen, torch = gpus(), _ask_torch()
+    names = ", ".join(f"{g['name']} ({g['memory_gib']} GiB)" for g in seen)
+    usable = torch.get("gpus", 0)
+    short = f"torch (CUDA {torch.get('cuda')}) can use {usable} of {len(seen)}"
+    devices = [Finding("GPUs", names or "none: students train on the CPU", short if usable < len(seen) else "")]
+    if "error" in torch:
+        devices.append(Finding("torch", "cannot be imported", torch["error"]))
+    return devices
+
+
+def _ask_torch() -> dict[str, Any]:
+    try:
+        command = [sys.executable, "-c", _ASK_TORCH]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return {"error": "importing it takes more than 2 minutes"}
+    if asked.returncode != 0:
+        return {"error": (asked.stderr.strip().splitlines() or ["no reason given"])[-1]}
+    return json.loads(asked.stdout.splitlines()[-1])
+
+
+def _package(name: str, use: str) -> Finding:
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "not installed", use)
+
+
+def _folders() -> list[Finding]:
+    cache = cache_folder()
+    parent = next(p for p in (cache, *cache.parents) if p.exists())
+    missing = "" if os.access(parent, os.W_OK) else "cannot be written: set HARNESS_CACHE"
+    roots = [f"{root} ({'there' if root.is_dir() else 'not there'})" for root in data_roots()]
+    return [Finding("data sets", ", ".join(roots)), Finding("cache", str(cache), missing)]

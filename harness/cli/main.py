@@ -1,0 +1,349 @@
+"""The command ``harness``: parse, call, print. Everything else is imported inside the verbs.
+
+Exit codes: 0 done, 1 it could not be done, 2 a mistake in the request (one message, no traceback),
+130 interrupted by Ctrl-C, 143 by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from harness.cli.numbers import Trust, ask, verbs
+from harness.errors import HarnessError, SpaceError, disk_error
+from harness.files.passwords import masked
+
+if TYPE_CHECKING:
+    from harness.report import StudyData
+
+
+class Verbs(TyperGroup):
+    """Turns the errors that a user can meet into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SpaceError as error:
+            typer.echo(f"harness: {masked(str(error))}", err=True)
+            raise typer.Exit(2) from None
+        except HarnessError as error:
+            typer.echo(f"harness: {masked(str(error))}", err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            known = disk_error(error, denied=True)
+            if known is None:
+                raise
+            typer.echo(f"harness: {known}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as error:
+            typer.echo("harness: interrupted", err=True)
+            raise typer.Exit(getattr(error, "exit_code", 130)) from None
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Search for models that are small and fast enough to deploy.",
+)
+
+app.add_typer(verbs)
+StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY", help="the folder of a study, results/digits")]
+
+
+@app.callback()
+def configure(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens")] = False,
+) -> None:
+    """Runs before every verb."""
+    level = logging.INFO if verbose else logging.WARNING
+    shown = logging.StreamHandler()
+    shown.setFormatter(Masked("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[shown])
+
+
+class Masked(logging.Formatter):
+    """Lines of the log without passwords, also those of other libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+@app.command()
+def search(
+    space: Annotated[Path, typer.Argument(metavar="SPACE", help="a search space, search_spaces/digits.yaml")],
+    study: Annotated[str | None, typer.Option(help="name: results/NAME (default: that of SPACE)")] = None,
+    out: Annotated[Path | None, typer.Option(help="the study's folder, instead of results/NAME")] = None,
+    trials: Annotated[int | None, typer.Option(help="as --set search.trials=N")] = None,
+    time: Annotated[str | None, typer.Option(help="90s, 30m, 8h: start no trial after that")] = None,
+    epochs_total: Annotated[int | None, typer.Option(help="as --set search.epochs_total=N")] = None,
+    stop: Annotated[str | None, typer.Option(help="early stopping: none, dominated, moasha")] = None,
+    address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT or auto")] = None,
+    storage: Annotated[str | None, typer.Option(help="as --set search.storage=URL (Optuna's)")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="replace a value of SPACE")
+    ] = None,
+    warm_start: Annotated[Path | None, typer.Option(help="an earlier study, whose front is tried first")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="make the index again from the records")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="then search with this sampler alone (random, ...) and compare")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
+) -> None:
+    """Search SPACE; the same command again resumes."""
+    from harness.space.space import load_space
+
+    for option, number in (("--trials", trials), ("--epochs-total", epochs_total)):
+        if number is not None and number < 1:
+            raise SpaceError(option, "must be at least 1", number, f"Example: {option} 60.")
+    given = {
+        "trials": trials,
+        "time_s": None if time is None else _seconds(time),
+        "epochs_total": epochs_total,
+        "stop": stop,
+        "storage": None if storage is None else json.dumps(storage),
+    }
+    overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in given.items() if value is not None)]
+    loaded = load_space(space, overrides=overrides)
+    folder = _study_folder(space, study, out)
+    from harness.search.driver import search as run
+
+    outcome = run(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
+    if outcome.finished:
+        _show(folder, write=report)
+    typer.echo(
+        f"{outcome.folder}: {outcome.finished} trials finished"
+        + (f" ({outcome.stopped} stopped early)" if outcome.stopped else "")
+        + f", {outcome.failed} failed; "
+        + _ENDED[outcome.status]
+    )
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+    if against is not None:
+        _against(against, space, overrides, folder, address)
+
+
+def _against(sampler: str, space: Path, overrides: list[str], folder: Path, address: str | None) -> None:
+    """The same budget with ``sampler`` and no early stopping, and the comparison of both."""
+    from harness.report.compare import load_contenders
+    from harness.report.compare_page import terminal, write_comparison
+    from harness.search.driver import search as run
+    from harness.space.space import load_space
+
+    plain = load_space(space, overrides=[*overrides, f"search.sampler={sampler}", "search.stop=none", "search.lanes=1"])
+    other = folder.with_name(f"{folder.name}-{sampler}")
+    run(plain, other, address=address)
+    contenders = load_contenders([str(folder), str(other)])
+    typer.echo(terminal(contenders))
+    typer.echo(f"Report: {write_comparison(contenders, folder / 'report' / 'compare.html')}")
+
+
+def _seconds(text: str) -> float:
+    """``90s``, ``30m``, ``8h``; a bare number is seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise SpaceError("--time", "must be a number above 0 of s, m or h", text, "Example: --time 30m.")
+    return seconds
+
+
+@app.command()
+def report(
+    study: StudyFolder,
+    objectives: Annotated[str | None, typer.Option(help="other ones: accuracy,size_bytes,device_latency_ms")] = None,
+) -> None:
+    """Write the report of STUDY again, from the files in its folder."""
+    from harness.report.study_data import reading
+
+    with reading(study):
+        _show(study, True, tuple(objectives.split(",")) if objectives else None)
+
+
+@app.command()
+def status(study: StudyFolder) -> None:
+    """Print how far STUDY is."""
+    from harness.report.study_data import reading
+
+    with reading(study):
+        _status(study)
+
+
+def _status(study: Path) -> None:
+    from harness.report import load_study
+    from harness.report.study_data import printable
+    from harness.report.units import head, quantity
+    from harness.search.lock import holder
+
+    data, running = load_study(study), holder(study)
+    counts = data.trials["status"].value_counts()
+    typer.echo(f"{data.name}: {running or printable(str(data.study.get('status') or _UNENDED))}")
+    typer.echo(f"objectives: {', '.join(f'{o.direction} {head(o.name)}' for o in data.objectives)}")
+    typer.echo(
+        f"trials: {len(data.finished)} finished, {counts.get('stopped', 0)} stopped early, "
+        f"{counts.get('failed', 0)} failed, "
+        f"{len(data.unreadable)} unreadable; on the front: {len(data.front)}"
+    )
+    if not data.front.empty:
+        name, best = data.quality.name, data.best_first(data.front).iloc[0]
+        typer.echo(f"best {head(name)}: {quantity(name, best[name])} (trial {best['number']})")
+    for number, reason in data.trials.loc[data.trials["status"] == "failed", "reason"].items():
+        typer.echo(f"  trial {number} failed: {reason}")
+
+
+@app.command()
+def pick(
+    study: StudyFolder,
+    max_latency_ms: Annotated[float | None, typer.Option(help="at most so slow")] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="at most so large")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="at least so accurate, 0.95")] = None,
+    most: Annotated[list[str] | None, typer.Option("--max", metavar="NAME=VALUE", help="any quantity: at most")] = None,
+    least: Annotated[list[str] | None, typer.Option("--min", metavar="NAME=VALUE", help="f1=0.9: at least")] = None,
+) -> None:
+    """Print the recipe of STUDY's front to take."""
+    from harness.report import load_study
+    from harness.report import pick as choose
+    from harness.report.study_data import reading
+
+    named = {"latency_ms": max_latency_ms, "size_bytes": max_size_bytes}
+    highest = {name: float(value) for name, value in named.items() if value is not None}
+    lowest = {} if min_accuracy is None else {"accuracy": min_accuracy}
+    limits = {**highest, **_limits("--max", most)}, {**lowest, **_limits("--min", least)}
+    with reading(study):
+        typer.echo(choose(load_study(study), *limits))
+
+
+def _limits(option: str, given: list[str] | None) -> dict[str, float]:
+    """``NAME=VALUE`` as name -> number."""
+    found = {}
+    for text in given or []:
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise SpaceError(option, "must be NAME=VALUE", text, "Example: --min f1=0.9.") from None
+    return found
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="results/digits/best/knee.yaml")],
+    epochs: Annotated[int | None, typer.Option(help="instead of the recipe's", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder (default: beside RECIPE, NAME-trained)")] = None,
+    seed: Annotated[int | None, typer.Option(help="instead of the recipe's", min=0)] = None,
+    trust: Trust = False,
+) -> None:
+    """Train RECIPE for production: write the deployable folder, print promise against outcome."""
+    from harness.space.source import read_source
+    from harness.space.space import load_recipe
+    from harness.space.trust import named_code, require, study_of
+
+    loaded, study = load_recipe(recipe), study_of(recipe)
+    if study is not None:
+        require("train", study, named_code(loaded.to_tree()), trust, ask())
+    promise = read_source(recipe).tree.get("promise")
+    folder = _new_folder(out or recipe.with_name(f"{recipe.stem}-trained"))
+    from harness.production import train as run
+    from harness.search.examination import say_loaded
+
+    told = partial(say_loaded, say=typer.echo)
+    made = run(loaded, folder, epochs=epochs, seed=seed, promise=promise, on_loaded=told)
+    own = "".join(f", {name} {value:.4f}" for name, value in made.test.items() if name not in ("accuracy", "n"))
+    typer.echo(f"{made.folder}: test accuracy {made.test['accuracy']:.4f}{own} (n = {int(made.test['n'])})")
+    rows = [[c.name, _number(c.promised), _number(c.outcome), _KEPT[c.kept], c.note] for c in made.checks]
+    _table(["quantity", "promised", "outcome", "kept", "rule"], rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Print what this machine offers, and what is missing for what."""
+    from harness.cli.doctor import report as examine
+
+    for finding in examine():
+        typer.echo(f"{finding.name:<17} {finding.found}")
+        if finding.missing:
+            typer.echo(f"{'':<17} -> {finding.missing}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from harness import __version__
+
+    typer.echo(__version__)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+_ENDED = {
+    "complete": "the study is complete.",
+    "already complete": "the study was complete before. For more, the same command with a larger --trials.",
+    "exhausted": "the study ended: no recipe is left to try, or too many trials failed in a row.",
+    "interrupted": "interrupted: what finished is kept, and the same command resumes.",
+}
+_UNENDED = "not ended: the same search command resumes it"
+_KEPT = {True: "yes", False: "NO", None: ""}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _study_folder(space: Path, study: str | None, out: Path | None) -> Path:
+    if study is not None and out is not None:
+        raise SpaceError("--study", "names results/NAME, and --out a folder", remedy="Give one of the two.")
+    name = space.stem if study is None else study
+    if not name or name in (".", "..") or Path(name).name != name:
+        raise SpaceError("--study", "must be a name without slashes", name, "For another folder use --out.")
+    return _new_folder(out or Path("results") / name)
+
+
+def _new_folder(folder: Path) -> Path:
+    """Folders that could be made there: the first part of the path that exists is a folder."""
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise SpaceError("--out", "must be a folder", str(part), "There is a file of that name.")
+    return folder
+
+
+def _show(folder: Path, write: bool, objectives: tuple[str, ...] | None = None) -> None:
+    """Print the front of the study in ``folder``, and where to go on; ``write`` its report first."""
+    from harness.report import load_study, terminal_table, write_report
+
+    data: StudyData = load_study(folder, objectives)
+    page = write_report(data) if write else None
+    typer.echo(terminal_table(data))
+    if page is not None:
+        typer.echo(f"Report: {page}")
+    knee = folder / "best" / "knee.yaml"
+    if knee.exists():
+        typer.echo(f"Next:   harness train {knee}")
+        typer.echo(f"        harness pick {folder} {_target(data)}")
+
+
+def _target(data: StudyData) -> str:
+    """An example of a limit: the quality of the front's best point, rounded to what more points have."""
+    name, direction = data.quality.name, data.quality.direction
+    if name == "accuracy":
+        return "--min-accuracy 0.95"
+    value = float(data.front[name].median())
+    return f"{'--min' if direction == 'maximize' else '--max'} {name}={value:.3g}"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)

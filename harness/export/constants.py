@@ -1,0 +1,45 @@
+"""The constant part of a graph: what a tensor is computed from, and its value."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from harness.machine.host import session_options
+from harness.machine.onnx_session import open_session
+
+
+def behind(name: str, made_by: dict[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
+    """All nodes that a tensor is computed from, and the names where they begin."""
+    nodes, sources, waiting, seen = [], set(), [name], set()
+    while waiting:
+        at = waiting.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if at in made_by:
+            nodes.append(made_by[at])
+            waiting.extend(made_by[at].input)
+        else:
+            sources.add(at)
+    return nodes, sources
+
+
+def evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
+    """The values of constant tensors as float32, unfolded by onnxruntime."""
+    if not names:
+        return []
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:], part.graph.node[:], part.graph.input[:]
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    needed = {id(node) for name in names for node in behind(name, made_by)[0]}
+    part.graph.node.extend(node for node in model.graph.node if id(made_by[node.output[0]]) in needed)
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:  # an output must be computed, an initialiser alone is not
+        part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
+        part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
+    session = open_session(part.SerializeToString(), session_options())
+    seen = dict(zip(wanted, session.run(None, {}), strict=True))
+    return [np.asarray(seen[name]) for name in names]

@@ -1,0 +1,311 @@
+"""The ONNX graph of a student: a template's nodes, weights folded and stored, bytes at every
+quantisation point."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from harness.export.facts import is_large
+from harness.export.narrow import Parts, Store
+from harness.export.template import IR_VERSION, OPSET, Template
+from harness.methods import FLOAT_BITS
+from harness.train.quantization_points import owners
+from harness.train.rounding import Quantised
+
+BYTE = 255  # the largest integer of an activation
+Range = tuple[float, int, int]  # scale, zero point, largest integer
+
+
+@dataclass
+class _Layer:
+    """One weighted layer on its way into the file. ``weight`` is int8 with ``scale`` (C_out,), or
+    float32 without, of the layer at ``owner``; ``bias`` float32 or None."""
+
+    owner: str
+    weight: np.ndarray
+    bias: np.ndarray | None
+    scale: np.ndarray | None = None
+    bits: int = FLOAT_BITS
+
+    def fold(self, factor: np.ndarray, shift: np.ndarray) -> None:
+        """Put ``y * factor + shift`` (per output channel) into the layer."""
+        shape = (-1, *[1] * (self.weight.ndim - 1))
+        if self.scale is None:
+            self.weight = (self.weight * factor.reshape(shape)).astype(np.float32)
+        else:
+            sign = np.where(factor < 0, -1, np.where(factor == 0, 0, 1)).astype(np.int8)
+            self.weight = self.weight * sign.reshape(shape)
+            self.scale = np.where(factor == 0, 1.0, self.scale * np.abs(factor)).astype(np.float32)
+        self.bias = (shift if self.bias is None else self.bias * factor + shift).astype(np.float32)
+
+
+@dataclass
+class _Build:
+    template: Template
+    state: dict[str, np.ndarray]
+    quantised: Quantised | None
+    groups: dict[str, int]
+    paths: dict[str, str]  # node output -> layer path; folding renames outputs
+    readers: Counter[str]  # tensor -> how often it is read
+    layers: dict[str, _Layer] = field(default_factory=dict)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    parts: Parts = field(default_factory=Parts)
+    bytes_of: dict[tuple[str, Range], str] = field(default_factory=dict)  # tensor, range -> its dequantised twin
+    scale_of: dict[str, float] = field(default_factory=dict)
+    stored: dict[Any, str] = field(default_factory=dict)  # owner and values -> a weight in the store
+    zeros_taken: dict[int, str] = field(default_factory=dict)  # width -> the layer of large integers that has the zeros
+
+    def shared(self, name: str, values: np.ndarray) -> str:
+        """An initialiser that several nodes read; onnxruntime builds its int8 operators only where
+        the weight's zero point is written out, so equal ones are written once."""
+        if name not in {t.name for t in self.parts.tensors}:
+            self.parts.tensor(name, values)
+        return name
+
+    def dequantised(self, inputs: list[str], name: str, axis: int) -> str:
+        """A weight's or bias's floats, from its integers; written once."""
+        if name not in {output for node in self.parts.nodes for output in node.output}:
+            self.parts.node("DequantizeLinear", inputs, name, axis=axis)
+        return name
+
+    def again(self, weight: str) -> str:
+        """The weight of a layer that is called once more: what onnxruntime turns to uint8 may have one reader."""
+        name = f"{weight}{len(self.parts.nodes)}"
+        return self.parts.node("Concat", [weight], name, axis=0)  # folded when loaded; an Identity is just left out
+
+    def zeros(self, own: str, weight: np.ndarray, product: bool) -> str:
+        """The zero points of a layer: one tensor for all layers of a width, or ``own``. onnxruntime may turn a
+        product's to uint8, and those of large integers (facts.py), each once: no other such layer may share it."""
+        width = len(weight)
+        if product:
+            return self.shared(own, np.zeros(width, np.int8))
+        if is_large(weight):
+            owner = self.zeros_taken.setdefault(width, own)
+            if owner != own:
+                return self.shared(own, np.zeros(width, np.int8))
+        return self.shared(f"zeros{width}", np.zeros(width, np.int8))
+
+
+def build_graph(
+    template: Template,
+    module: nn.Module,
+    quantised: Quantised | None,
+    sparse: bool,
+    narrow: bool = True,
+    unfolds: bool = True,
+) -> onnx.ModelProto:
+    """The ONNX model of ``module`` (CPU, eval).
+
+    Args:
+        quantised: the integers and ranges, None for a float32 file.
+        sparse: zeros may be left out of the storage.
+        narrow: store at the true width; False stores int8 and float32 tensors as they are (equal
+            outputs bit for bit).
+        unfolds: see :class:`harness.export.narrow.Store`.
+    """
+    tensors = {**dict(module.named_buffers()), **module.state_dict()}  # buffers that are not saved are computed with
+    state = {k: v.detach().numpy() for k, v in tensors.items()}
+    groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
+    readers = Counter(name for node in template.nodes for name in node.input)
+    build = _Build(template, state, quantised, groups, dict(template.paths), readers)
+    owned = owners(module)
+    for path in template.paths.values():
+        if path in owned:
+            build.layers[path] = _layer(path, owned[path], state, quantised)
+    nodes = _fold_norms(build, [_copy(n) for n in template.nodes])
+    store = Store(narrow, unfolds)
+    for node in nodes:
+        _place(build, node, store, sparse)
+    return _model(build, store.finish(), _output_classes(nodes, build))
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    new = onnx.NodeProto()
+    new.CopyFrom(node)
+    return new
+
+
+def _layer(path: str, owner: str, state: dict[str, np.ndarray], quantised: Quantised | None) -> _Layer:
+    """The layer at ``path``, with the integers of its weight's owner."""
+    bias = state.get(f"{path}.bias")
+    if quantised is None or owner not in quantised.integers:
+        return _Layer(owner, state[f"{path}.weight"], bias)
+    return _Layer(owner, quantised.integers[owner], bias, quantised.scales[owner], quantised.bits[owner])
+
+
+def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Fold every BatchNormalization that is the only reader of a layer's output; of a layer that is called more
+    than once only where one of equal values stands behind every call."""
+    while found := _foldable(build, nodes):
+        for path, pairs in found.items():
+            build.layers[path].fold(*_affine(build, pairs[0][1]))
+            for call, norm in pairs:
+                build.paths[norm.output[0]] = path
+                call.output[0] = norm.output[0]
+        folded = {id(norm) for pairs in found.values() for _, norm in pairs}
+        nodes = [node for node in nodes if id(node) not in folded]
+    return nodes
+
+
+def _foldable(build: _Build, nodes: list[onnx.NodeProto]) -> dict[str, list[tuple[onnx.NodeProto, onnx.NodeProto]]]:
+    """Path of a layer -> its calls, each with the norm behind it, where these can be folded."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    calls: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+        path = build.paths.get(node.output[0])
+        if path in build.layers:
+            calls.setdefault(path, []).append(node)
+    found = {}
+    for path, own in calls.items():
+        behind = [readers.get(call.output[0], []) for call in own]
+        product = any(call.op_type == "MatMul" for call in own)  # its channels are its last axis
+        if product or any([node.op_type for node in read] != ["BatchNormalization"] for read in behind):
+            continue
+        affine = [_affine(build, norm) for [norm] in behind]
+        if all(np.array_equal(each, affine[0]) for each in affine):
+            found[path] = [(call, norm) for call, [norm] in zip(own, behind, strict=True)]
+    return found
+
+
+def _affine(build: _Build, norm: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and shift of every channel, (C,) each."""
+    gamma, beta, mean, variance = (build.state[name].astype(np.float64) for name in norm.input[1:5])
+    epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
+    factor = gamma / np.sqrt(variance + epsilon)
+    return factor, beta - mean * factor
+
+
+def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> None:
+    """Append one node to the graph, with its weights, and bytes where it has a quantisation point."""
+    path = build.paths.get(node.output[0])
+    if path is None:
+        for name in node.input:
+            if name in build.state:
+                build.shared(name, build.state[name])
+    elif path in build.layers:
+        _place_layer(build, node, path, store, sparse)
+    elif build.quantised is not None:
+        points = [path] if path in build.quantised.activations else [f"{path}.0", f"{path}.1"]
+        for i, point in enumerate(points):
+            node.input[i] = _as_bytes(build, node.input[i], point)
+    build.nodes.append(node)
+
+
+def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, sparse: bool) -> None:
+    layer = build.layers[path]
+    if node.op_type == "Conv":
+        for attribute in node.attribute:
+            if attribute.name == "group":
+                attribute.i = build.groups[path]
+    product = node.op_type == "MatMul"  # its weight has the output channels last, and its bias is a sum behind it
+    values, bias = np.ascontiguousarray(layer.weight.T if product else layer.weight), None if product else layer.bias
+    key = (layer.owner, values.shape, hashlib.sha256(values.data).digest())
+    weight = build.stored.get(key)
+    if weight is None:
+        weight = build.stored[key] = f"{path}.v" if product else f"{path}.w"
+        store.add(weight, values, layer.bits, sparse)
+    elif layer.scale is not None and is_large(layer.weight):
+        weight = build.again(weight)
+    del node.input[2:]
+    if layer.scale is None:
+        node.input[1] = weight
+        if bias is not None:
+            node.input.append(build.shared(f"{path}.b", bias.astype(np.float32)))
+        return
+    node.input[0] = _as_bytes(build, node.input[0], path)
+    scale = build.shared(f"{path}.s", layer.scale.astype(np.float32))
+    zeros = build.zeros(f"{weight}.zp", layer.weight, product)
+    node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.{path}.d", int(product))
+    if bias is not None:
+        step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]
+        q = np.clip(np.rint(bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        names = [build.shared(f"{path}.b", q), build.shared(f"{path}.t", step.astype(np.float32))]
+        node.input.append(build.dequantised(names, f"{path}.B", 0))
+
+
+def _as_bytes(build: _Build, tensor: str, point: str) -> str:
+    """The tensor after quantise and dequantise; shared by all its readers of one range (a layer that is called
+    again may have another)."""
+    if build.quantised is None:
+        raise ValueError("a float32 graph has no quantisation points")
+    key = (tensor, build.quantised.activations[point])
+    if key not in build.bytes_of:
+        scale, zero, top = key[1]
+        given = [
+            build.shared(f"{point}.x", np.asarray(scale, np.float32)),
+            build.shared(f"{point}.z", np.asarray(zero, np.uint8)),
+        ]
+        most = "" if top == BYTE else build.shared(f"{point}.m", np.asarray(top, np.uint8))
+        if any(node.output[0] == f"{point}.d" for node in build.nodes):
+            point = f"{point}.{len(build.bytes_of)}"  # another input of a layer that is called again
+        flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
+        # bytes in front of a Flatten too (they are the same): then the layer before it writes bytes
+        if flatten is not None and build.readers[tensor] == 1:
+            build.nodes.remove(flatten)
+            flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
+            build.nodes.append(flatten)
+        build.bytes_of[key] = _round_trip(build, tensor, given, point, most)
+        build.scale_of[build.bytes_of[key]] = scale
+    return build.bytes_of[key]
+
+
+def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:
+    """Quantise and dequantise ``tensor`` with the scale and zero point ``given``; ``most``: the tensor
+    of the largest integer, empty where that is a byte's. Clipped as integers, the operator in front
+    stays an integer one."""
+    integers = f"{name}.q"
+    build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *given], [integers]))
+    if most:
+        build.nodes.append(helper.make_node("Clip", [integers, "", most], [f"{name}.l"]))
+        integers = f"{name}.l"
+    build.nodes.append(helper.make_node("DequantizeLinear", [integers, *given], [f"{name}.d"]))
+    return f"{name}.d"
+
+
+def _output_classes(nodes: list[onnx.NodeProto], build: _Build) -> int | None:
+    path = build.paths.get(nodes[-1].output[0])
+    return len(build.layers[path].weight) if path in build.layers else None
+
+
+def _model(build: _Build, stored: Parts, classes: int | None) -> onnx.ModelProto:
+    used = {name for node in build.nodes for name in node.input}
+    constants = [numpy_helper.from_array(v, k) for k, v in build.template.constants.items() if k in used]
+    shape = ["b", *build.template.input_shape]
+    graph = helper.make_graph(
+        stored.nodes + build.parts.nodes + build.nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", classes or "c"])],
+        initializer=constants + stored.tensors + build.parts.tensors,
+    )
+    return helper.make_model(_short_names(graph), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Rename every tensor to one or two letters: in a small model the names outweigh the weights."""
+    short: dict[str, str] = {"input": "input", "logits": "logits", "": ""}
+    alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+    def rename(name: str) -> str:
+        if name not in short:
+            high, low = divmod(len(short), len(alphabet))
+            short[name] = (f"{high}" if high else "") + alphabet[low]
+        return short[name]
+
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = rename(name)
+    for tensor in graph.initializer:
+        tensor.name = rename(tensor.name)
+    return graph

@@ -1,0 +1,76 @@
+"""Where data sets are looked for, and where those that harness brings are kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from harness.errors import SpaceError, disk_error
+from harness.files.access import remove_temporaries
+
+STALE_S = 24 * 3600.0  # nobody writes one file for longer
+RAY_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+def cache_folder() -> Path:
+    """``HARNESS_CACHE``, else ``harness`` in the user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``).
+
+    Raises:
+        SpaceError: none of them is set, and the system knows no home folder of the user.
+    """
+    if named := os.environ.get("HARNESS_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "harness"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        remedy = "Set HOME to a folder that can be written."
+        raise SpaceError(
+            "HOME", "is not set, and the system knows no home folder of this user", remedy=remedy
+        ) from None
+
+
+def check_cache() -> None:
+    """The cache folder must take files. What killed writers left in it a day ago is removed.
+
+    Raises:
+        SpaceError: it does not.
+        DiskError: its disk is full or read-only.
+    """
+    folder = cache_folder()
+    _check_writable(folder, "HARNESS_CACHE", "Set HARNESS_CACHE to a folder that can be written.")
+    remove_temporaries(folder, STALE_S)
+
+
+def check_home() -> None:
+    """Ray keeps the token of a cluster that it starts in the home folder.
+
+    Raises:
+        SpaceError: there is no token, and none can be written.
+    """
+    if any(os.environ.get(name) for name in RAY_TOKEN) or os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    folder = _home() / ".ray"
+    if not (folder / "auth_token").is_file():
+        _check_writable(folder, "HOME", "Ray keeps its token there: set HOME to a folder that can be written.")
+
+
+def _check_writable(folder: Path, name: str, remedy: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if known := disk_error(error):
+            raise known from None
+        raise SpaceError(name, f"cannot be written ({error.strerror})", str(folder), remedy) from None
+
+
+def data_roots(root: str = "") -> list[Path]:
+    """Folders that may hold a data set: the one named (``root``, else ``HARNESS_DATA``), then the cache."""
+    named = root or os.environ.get("HARNESS_DATA", "")
+    return [*([Path(named).expanduser()] if named else []), cache_folder() / "data"]

@@ -1,0 +1,156 @@
+"""The long protocol: several fresh processes, every run kept, ratios to a reference with intervals.
+
+Each process loads all files, times them interleaved and gives one median per file. Ratios are taken turn
+by turn, as in a search, since the machine's speed changes from one turn to the next; a process gives
+their median. Intervals are those between processes (Student's t on logarithms), since a process's
+memory layout shifts all of its runs together. A process during which the machine was not quiet, or the
+reference drifted, is discarded and started again; what is still disturbed after that is told as
+``unstable``.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from harness.measure.lab import Job, Lab, Session
+from harness.measure.timing import block_medians, drift, p90
+from harness.records import Measurement
+from harness.stats.intervals import log_interval
+
+PROCESSES = 5
+RETRIES = 3  # disturbed processes that are started again, for one whole bench
+MAX_DRIFT = 0.02
+MAX_HALF_WIDTH = 0.02
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is known of one file's latency. Times in ms, intervals at 95 %.
+
+    p90_ms      an upper bound of the 90th percentile (MLPerf's early-stopping estimate)
+    ratio       of its median to the reference's, process by process
+    medians_ms  one per process; ``samples`` how many runs were timed in all
+    reasons     why it is ``unstable``; empty when ``ok``
+    """
+
+    job: Job
+    p50_ms: float
+    p50_interval: tuple[float, float]
+    p90_ms: float | None
+    ratio: float
+    ratio_interval: tuple[float, float]
+    load_ms: float
+    samples: int
+    medians_ms: list[float] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        return "unstable" if self.reasons else "ok"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All timings of one run of the protocol, and its raw sessions."""
+
+    timings: list[Timing]
+    sessions: list[Session]
+    batch_size: int
+    threads: int
+
+    def measurements(self) -> list[Measurement]:
+        """``latency_ms`` of each file: the processes' medians."""
+        return [
+            Measurement(
+                name="latency_ms",
+                unit="ms",
+                values=t.medians_ms,
+                conditions={
+                    "runtime": t.job.runtime,
+                    "options": self.sessions[0].options_of(i),
+                    "batch_size": self.batch_size,
+                    "threads": self.threads,
+                    "load_ms": t.load_ms,
+                    "core": self.sessions[0].core,
+                    "host": self.sessions[0].host,
+                    "cpu_model": self.sessions[0].cpu_model,
+                    "p90_ms": t.p90_ms,
+                    "interval_ms": list(t.p50_interval),
+                    "samples": t.samples,
+                    "verdict": t.verdict,
+                    "complaints": t.reasons,
+                },
+            )
+            for i, t in enumerate(self.timings)
+        ]
+
+
+def bench(
+    jobs: Sequence[Job],
+    reference: int = 0,
+    batch_size: int = 1,
+    threads: int = 1,
+    seconds: float = 1.0,
+    processes: int = PROCESSES,
+    lab: Callable[[], Lab] = Lab,
+) -> Bench:
+    """Time ``jobs`` interleaved in ``processes`` fresh processes.
+
+    Args:
+        reference: index of the job that ratios refer to and whose drift is watched.
+        seconds: timed seconds per file and process.
+    Raises:
+        TrialError: a file cannot be loaded or run.
+    """
+    sessions: list[Session] = []
+    retries, disturbed = RETRIES, []
+    while len(sessions) < processes:
+        with lab() as one:
+            session = one.session(jobs, batch_size, threads, seconds, max(1.0, seconds), seed=len(sessions))
+        wrong = complaints(session, reference)
+        if wrong and retries:
+            retries -= 1
+            continue
+        disturbed += wrong
+        sessions.append(session)
+    return Bench(timings_of(jobs, sessions, reference, disturbed), sessions, batch_size, threads)
+
+
+def complaints(session: Session, reference: int) -> list[str]:
+    """Why a session is not to be trusted."""
+    change = drift(block_medians(session.blocks)[reference])
+    moved = [f"the reference drifted by {change:+.1%}"] if abs(change) > MAX_DRIFT else []
+    return [*session.complaints, *moved]
+
+
+def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, disturbed: list[str]) -> list[Timing]:
+    """Statistics of each job over the sessions; ``disturbed``: what speaks against all of them."""
+    medians = [
+        [statistics.median(run for block in session.blocks[i] for run in block) for session in sessions]
+        for i in range(len(jobs))
+    ]
+    turns = [block_medians(session.blocks) for session in sessions]
+    found = []
+    for i, job in enumerate(jobs):
+        runs = [run for session in sessions for block in session.blocks[i] for run in block]
+        ratios = [statistics.median(a / b for a, b in zip(own[i], own[reference], strict=True)) for own in turns]
+        low, high = log_interval(medians[i])
+        middle = statistics.median(medians[i])
+        wide = [] if (high - low) / 2 <= MAX_HALF_WIDTH * middle else [f"half-width {(high - low) / 2 / middle:.1%}"]
+        found.append(
+            Timing(
+                job=job,
+                p50_ms=middle,
+                p50_interval=(low, high),
+                p90_ms=p90(runs),
+                ratio=statistics.median(ratios),
+                ratio_interval=log_interval(ratios),
+                load_ms=statistics.median(session.load_ms[i] for session in sessions),
+                samples=len(runs),
+                medians_ms=medians[i],
+                reasons=list(dict.fromkeys([*disturbed, *wide])),
+            )
+        )
+    return found

@@ -1,0 +1,125 @@
+"""Files to time on a device that cannot run harness, and the results that come back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from harness.errors import SpaceError
+from harness.export import packed
+from harness.files.access import TABLE_BYTES, read_object, write_bytes_durably
+from harness.machine import host
+from harness.measure.bench import Bench, timings_of
+from harness.measure.device_bench import PROBE
+from harness.measure.lab import Job, Session
+from harness.records import Measurement, read_record, write_json_durably, write_record
+from harness.runtimes.base import refuse_external_data
+
+HARNESS = Path(__file__).resolve().parents[1]
+SCRIPTS = ("measure/device_bench.py", "measure/timing.py", "machine/onnx_session.py")  # what a bundle takes along
+QUANTITY = "device_latency_ms"
+
+
+def write_bundle(files: Sequence[Path], folder: Path) -> Path:
+    """Copy ``files`` (packed ones unpacked) and the script that times them into a new ``folder``.
+
+    Returns:
+        the script to run on the device.
+    Raises:
+        SpaceError: the folder exists, or a file cannot be read.
+    """
+    if folder.exists():
+        raise SpaceError("--bundle", "must be a new folder", str(folder), "It exists already.")
+    models = [packed.read(path) for path in files]
+    for path in files:
+        refuse_external_data(path, packed.load(path))
+    names: dict[str, Any] = {}
+    for i, (path, model) in enumerate(zip(files, models, strict=True)):
+        write_bytes_durably(folder / f"{i:03d}.onnx", model)
+        names[f"{i:03d}.onnx"] = {
+            "path": str(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "model_sha256": hashlib.sha256(model).hexdigest(),
+        }
+    write_json_durably(folder / "files.json", names)
+    write_bytes_durably(folder / PROBE, host.probe())
+    for script in (HARNESS / name for name in SCRIPTS):
+        write_bytes_durably(folder / script.name, script.read_bytes())
+    return folder / Path(SCRIPTS[0]).name
+
+
+class _File(BaseModel):
+    path: str
+    sha256: str
+    model_sha256: str
+    measured_sha256: str
+
+
+class _Results(BaseModel):
+    """What ``results.json`` must hold: in each session, for each file, blocks of positive times in ms."""
+
+    sessions: list[Session] = Field(min_length=1)
+    files: list[_File] = Field(min_length=1)
+    runtime: str
+    batch_size: int = Field(ge=1, le=2**31)
+    threads: int = Field(ge=1, le=2**31)
+
+    @model_validator(mode="after")
+    def fit(self) -> _Results:
+        for session in self.sessions:
+            counts = {len(session.blocks), len(session.load_ms), len(session.options) or len(self.files)}
+            if counts != {len(self.files)}:
+                raise ValueError("every session must hold a result of every file")
+            blocks = [block for job in session.blocks for block in job]
+            if len({len(job) for job in session.blocks}) > 1 or not blocks or not all(blocks):
+                raise ValueError("the files must be timed in equally many blocks")
+            if not all(t > 0 for times in (*blocks, session.load_ms) for t in times):
+                raise ValueError("times must be above 0")
+        return self
+
+
+def read_results(path: Path) -> tuple[Bench, list[str]]:
+    """What a device measured, and the SHA-256 of the files that were bundled.
+
+    Raises:
+        SpaceError: it is no results.json of a bundle, or the device timed other files.
+    """
+    try:
+        found = _Results.model_validate(read_object(path, limit=TABLE_BYTES))
+    except FileNotFoundError:
+        raise SpaceError(str(path), "no such file", remedy="Copy it back from the device.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+        raise SpaceError(str(path), f"must be the results.json of a bundle ({what})") from None
+    other = [f.path for f in found.files if f.model_sha256 != f.measured_sha256]
+    if other:
+        raise SpaceError(str(path), f"the device timed other files than were bundled: {other}")
+    jobs = [Job(Path(f.path), f"{found.runtime} on {found.sessions[0].host}") for f in found.files]
+    timings = timings_of(jobs, found.sessions, 0, [])
+    return Bench(timings, found.sessions, found.batch_size, found.threads), [f.sha256 for f in found.files]
+
+
+def into_study(made: Bench, digests: Sequence[str], study: Path) -> list[int]:
+    """Add ``device_latency_ms`` to the records of the study's trials whose files were timed.
+
+    Returns:
+        the numbers of those trials.
+    """
+    by_digest = dict(zip(digests, made.measurements(), strict=True))
+    changed = []
+    for folder in sorted((study / "trials").glob("[0-9]*")):
+        record = read_record(folder, study)
+        if record is None or record.artifact is None or record.artifact.sha256 not in by_digest:
+            continue
+        found = by_digest[record.artifact.sha256]
+        named = Measurement(name=QUANTITY, unit="ms", values=found.values, conditions=found.conditions)
+        write_record(folder, record.with_measurements(named), study)
+        changed.append(record.number)
+    if not changed:
+        raise SpaceError("--into", "the study holds none of the files that were timed", str(study))
+    return changed

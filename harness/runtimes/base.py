@@ -1,0 +1,136 @@
+"""Runtimes: what loads an exported file and runs it. Imports no torch before a torch runtime is named.
+
+A runtime is a function ``(path, threads) -> Loaded``. One of your own is named in the recipe as
+``deploy: {runtime: "package.module:function"}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+
+from harness.errors import SpaceError, TrialError
+from harness.export import packed
+from harness.methods import load_own, nearest
+
+# ONNX operators that multiply by weights.
+WEIGHTED = {
+    "Conv",
+    "FusedConv",
+    "ConvTranspose",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "NhwcFusedConv",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How the runtime computes one weighted layer.
+
+    kernel   its operator or primitive, in the runtime's own words
+    integer  whether it multiplies integers (otherwise low bits only make the file small)
+    """
+
+    name: str
+    kernel: str
+    integer: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file that is ready to run.
+
+    prepare  raw samples (B, ...) float32 -> what ``run`` takes (on a GPU: already there)
+    run      computes, and returns when the result is there
+    output   what ``run`` returned -> logits (B, C)
+    shape    of one sample
+    layers   how each weighted layer is computed, asked for when needed
+    options  what the runtime was told so that its integers are exact on this machine; production must tell it too
+    """
+
+    shape: tuple[int, ...]
+    run: Callable[[Any], Any]
+    prepare: Callable[[np.ndarray], Any] = field(default=lambda x: x)
+    output: Callable[[Any], np.ndarray] = field(default=np.asarray)
+    layers: Callable[[], list[Layer]] = field(default=list)
+    options: dict[str, str] = field(default_factory=dict)
+
+    def logits(self, x: np.ndarray, batch: int = 256) -> np.ndarray:
+        """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
+        parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
+        return np.concatenate(parts)
+
+
+def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
+    """Load ``path`` on the runtime named.
+
+    Raises:
+        SpaceError: no such file, not an ONNX model, a model that reads other files, a runtime
+            that is not installed, or a file that the runtime does not take.
+    """
+    from harness.runtimes import RUNTIMES
+
+    if runtime not in RUNTIMES and ":" not in runtime:
+        raise SpaceError("deploy.runtime", "unknown name", runtime, nearest(runtime, RUNTIMES))
+    own = runtime not in RUNTIMES
+    function = load_own(runtime, "deploy.runtime") if own else RUNTIMES[runtime].load()
+    refuse_external_data(path, packed.load(path))
+    with _plain(path) as file:
+        return _loaded(function, runtime, file, threads)
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """The file as plain ONNX: itself, or unpacked for as long as it takes to load it."""
+    with open(path, "rb") as start:
+        is_packed = start.read(len(packed.MAGIC)) == packed.MAGIC
+    if not is_packed:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{path.stem}.onnx"
+        file.write_bytes(packed.read(path))
+        yield file
+
+
+def _loaded(function: Callable[..., Loaded], runtime: str, path: Path, threads: int) -> Loaded:
+    try:
+        return function(path, threads)
+    except (SpaceError, TrialError):
+        raise
+    except ImportError as error:
+        raise SpaceError("deploy.runtime", f"{runtime!r} is not installed ({error})", runtime, _INSTALL) from None
+    except (Exception, SystemExit) as error:  # every runtime raises its own unrelated types
+        raise SpaceError(str(path), f"{runtime} cannot load the file ({type(error).__name__}: {error})") from None
+
+
+_INSTALL = "`harness doctor` says what is missing for which runtime."
+
+
+def refuse_external_data(path: Path, model: onnx.ModelProto) -> None:
+    """A model may name other files to read (CVE-2026-27489), in any tensor of any graph in it: ours never do."""
+    waiting: list[Any] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
+                raise SpaceError(
+                    str(path),
+                    f"tensor {message.name!r} lies outside the file, which is refused",
+                    remedy="Save the model with its weights inside (external_data=False).",
+                )
+            continue
+        for kind, value in message.ListFields():
+            if kind.message_type is not None:
+                waiting += [value] if isinstance(value, Message) else value

@@ -1,0 +1,93 @@
+"""The part of a model card that says how to use the file: what goes in, what comes out, lines of Python that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from harness.export import facts, packed
+from harness.machine.onnx_session import EXACT
+from harness.runtimes import openvino
+
+LAYOUTS = {1: "features", 3: "channels, height, width"}
+_SAMPLES = 'x = np.load("x.npy")'
+_PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+
+
+def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
+    """Markdown lines on the file at ``path``.
+
+    Args:
+        runtime: the one that the file was exported for and scored on.
+        task: what :func:`harness.export.facts.of_task` says of the data.
+    """
+    model = packed.load(path)
+    [given], [made] = model.graph.input, model.graph.output
+    shape, classes = _shape(given), _shape(made)[0]
+    layout = LAYOUTS.get(len(shape), "as the task has it")
+    limits = facts.of_file(model)
+    names = task.get("classes") or f"numbered 0 to {classes - 1}"
+    return [
+        "## Use",
+        "",
+        "`x.npy` holds your samples, as the task delivers them:",
+        "",
+        "```python",
+        *_lines(path.name, runtime, given.name, made.name, "x86" in limits),
+        "```",
+        "",
+        f"- input `{given.name}`: float32, shape (batch, {', '.join(map(str, shape))}), that is batch, {layout}",
+        f"- values: raw, {task.get('range', 'unknown')} in training. Do not scale or normalize them: normalization is "
+        "inside the file, and scaled values give wrong classes without an error",
+        f"- output `{made.name}`: float32, shape (batch, {classes}): logits before softmax; the class is the argmax",
+        f"- classes: {names}",
+        *_limits(limits),
+    ]
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int]:
+    """Sizes behind the batch."""
+    return [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+
+
+def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> list[str]:
+    if file.endswith(".hpk") or runtime not in (*_PROVIDERS, "openvino"):
+        return [
+            "import numpy as np",
+            "from pathlib import Path",
+            "from harness.runtimes.base import load",
+            _SAMPLES,
+            f'logits = load("{runtime}", Path("{file}")).logits(x.astype(np.float32))',
+            "classes = logits.argmax(1)",
+        ]
+    if runtime == "openvino":
+        options = {"INFERENCE_PRECISION_HINT": "f32", **(openvino.EXACT if saturates else {})}
+        return [
+            "import numpy as np, openvino as ov",
+            _SAMPLES,
+            f'compiled = ov.Core().compile_model("{file}", "CPU", {options})',
+            "logits = compiled(x.astype(np.float32))[0]",
+            "classes = logits.argmax(1)",
+        ]
+    options = ["options = ort.SessionOptions()", f'options.add_session_config_entry("{EXACT}", "1")']
+    return [
+        "import numpy as np, onnxruntime as ort",
+        _SAMPLES,
+        *(options if saturates else []),
+        f'session = ort.InferenceSession("{file}"{", options" if saturates else ""}, '
+        f'providers=["{_PROVIDERS[runtime]}"])',
+        f'logits = session.run(["{made}"], {{"{given}": x.astype(np.float32)}})[0]',
+        "classes = logits.argmax(1)",
+    ]
+
+
+def _limits(limits: dict[str, str]) -> list[str]:
+    """What a runtime does with this file that nobody expects."""
+    wrong = "- do not use OpenVINO: it loads the file and computes it wrongly (weights stored as a stream of bits)"
+    saturating = (
+        f"- x86 without VNNI: onnxruntime must be told `{EXACT}` = `1`, OpenVINO `LP_TRANSFORMS_MODE` = `NO`. Else "
+        "sums of integers saturate there, and accuracy falls without an error. With VNNI they are exact either way, "
+        "and leaving it out is faster"
+    )
+    return [*([wrong] if "wrong" in limits else []), *([saturating] if "x86" in limits else [])]

@@ -1,0 +1,174 @@
+"""What becomes of a record: told to the study, accounted for, learned from."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+from harness.errors import TrialError
+from harness.records import CONTINUES, WIDEST_FP32, TrialRecord, read_record, trial_folder, write_record
+from harness.search import resume
+from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
+from harness.search.signals import Interrupted
+from harness.search.state import Run
+
+log = logging.getLogger(__name__)
+
+
+def take(run: Run, record: TrialRecord) -> None:
+    """Tell a record, or let it wait for the lab where its structure is new."""
+    folder = trial_folder(run.folder, record.number)
+    if record.status == "ok" and run.rule.flagged(record.number):  # kept, since a resumed study's rule must know it
+        record = record.model_copy(update={"diagnostics": {**record.diagnostics, "flagged": True}})
+        write_record(folder, record)
+    if record.status == "failed":
+        resume.write_failed(folder, record)
+        tell(run, record)
+    elif record.status == "stopped":
+        known = run.costs.get(record.number) or _taken_up(run, record)
+        if known is not None:
+            record = record.with_measurements(*known.measurements.values())
+        write_record(folder, record)
+        tell(run, record)
+    elif "latency_ms" in record.measurements:
+        tell(run, record)
+    elif run.latencies.known(record) is not None:
+        tell(run, run.latencies.complete(record, folder))
+    else:
+        _waits(run)
+        run.waiting.append(record)
+
+
+def _taken_up(run: Run, record: TrialRecord) -> TrialRecord | None:
+    """The stopped trial that this one took up again: where a killed driver's costs are gone, it has them."""
+    before = record.diagnostics.get(CONTINUES)
+    return None if before is None else read_record(trial_folder(run.folder, before))
+
+
+def _waits(run: Run) -> None:
+    if not run.waiting and not run.priced:
+        run.told_at_wait, run.waits_since = run.told, time.monotonic()
+
+
+def take_cost(run: Run, record: TrialRecord) -> None:
+    """A recipe whose structure and size are known: it trains, waits for the lab, or, where it
+    breaks a constraint already, is told without training."""
+    full = run.latencies.known(record)
+    if full is None and run.needs_latency:
+        _waits(run)
+        run.priced.append(record)
+        return
+    full = full or record
+    run.costs[record.number] = full
+    proposal = run.open[record.number]
+    broken = run.study.broken(full)
+    if broken and not proposal.baseline:  # a baseline is drawn in the report, whatever it breaks
+        full.file(trial_folder(run.folder, record.number)).unlink(missing_ok=True)
+        take(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
+        return
+    run.ready.append(proposal)
+
+
+def measure(run: Run) -> None:
+    """The barrier: no slot is busy, so the machine is quiet."""
+    waiting, run.waiting = run.waiting, []
+    priced, run.priced = run.priced, []
+    try:
+        with run.stop.twice_ends():
+            run.latencies.measure([*waiting, *priced], run.folder)
+    except Interrupted:
+        run.waiting, run.priced = waiting, priced
+        return
+    except TrialError as error:
+        log.warning("%s: measuring file by file", error)
+        waiting = [r for r in waiting if _measured_alone(run, r, final=True)]
+        priced = [r for r in priced if _measured_alone(run, r, final=False)]
+    for record in waiting:
+        tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
+    for record in priced:
+        take_cost(run, record)
+    if run.latencies.has_reference:
+        run.latencies.teacher(run.space, run.folder)
+
+
+def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
+    """One file that the runtime cannot run must not take the others with it. A trial that has not
+    trained yet goes on: it will say so itself."""
+    try:
+        run.latencies.measure([record], run.folder)
+    except TrialError as error:
+        if final:
+            take(run, record.model_copy(update={"status": "failed", "reason": str(error)}))
+        else:
+            run.ready.append(run.open[record.number])
+        return False
+    return True
+
+
+def tell(run: Run, record: TrialRecord) -> None:
+    """Tell the study, and count."""
+    run.timeline.add(record.number, run.epochs + epochs_of(record))
+    feasible = run.study.tell(record)
+    run.told += 1
+    run.open.pop(record.number, None)
+    run.costs.pop(record.number, None)
+    count(run, record, feasible)
+    run.progress.trial(record, record.number in run.front.numbers)
+
+
+def epochs_of(record: TrialRecord) -> int:
+    """That the trial trained itself."""
+    return int(record.diagnostics.get("epochs", 0))
+
+
+def count(run: Run, record: TrialRecord, feasible: bool) -> None:
+    """Account for a told record: the front, the reference, the rule, the counters."""
+    run.epochs += epochs_of(record)
+    continues = record.diagnostics.get(CONTINUES)
+    if continues is not None:
+        run.rule.take_up(continues)  # a resumed study's rule has learned of it as of a stopped one
+    if record.status == "failed":
+        run.failed += 1
+        run.failures_in_a_row += 1
+        return
+    run.failures_in_a_row = 0
+    learn(run, record, feasible)
+    run.finished += continues is None  # taken up again, a trial is no further one
+    run.stopped += (record.status == "stopped") - (continues is not None)
+    if record.status == "stopped":
+        return
+    if record.baseline == WIDEST_FP32:
+        run.latencies.use_reference(record, record.file(trial_folder(run.folder, record.number)))
+    if record.baseline:
+        run.sweep.append(record.number)
+    run.reference.see(record)
+    if feasible and run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives]):
+        run.ever.add(record.number)
+
+
+def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
+    """What a trial teaches the rule: its curve, its costs, its final accuracy."""
+    known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
+    taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
+    curve = replace(
+        curve_of(run, record.params, record.baseline, costs_of(run, record)),
+        exempt=1.0 if record.baseline else NEVER_STOPPED,
+        rungs={known[epoch]: found for epoch, found in taken.items() if epoch in known},
+        flagged=bool(record.diagnostics.get("flagged")),
+    )
+    run.rule.learn(record.number, curve, record.value("accuracy"), feasible)
+
+
+def curve_of(run: Run, params: dict[str, Any], baseline: str, costs: tuple[float, ...] | None) -> Curve:
+    """What is known of a trial before it trains. A baseline without parameters is one that the space
+    cannot express."""
+    return Curve(costs, places=None if baseline and run.space.holes and not params else run.space.places(params))
+
+
+def costs_of(run: Run, record: TrialRecord) -> tuple[float, ...] | None:
+    """The objectives beside accuracy as losses, None where one is not known."""
+    signs = {"minimize": 1.0, "maximize": -1.0}
+    others = [(signs[o.direction], record.value(o.name)) for o in run.space.objectives if o.name != "accuracy"]
+    return as_costs([None if value is None else sign * value for sign, value in others])

@@ -1,0 +1,167 @@
+"""The recipes that a search must beat: the widest student in fp32 and int8, and every width in fp32.
+
+Floor 0. A baseline is expressed by the sampler's own parameters where the space can do so (then
+the sampler learns from it too); where it cannot, its recipe is built beside the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from harness.methods import FLOAT_BITS, REQUIRED, Method, Registries
+from harness.recipe import Recipe
+from harness.records import WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP
+from harness.space.distributions import Hole, combinations, resolve, same
+
+MAX_SWEEP = 8
+_SWEEP_POINTS = 4
+_MAX_COMBINATIONS = 4096
+_INT8 = {"bits": 8}
+_TECHNIQUES = ("clip", "prune", "quant", "distill")
+
+Wanted = Callable[[Method], Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A recipe to compare with. ``params`` is None where the space cannot express it."""
+
+    name: str
+    recipe: Recipe
+    params: dict[str, Any] | None
+
+
+def make_baselines(
+    tree: Mapping[str, Any], registries: Registries, build: Callable[[Mapping[str, Any]], Recipe]
+) -> list[Baseline]:
+    """``widest-fp32``, ``widest-int8`` and up to 8 ``width-sweep`` baselines of a space.
+
+    tree   recipe sections with holes
+    build  makes the recipe of a tree without holes
+    """
+    builder = _Builder(tree, registries, build)
+    widest = resolve_params(tree.get("student"), widest_code)
+    fp32 = builder.baseline(WIDEST_FP32, widest)
+    int8 = builder.baseline(WIDEST_INT8, widest, _INT8)
+    found = [fp32, int8]
+    keys = {b.recipe.key() for b in found}
+    for params in _thin([p for p in _widths(tree.get("student")) if p != widest]):
+        sweep = builder.baseline(WIDTH_SWEEP, params)
+        if sweep.recipe.key() not in keys:
+            keys.add(sweep.recipe.key())
+            found.append(sweep)
+    return found
+
+
+def resolve_params(node: Any, pick: Callable[[Hole], Any]) -> dict[str, Any]:
+    """The parameters (internal name -> code) of the holes that ``pick`` reaches in ``node``."""
+    params: dict[str, Any] = {}
+
+    def note(hole: Hole) -> Any:
+        params[hole.internal] = hole.check(pick(hole))
+        return params[hole.internal]
+
+    resolve(node, note)
+    return params
+
+
+def capacity(node: Any) -> float:
+    """The sum of all numbers in ``node``, holes at their widest: what 'wider' is compared by."""
+    if isinstance(node, Hole):
+        return max(map(capacity, node.choices)) if node.kind == "choice" else node.bounds()[1]
+    if isinstance(node, dict | list):
+        return sum(map(capacity, node.values() if isinstance(node, dict) else node))
+    return node if isinstance(node, int | float) and not isinstance(node, bool) else 0
+
+
+def widest_code(hole: Hole) -> Any:
+    """The code of a student's hole that gives most capacity (the last of equals); the default
+    where no choice holds a number."""
+    return _end(hole, max)
+
+
+def narrowest_code(hole: Hole) -> Any:
+    """The code that gives least capacity (the first of equals), else as :func:`widest_code`."""
+    return _end(hole, min)
+
+
+def _end(hole: Hole, pick: Callable[..., Any]) -> Any:
+    if hole.kind != "choice":
+        return pick(hole.bounds())
+    sizes = [capacity(choice) for choice in hole.choices]
+    if max(sizes) <= 0:
+        return hole.default
+    return pick(range(len(sizes)), key=lambda i: (sizes[i], i))
+
+
+def _widths(student: Any) -> Iterator[dict[str, Any]]:
+    return islice(combinations(student, lambda hole: hole.spread(_SWEEP_POINTS)), _MAX_COMBINATIONS)
+
+
+def _thin(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most ``MAX_SWEEP`` of them, evenly spaced, the first and the last included."""
+    if len(found) <= MAX_SWEEP:
+        return found
+    return [found[round(i * (len(found) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
+
+
+class _Builder:
+    """Puts a student beside techniques that are off and everything else at its default."""
+
+    def __init__(self, tree: Mapping[str, Any], registries: Registries, build: Callable[[Mapping[str, Any]], Recipe]):
+        self.tree, self.build = tree, build
+        self.registry = {
+            "clip": registries.clips,
+            "prune": registries.pruners,
+            "quant": registries.quantisers,
+            "distill": registries.distills,
+        }
+        self.off = {section: self._find(section, lambda method: method.off) for section in _TECHNIQUES}
+
+    def baseline(self, name: str, student: Mapping[str, Any], quant: Mapping[str, Any] | None = None) -> Baseline:
+        chosen = dict(self.off)
+        if quant is not None:
+            chosen["quant"] = self._find("quant", lambda m: quant if quant.keys() <= m.options.keys() else None)
+        forced = dict(student)
+        for params in chosen.values():
+            forced |= params or {}
+        params = resolve_params(self.tree, lambda hole: forced.get(hole.internal, hole.default))
+        tree = resolve(self.tree, lambda hole: params[hole.internal])
+        unexpressed = [section for section, found in chosen.items() if found is None]
+        for section in unexpressed:
+            tree[section] = {"bits": FLOAT_BITS, **(quant or {})} if section == "quant" else {"kind": "none"}
+        return Baseline(name, self.build(tree), None if unexpressed else params)
+
+    def _find(self, section: str, wanted: Wanted) -> dict[str, Any] | None:
+        """Parameters at which the space's ``section`` has the ``wanted`` values, None if none do."""
+        if section not in self.tree:
+            neutral = {"bits": FLOAT_BITS} if section == "quant" else {"kind": "none"}
+            return {} if self._fits(section, neutral, wanted) else None
+        node = self.tree[section]
+        values = [wanted(method) or {} for method in self.registry[section].values()]
+
+        def candidates(hole: Hole) -> list[Any]:
+            leaf = hole.name.removeprefix(section).lstrip(".")
+            codes = [hole.code_of(options[leaf]) for options in values if leaf in options]
+            codes = [code for code in codes if code is not None]
+            nested = any(isinstance(choice, dict | list | Hole) for choice in hole.choices)
+            if hole.kind == "choice" and (nested or leaf == "kind"):
+                codes += [hole.default, *hole.spread(0)]
+            return list(dict.fromkeys(codes)) or [hole.default]
+
+        for params in islice(combinations(node, candidates), _MAX_COMBINATIONS):
+            if self._fits(section, resolve(node, lambda hole, p=params: p[hole.internal]), wanted):
+                return params
+        return None
+
+    def _fits(self, section: str, options: Mapping[str, Any], wanted: Wanted) -> bool:
+        method = self.registry[section][options.get("kind", "uniform" if section == "quant" else "none")]
+        values = wanted(method)
+        if values is None:
+            return False
+        given = {name: param.default for name, param in method.options.items() if param.default is not REQUIRED}
+        given |= options
+        return all(name in given and same(given[name], value) for name, value in values.items())

@@ -1,0 +1,198 @@
+"""What a search space says about the search itself: objectives, constraints, budget, resources.
+
+Floor 0. The sections are validated like methods are: names, types and ranges in literal dicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from harness.errors import SpaceError
+from harness.methods import Param, is_number, nearest
+from harness.records import DIRECTIONS, metric_name_mistake
+from harness.stats.direction import Direction
+
+Sampler = Literal["auto", "tpe", "nsga2", "random", "sobol", "gp"]
+Stopping = Literal["none", "dominated", "moasha"]
+SECTIONS = ("search", "resources", "objectives", "constraints", "first")
+MAX_OBJECTIVES = 3
+
+_SEARCH = {
+    "trials": Param(int, None, low=1),
+    "time_s": Param(float, None, low=0, low_open=True),
+    "epochs_total": Param(int, None, low=1),
+    "stop": Param(str, "none", choices=get_args(Stopping)),
+    "lanes": Param(int, None, low=1),
+    "sampler": Param(str, "auto", choices=get_args(Sampler)),
+    "seed": Param(int, 0, low=0, high=2**32 - 1),
+    "storage": Param(str, None),
+    "timeout_s": Param(float, 600.0, low=0, low_open=True),
+    "retries": Param(int, 1, low=0),
+    "allow_weak": Param(bool, False),
+}
+_RESOURCES = {
+    "cpu": Param(int, 1, low=1),
+    "gpu": Param(float, 0.0, low=0),
+    "slots": Param(int, None, low=1),
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial needs, and how many run at once (``slots`` None: as many as fit)."""
+
+    cpu: int = 1
+    gpu: float = 0
+    slots: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the search runs.
+
+    trials, time_s, epochs_total  the budget, whichever is reached first; 60 trials where none is given
+    stop     which trials end before their last epoch
+    lanes    trials of equal structure that train side by side; None: chosen by the budget
+    storage  None: a journal file in the study's folder
+    allow_weak  go on where a teacher or checkpoint that is read from a file is nearer to chance than to no error
+    """
+
+    trials: int | None = None
+    time_s: float | None = None
+    epochs_total: int | None = None
+    stop: Stopping = "none"
+    lanes: int | None = None
+    sampler: Sampler = "auto"
+    seed: int = 0
+    storage: str | None = None
+    resources: Resources = Resources()
+    timeout_s: float = 600.0
+    retries: int = 1
+    allow_weak: bool = False
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A measured quantity and which way is better."""
+
+    name: str
+    direction: Direction
+
+
+def read_settings(tree: Mapping[str, Any]) -> Settings:
+    """The ``search:`` and ``resources:`` sections of a space."""
+    resources = _options("resources", tree.get("resources", {}), _RESOURCES)
+    _check_gpu(resources["gpu"])
+    return Settings(**_options("search", tree.get("search", {}), _SEARCH), resources=Resources(**resources))
+
+
+def _options(section: str, value: Any, params: Mapping[str, Param]) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SpaceError(section, "must be a mapping", value, f"Keys: {', '.join(params)}.")
+    for name in value:
+        if name not in params:
+            raise SpaceError(f"{section}.{name}", "unknown key", remedy=nearest(name, params))
+    result = {}
+    for name, param in params.items():
+        got = value.get(name, param.default)
+        absent = got is None and param.default is None
+        result[name] = None if absent else param.check(f"{section}.{name}", got)
+    return result
+
+
+def _check_gpu(gpu: float) -> None:
+    """Whole GPUs, or the k-th part of one: Ray cannot place other fractions without waste."""
+    if gpu == 0 or (gpu >= 1 and gpu == round(gpu)):
+        return
+    if gpu > 1:
+        raise SpaceError("resources.gpu", "must be whole above 1", gpu, f"Use {round(gpu)}.")
+    k = max(round(1 / gpu), 2)
+    if k > 10_000 or abs(1 / gpu - k) > 1e-3 * k:
+        raise SpaceError(
+            "resources.gpu",
+            "must be whole, or one k-th of a GPU",
+            gpu,
+            f"Use {int(10_000 / min(k, 10_000)) / 10_000:g} (one {min(k, 10_000)}th).",
+        )
+
+
+def read_objectives(tree: Mapping[str, Any]) -> tuple[Objective, ...]:
+    """The ``objectives:`` list: names with a known direction, or ``{name:, direction:}``."""
+    value = tree.get("objectives", ["accuracy", "size_bytes", "latency_ms"])
+    if not isinstance(value, list) or not value:
+        raise SpaceError(
+            "objectives",
+            "must be a list of at least one objective",
+            value,
+            "Example: [accuracy, size_bytes, latency_ms].",
+        )
+    if len(value) > MAX_OBJECTIVES:
+        raise SpaceError(
+            "objectives",
+            f"must be at most {MAX_OBJECTIVES}",
+            len(value),
+            "Make the others constraints: proposing trials gets very slow with many objectives.",
+        )
+    found: list[Objective] = []
+    for i, entry in enumerate(value):
+        objective = _objective(f"objectives.{i}", entry)
+        if objective.name in (o.name for o in found):
+            raise SpaceError(f"objectives.{i}", "an objective is listed twice", objective.name, "Remove one.")
+        found.append(objective)
+    return tuple(found)
+
+
+def _objective(path: str, entry: Any) -> Objective:
+    if isinstance(entry, str):
+        if entry not in DIRECTIONS:
+            raise SpaceError(
+                path,
+                "unknown objective",
+                entry,
+                nearest(entry, DIRECTIONS) + " A metric of your task is written {name: NAME, direction: maximize}.",
+            )
+        return Objective(entry, DIRECTIONS[entry])
+    if not isinstance(entry, Mapping):
+        raise SpaceError(path, "must be a name or {name:, direction:}", entry, f"Known: {', '.join(DIRECTIONS)}.")
+    name = Param(str).check(f"{path}.name", entry.get("name"))
+    for key in entry:
+        if key not in ("name", "direction"):
+            raise SpaceError(f"{path}.{key}", "unknown key", remedy=nearest(key, ("name", "direction")))
+    if name not in DIRECTIONS and (rule := metric_name_mistake(name)):
+        raise SpaceError(f"{path}.name", f"a metric of the task: {rule}", name, "Give the metric another name.")
+    direction = entry.get("direction", DIRECTIONS.get(name))
+    for known in get_args(Direction):
+        if direction == known and DIRECTIONS.get(name, known) == known:
+            return Objective(name, known)
+    allowed = (DIRECTIONS[name],) if name in DIRECTIONS else get_args(Direction)
+    raise SpaceError(f"{path}.direction", f"must be {' or '.join(allowed)}", direction, nearest(direction, allowed))
+
+
+def read_constraints(tree: Mapping[str, Any], known: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
+    """The ``constraints:`` section: quantity -> its ``min`` and ``max``.
+
+    known  the quantities that every trial measures; others only where ``free`` (the user's task,
+           which may add metrics)
+    """
+    value = tree.get("constraints", {})
+    if not isinstance(value, Mapping):
+        raise SpaceError("constraints", "must be a mapping", value, "Example: {latency_ms: {max: 5}}.")
+    return {name: _bounds(f"constraints.{name}", bounds, name, known, free) for name, bounds in value.items()}
+
+
+def _bounds(path: str, value: Any, name: str, known: tuple[str, ...], free: bool) -> dict[str, float]:
+    if name not in known and not free:
+        raise SpaceError(path, "unknown quantity", remedy=nearest(name, known))
+    if not isinstance(value, Mapping) or not value:
+        raise SpaceError(path, "must give `min`, `max` or both", value, "Example: {max: 5}.")
+    for key, bound in value.items():
+        if key not in ("min", "max"):
+            raise SpaceError(f"{path}.{key}", "unknown key", remedy=nearest(key, ("min", "max")))
+        if not is_number(bound):
+            raise SpaceError(f"{path}.{key}", "must be a finite number", bound)
+    bounds = {key: float(bound) for key, bound in value.items()}
+    if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
+        raise SpaceError(path, f"`min <= max` must hold, but got min={bounds['min']:g}, max={bounds['max']:g}")
+    return bounds

@@ -1,0 +1,119 @@
+"""Known-good first trials: recipes, whole or in part, as parameters of a space. Floor 0."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import SpaceError
+from harness.recipe import flatten
+from harness.records import BASELINES
+from harness.space.baselines import narrowest_code, widest_code
+from harness.space.distributions import SELECTORS, Hole, same
+
+Sample = Callable[[Callable[[Hole], Any]], dict[str, Any]]  # asks for the code of every hole that is reached
+
+
+def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters (internal name -> code) that give ``leaves`` (dotted name -> value) where the
+    holes can; what they cannot give is left out."""
+    params: dict[str, Any] = {}
+    for hole in holes:
+        if any(params.get(parent) != position for parent, position in hole.parents):
+            continue
+        code = _code(hole, leaves)
+        if code is not None:
+            params[hole.internal] = code
+    return params
+
+
+def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
+    if hole.name in leaves:
+        return hole.code_of(leaves[hole.name])
+    for selector in SELECTORS:  # a choice between sections goes by the section's kind
+        label = leaves.get(f"{hole.name}.{selector}")
+        if hole.kind == "choice" and label in hole.labels:
+            return hole.labels.index(label)
+    return None
+
+
+COMPRESSION = ("student", "prune", "quant")  # sections that decide about size and latency
+SMALLEST = (1.0, 0.5)  # shares of the way to the highest pruning ratio
+
+
+def starting_points(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list[dict[str, Any]]:
+    """``n`` points to know a space by: the smallest models (at most a third of them), the others spread out."""
+    ends = [sample(lambda hole, share=share: _smallest(hole, share)) for share in SMALLEST]
+    ends = [p for i, p in enumerate(ends) if p not in ends[:i]][: n // 3]
+    return ends + spread_out(holes, sample, n - len(ends), seed)
+
+
+def _smallest(hole: Hole, share: float) -> Any:
+    """The narrowest student, pruned by ``share`` of what is allowed, at its highest precision: scales and further
+    operators make the file of a tiny model larger. All else at its default."""
+    match hole.name:
+        case "prune":  # a choice between methods
+            ratio = (i for i, c in enumerate(hole.choices) if isinstance(c, Mapping) and "ratio" in c)
+            return next(ratio, hole.default)
+        case "prune.ratio":
+            return _at(hole, share)
+        case "quant.bits":
+            return widest_code(hole)
+    return narrowest_code(hole) if hole.name.startswith("student") else hole.default
+
+
+def _at(hole: Hole, share: float) -> Any:
+    """The code a ``share`` of the way along a hole; choices by their position."""
+    return hole.at_share(share) if hole.kind != "choice" else min(int(share * len(hole.choices)), len(hole.choices) - 1)
+
+
+def spread_out(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list[dict[str, Any]]:
+    """``n`` points that cover the ways to compress, everything else at its default: a Latin hypercube
+    (McKay, Beckman, Conover 1979) over the holes of ``COMPRESSION``, n equal parts of each with one point in
+    the middle of every part. ``sample``: :meth:`harness.space.space.Space.sample`.
+    """
+    draw = random.Random(f"{seed} spread out")
+    orders = {h.internal: draw.sample(range(n), n) for h in holes if h.name.split(".")[0] in COMPRESSION}
+
+    def code(hole: Hole, point: int) -> Any:
+        if hole.internal not in orders:
+            return hole.default
+        return _at(hole, (orders[hole.internal][point] + 0.5) / n)
+
+    return [sample(lambda hole, i=i: code(hole, i)) for i in range(n)]
+
+
+@dataclass(frozen=True)
+class First:
+    """A trial to run before the sampler's own. ``name``: the report marks it, and no rule stops it."""
+
+    params: dict[str, Any]
+    name: str = ""
+
+
+def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[First, ...]:
+    """The ``first:`` list: recipes in part, each value one that the space can take there, each with a
+    ``name`` of its own if it likes.
+
+    Raises:
+        SpaceError: an entry names something that the space does not search, or a value outside.
+    """
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise SpaceError("first", "must be a list of recipes, in part", value, "Example: [{train: {lr: 0.1}}].")
+    return tuple(_entry(f"first.{i}", entry, holes, constants) for i, entry in enumerate(value))
+
+
+def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants: Mapping[str, Any]) -> First:
+    name = entry.get("name", "")
+    if not isinstance(name, str) or name in BASELINES:
+        raise SpaceError(f"{path}.name", "must be a text that no baseline has", name)
+    leaves = dict(flatten({section: given for section, given in entry.items() if section != "name"}))
+    params = express(holes, leaves)
+    taken = {hole.name for hole in holes if hole.internal in params}
+    taken |= {f"{hole}.{selector}" for hole in taken for selector in SELECTORS}
+    for leaf, got in leaves.items():
+        if leaf not in taken and not (leaf in constants and same(constants[leaf], got)):
+            raise SpaceError(f"{path}.{leaf}", "must be a value that the space can take there", got)
+    return First(params, name)

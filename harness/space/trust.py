@@ -1,0 +1,105 @@
+"""Code that a study names: said before it runs, and run only where the user has agreed.
+
+A recipe may name the user's own task, network or runtime as ``package.module:function``. In a study from
+somebody else that name can be anything that this machine can import (``os:system``). To search a space, or to train
+a recipe that lies outside a study, is consent: the user named the file. A search therefore remembers, in the
+user's cache and not in the study, which code its folder may name. Every other verb that would run code of a study
+asks first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SpaceError
+from harness.files.access import FileMistake, check_way, read_object, write_bytes_durably
+from harness.files.checksums import read_whole
+from harness.files.folders import cache_folder
+from harness.space.source import read_source
+
+_NAMES = ("name", "model", "runtime")  # keys of a recipe's sections whose value may name code
+_SECTIONS = ("task", "student", "teacher", "deploy")
+
+
+def named_code(tree: Any) -> set[str]:
+    """Every ``package.module:function`` that a recipe or space names, in any branch of a choice."""
+    sections = [tree.get(section) for section in _SECTIONS] if isinstance(tree, Mapping) else []
+    found, waiting = set[str](), [("", section) for section in sections]
+    while waiting:
+        key, node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += [(key if k == "choice" else str(k), inner) for k, inner in node.items()]
+        elif isinstance(node, list):
+            waiting += [(key, inner) for inner in node]
+        elif isinstance(node, str) and key in _NAMES and ":" in node:
+            found.add(node)
+    return found
+
+
+def study_code(folder: Path) -> set[str]:
+    """What the space and the trials' records of a study name. A file that no verb would read counts for nothing.
+
+    Raises:
+        FileMistake: ``trials/`` or ``space.yaml`` is a link, or no regular file.
+    """
+    found = set[str]()
+    if (folder / "space.yaml").exists():
+        if (folder / "space.yaml").is_symlink():
+            raise FileMistake(folder / "space.yaml", "must be a regular file, but is a symbolic link")
+        found |= named_code(read_source(folder / "space.yaml").tree)
+    check_way(folder / "trials" / "0", folder)
+    for path in folder.glob("trials/*/record.json"):
+        with contextlib.suppress(FileMistake, FileNotFoundError):
+            found |= named_code(read_whole(path, folder).get("recipe"))
+    return found
+
+
+def study_of(file: Path) -> Path | None:
+    """The study that ``file`` lies in, or the file that it is a link to; None where there is none. A folder with
+    trials is one, whatever else it lacks."""
+    places = [*file.absolute().parents, *file.resolve().parents]
+    return next((at for at in places if (at / "trials").is_dir()), None)
+
+
+def remember(folder: Path, code: set[str]) -> None:
+    """The study in ``folder`` may name ``code`` from now on, on this machine."""
+    if code:
+        with contextlib.suppress(OSError, SpaceError):  # no cache: the next verb asks
+            write_bytes_durably(_note(folder), json.dumps({"code": sorted(code | _remembered(folder))}).encode())
+
+
+def require(verb: str, folder: Path, code: set[str], agreed: bool, ask: Callable[[str], bool] | None = None) -> None:
+    """Refuse to go on unless the user has agreed that ``verb`` runs ``code``, which the study in ``folder`` names.
+
+    Args:
+        agreed: the user gave ``--trust``.
+        ask: puts the question to a user who can answer.
+    Raises:
+        SpaceError: the user has not agreed; it names the code.
+    """
+    new = sorted(code - _remembered(folder))
+    if not new or agreed:
+        return
+    names = ", ".join(repr(name[:100]) for name in new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
+    told = f"{verb} would import and run code that this study names: {names}"
+    if ask is not None and ask(f"{folder}: {told}. Run it?"):
+        return
+    remedy = "Nothing was run. If you trust the study, and the code of these names on this machine, give --trust."
+    raise SpaceError("", told, remedy=remedy, file=str(folder))
+
+
+def _remembered(folder: Path) -> set[str]:
+    try:
+        return {str(name) for name in read_object(_note(folder)).get("code", [])}
+    except (OSError, SpaceError, TypeError):
+        return set()
+
+
+def _note(folder: Path) -> Path:
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    return cache_folder() / "trusted" / f"{place}.json"

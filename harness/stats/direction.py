@@ -1,0 +1,7 @@
+"""Which way an objective improves."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Direction = Literal["maximize", "minimize"]

@@ -1,0 +1,122 @@
+"""What a file scores: accuracy on its runtime, parity with training; and the data, kept per process."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.errors import TrialError
+from harness.recipe import Recipe, Task, parse_recipe
+from harness.records import parse_record
+from harness.registries import REGISTRIES
+from harness.runtimes import base
+from harness.tasks.data import Data, load_data, own_metrics
+from harness.train.fit import Trained
+from harness.train.predict import normalised, predict
+
+PARITY_SAMPLES = 256
+RUNG_SAMPLES = 1000
+RESAMPLES = 200
+
+
+@lru_cache(maxsize=2)
+def _data(task_json: str) -> Data:
+    return load_data(Task.model_validate_json(task_json))
+
+
+def data_of(recipe: Recipe) -> Data:
+    """The recipe's data, loaded once per process."""
+    return _data(recipe.task.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _normalised(task_json: str, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    data = _data(task_json)
+    x, y = getattr(data, part)
+    return normalised(x, data).to(device), y.to(device)
+
+
+def normalised_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """``train`` or ``validation`` of the recipe's data, normalised, on the device; once per process."""
+    return _normalised(recipe.task.model_dump_json(), part, device)
+
+
+@lru_cache(maxsize=2)
+def _at_rungs(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = _normalised(task_json, "validation", device)
+    most = max(RUNG_SAMPLES, len(_data(task_json).train[1]) // 6)
+    if len(y) <= most:
+        return x, y
+    chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:most].to(y.device)
+    return x[chosen], y[chosen]
+
+
+def rung_part(recipe: Recipe, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Validation samples for the accuracy at a rung: all of them, unless they are more than RUNG_SAMPLES
+    and a sixth of the training samples; the same random ones at every rung of every trial then. An
+    epoch has backward passes too, so a rung stays a small part of it."""
+    return _at_rungs(recipe.task.model_dump_json(), device)
+
+
+def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:
+    """Accuracy (and the task's own metrics) of the file on ``validation`` or ``test``, computed by
+    the runtime."""
+    x, y = getattr(data, part)
+    logits, labels = base.load(runtime, path).logits(x.float().numpy()), y.numpy()
+    return {"accuracy": float((logits.argmax(1) == labels).mean()), **own_metrics(data, logits, labels)}
+
+
+def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime") -> dict[str, float]:
+    """How far the file is from torch's simulation of it, on the first validation samples.
+
+    ``max_abs`` and ``relative`` (to the largest logit) compare logits; ``disagreements`` counts
+    samples whose predicted class differs, of ``n``.
+    """
+    x, _ = data.validation
+    x = x[:PARITY_SAMPLES]
+    torch_logits = predict(trained.module, normalised(x, data), trained.quantised)
+    file_logits = base.load(runtime, path).logits(x.float().numpy())
+    difference = np.abs(torch_logits - file_logits)
+    scale = float(np.abs(torch_logits).max()) or 1.0
+    disagreements = (torch_logits.argmax(1) != file_logits.argmax(1)).sum()
+    return {
+        "max_abs": float(difference.max()),
+        "relative": float(difference.max()) / scale,
+        "disagreements": float(disagreements),
+        "n": float(len(x)),
+    }
+
+
+def score_test(folder: str) -> dict[str, float]:
+    """Accuracy of a finished trial's file on the test part: called once, for points on the front."""
+    record = parse_record(Path(folder))
+    recipe = parse_recipe(record.recipe, REGISTRIES)
+    data = data_of(recipe)
+    metrics = file_metrics(record.file(Path(folder)), data, "test", recipe.deploy.runtime)
+    return {**metrics, "n": float(len(data.test[1]))}
+
+
+def metric_spread(folder: str) -> dict[str, float]:
+    """Standard deviation of each of the task's own metrics of a trial's file on the validation part, over
+    ``RESAMPLES`` draws of its samples with replacement (the bootstrap: Efron 1979). A draw on which a metric has
+    no value counts for none."""
+    record = parse_record(Path(folder))
+    recipe = parse_recipe(record.recipe, REGISTRIES)
+    data, drawn = data_of(recipe), list[dict[str, float]]()
+    if data.metrics is None:
+        return {}
+    x, y = data.validation
+    logits, labels = (
+        base.load(recipe.deploy.runtime, record.file(Path(folder))).logits(x.float().numpy()),
+        y.numpy(),
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(0, len(labels), len(labels))
+        with contextlib.suppress(TrialError):
+            drawn.append(own_metrics(data, logits[chosen], labels[chosen]))
+    return {name: float(np.std([d[name] for d in drawn], ddof=1)) for name in (drawn[0] if len(drawn) > 1 else {})}

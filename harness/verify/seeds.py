@@ -1,0 +1,93 @@
+"""How far trainings on new seeds scatter, point by point: variances moderated towards a trend.
+
+    log E[s^2]  =  a + b * log(p * (1 - p) / n)        s^2 of a point's k trainings, p their mean
+    s~^2        =  (d0 * s0^2 + d * s^2) / (d0 + d)    d = k - 1; s0^2 the trend at the point
+
+Three trainings tell little of a point's own variance, and one variance for all is wrong for each: weak points
+scatter several times as far as good ones. So each is drawn towards what points of its accuracy have, with
+the weight d0 that the scatter around the trend gives (Smyth 2004, Linear models and empirical Bayes methods,
+sections 4 and 6.2; a trend in its prior: Law et al. 2014). Then difference / s~ is Student's t with d0 + d degrees.
+
+The samples are the same in every training, so what is estimated is the scatter over seeds on them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from harness.stats.intervals import t_95
+
+MOST_PRIOR = 5.0  # a few dozen points show no larger d0: estimates of it are often infinite where it is 4
+TREND_FROM = 6  # points; fewer have one level
+
+
+def half_widths(values: np.ndarray, n: float) -> np.ndarray:
+    """Half-width (N,) in which the mean of another k trainings of each point lies in 95 of 100 cases.
+
+    values  (N, k) accuracies of single trainings on the same ``n`` samples
+    The difference of two such means has the deviation s~ * sqrt(2 / k). One training tells nothing of its
+    scatter: a proportion's on ``n`` samples then.
+    """
+    k = values.shape[1]
+    if k == 1:
+        return 1.96 * np.sqrt(2 * _binomial(values[:, 0], n))
+    variance, degrees = moderated(values, n)
+    return t_95(degrees) * np.sqrt(variance * 2 / k)
+
+
+def moderated(values: np.ndarray, n: float) -> tuple[np.ndarray, float]:
+    """Variance (N,) of single trainings (N, k > 1) of each point, and its degrees of freedom; at least that of
+    one sample of ``n`` that flips."""
+    points, k = values.shape
+    d = k - 1
+    own = values.var(axis=1, ddof=1) + 1 / (12 * n**2)  # a share of n samples is rounded to 1/n
+    log_bias = digamma(d / 2) - math.log(d / 2)  # of log s^2, where s^2 / sigma^2 is chi^2 / d
+    logs = np.log(own) - log_bias
+    level, parameters = _trend(np.log(_binomial(values.mean(axis=1), n)), logs)
+    scatter = float(np.square(logs - level).sum()) / max(points - parameters, 1) - trigamma(d / 2)
+    prior = _prior_degrees(scatter)
+    trend = np.exp(level + digamma(prior / 2) - math.log(prior / 2))
+    variance = (prior * trend + d * own) / (prior + d)
+    return np.maximum(variance, n**-2.0), min(prior + d, float(points * d))
+
+
+def _binomial(share: np.ndarray, n: float) -> np.ndarray:
+    inside = np.clip(share, 0.5 / n, 1 - 0.5 / n)
+    return inside * (1 - inside) / n
+
+
+def _trend(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
+    """The least squares line at each x (N,), and how many parameters it has."""
+    apart = x - x.mean()
+    if len(x) < TREND_FROM or apart @ apart < 1e-9:
+        return np.full(len(y), y.mean()), 1
+    return y.mean() + apart * float(apart @ y) / float(apart @ apart), 2
+
+
+def _prior_degrees(scatter: float) -> float:
+    """d0, for which trigamma(d0 / 2) = ``scatter`` of the log variances beyond that of estimating them."""
+    if scatter <= trigamma(MOST_PRIOR / 2):
+        return MOST_PRIOR
+    low, high = 1e-3, MOST_PRIOR
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if trigamma(middle / 2) > scatter else (low, middle)
+    return low
+
+
+def digamma(x: float) -> float:
+    """d/dx log gamma(x), x > 0 (Abramowitz and Stegun 1964, 6.3.5 and 6.3.18)."""
+    below = 0.0
+    while x < 8:
+        below, x = below - 1 / x, x + 1
+    return below + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
+
+
+def trigamma(x: float) -> float:
+    """Its derivative (6.4.6 and 6.4.12)."""
+    below = 0.0
+    while x < 8:
+        below, x = below + x**-2, x + 1
+    return below + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
