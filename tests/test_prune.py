@@ -114,6 +114,14 @@ def test_scores_are_the_papers():
     assert len(set(found["random"])) == 3
 
 
+def test_a_channel_of_two_norms_counts_no_more_than_one_of_one():
+    """Of a residual stream, ranked beside a channel inside a block: network slimming compares gammas."""
+    lot, none = torch.Generator(), torch.empty(1, 0)
+    stream = prune.bn_scale(none, none, torch.tensor([[0.6, -0.4]]), lot)
+    inner = prune.bn_scale(none, none, torch.tensor([[0.6]]), lot)
+    assert stream.item() == pytest.approx(0.5) and inner.item() == pytest.approx(0.6)
+
+
 def test_taylor_is_the_change_of_the_loss_to_first_order():
     """Molchanov et al. 2019: removing a channel changes the loss by -sum(g w) to first order."""
     torch.manual_seed(0)

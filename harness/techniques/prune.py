@@ -95,13 +95,14 @@ def l2(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> 
 
 
 def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
-    """Sum of |gamma| over the normalisations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3).
+    """Mean of |gamma| over the normalisations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3): one in
+    the paper; the channels of a residual stream have several, and their sum would keep them for their number.
 
     The paper ranks the channels of all layers together, after training with a penalty on the scales:
     ``scope: global``, ``regularise: l1``, ``on: scales``. Within a layer (the default) it differs from the
     paper: every layer loses the same share, and size and latency are known before training.
     """
-    return scales.abs().sum(1)
+    return scales.abs().mean(1)
 
 
 def taylor(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
