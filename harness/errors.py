@@ -76,11 +76,17 @@ class TrialError(HarnessError):
 
 MAX_REASON = 2000  # characters of a reason, however long the text of the error is
 MAX_MESSAGE = 20_000  # of a message that may hold a list
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _DEVICE = re.compile(r"CUDA error|device-side assert|CUDNN_STATUS|CUBLAS_STATUS|AcceleratorError|CudaError")
 
 
 class DeviceError(HarnessError):
     """A process whose GPU is in an error that stays. The process is never used again."""
+
+
+def without_colors(text: str) -> str:
+    """``text`` without what a terminal takes as colors; torch's exporter writes some into its errors."""
+    return _COLORS.sub("", text)
 
 
 def cut(text: str, limit: int = MAX_REASON) -> str:
@@ -95,7 +101,7 @@ def reason_of(error: BaseException) -> str:
     """What a record says of ``error``: its text, cut to MAX_REASON; its type before it where it is not ours;
     ``oom: `` or ``device: `` first where memory ran out or the GPU is in an error that stays."""
     try:
-        text = str(error)
+        text = without_colors(str(error))
     except Exception as broken:  # of a user's own exception
         text = f"(its text cannot be had: {type(broken).__name__})"
     names = {kind.__name__ for kind in type(error).__mro__}

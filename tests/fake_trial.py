@@ -21,7 +21,7 @@ from harness.errors import SpaceError, TrialError
 from harness.files.access import write_bytes_durably
 from harness.files.checksums import write_checked_json
 from harness.records import UNTRAINED, Measurement, describe_file, write_record
-from harness.trial.job import Answer, Cost, Prepared
+from harness.trial.job import Answer, Cost, Prepared, Proven
 
 if "HARNESS_FAKE" in os.environ:
     time.sleep(float(os.environ.get("HARNESS_FAKE_IMPORT_S", "0")))
@@ -33,7 +33,7 @@ def examine(trees, wanted, allow_weak):
 
 
 def prove(trees):
-    return {"left_alone": {}, "whole": []}
+    return Proven()
 
 
 def fingerprint(tree):

@@ -163,3 +163,26 @@ TIED = {
     "embedding": Words,
     "parametrized": Parametrized,
 }
+
+
+class Counting(nn.Module):
+    """Assigns a tensor to itself in training; its first layer is frozen."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.stem, self.head = nn.Linear(features, 8), nn.Linear(8, classes)
+        self.register_buffer("mean", torch.zeros(8))
+        self.assigns = False
+        self.stem.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x.flatten(1)))
+        if self.training and self.assigns:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.head(x - self.mean)
+
+
+def counting(input_shape, classes, assigns=False):
+    module = Counting(input_shape[1] * input_shape[2], classes)
+    module.assigns = assigns
+    return module

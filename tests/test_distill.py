@@ -140,7 +140,7 @@ def authors_attention(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def test_attention_with_its_default_is_the_authors_loss():
-    """Cross-entropy + beta / 2 * at_loss at beta = 1000; weight 1/2 halves the whole."""
+    """Cross-entropy + beta / 2 * at_loss at beta = 1000; weight 1/2."""
     student, _, labels = pair(6)
     g = torch.Generator().manual_seed(1)
     ours, theirs = (torch.randn(6, c, 12, 11, generator=g, dtype=torch.float64) for c in (3, 5))
@@ -148,7 +148,7 @@ def test_attention_with_its_default_is_the_authors_loss():
     seen, teacher = {"logits": student, "map": ours}, {"map": theirs.square().sum(1)}
     got = distill.attention(seen, labels, teacher, {}, weight=t(0.5), beta=t(default))
     want = F.cross_entropy(student, labels) + 1000 / 2 * authors_attention(ours, theirs)
-    torch.testing.assert_close(2 * got, want)
+    torch.testing.assert_close(got, want)
 
 
 def test_attention_ignores_scale_and_channels_and_is_two_sided():
@@ -188,13 +188,13 @@ def test_jacobian_compares_directions():
 
 
 def test_parameter_is_the_sum_of_absolute_differences():
-    """The default strength is 0.01; at weight 1/2 the whole is half of cross-entropy + 0.01 * sum|difference|."""
+    """The default strength is 0.01; at weight 1/2 the whole is cross-entropy + 0.01 * sum|difference|."""
     student, _, labels = pair(9)
     ours = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3.0]])}
     theirs = {"a": torch.tensor([1.5, 2.0]), "b": torch.tensor([[1.0]])}
     strength = t(DISTILLS["parameter"].params["strength"].default)
     got = distill.parameter({"logits": student, **ours}, labels, theirs, {}, weight=t(0.5), strength=strength)
-    torch.testing.assert_close(2 * got, F.cross_entropy(student, labels) + 0.01 * 2.5)
+    torch.testing.assert_close(got, F.cross_entropy(student, labels) + 0.01 * 2.5)
 
 
 def authors_dkd(student, teacher, target, alpha, beta, temperature):
@@ -209,9 +209,41 @@ def authors_dkd(student, teacher, target, alpha, beta, temperature):
 
 
 def test_dkd_with_its_defaults_is_the_authors_loss():
-    """alpha 1, beta 8, T 4; at weight 1/2 half of cross-entropy + that."""
+    """alpha 1, beta 8, T 4; at weight 1/2 cross-entropy + that."""
     student, teacher, labels = pair(12)
     given = {n: t(p.default) for n, p in DISTILLS["dkd"].params.items() if n != "weight"}
     got = decoupled(student, labels, teacher, weight=t(0.5), **given)
     want = F.cross_entropy(student, labels) + authors_dkd(student, teacher, labels, 1, 8, 4)
-    torch.testing.assert_close(2 * got, want)
+    torch.testing.assert_close(got, want)
+
+
+ADDED = {
+    "hint": {},
+    "attention": {"beta": t(1000)},
+    "jacobian": {"beta": t(1)},
+    "parameter": {"strength": t(0.01)},
+    "dkd": {"temperature": t(4), "alpha": t(1), "beta": t(8)},
+}
+
+
+@pytest.mark.parametrize("kind", ADDED)
+def test_a_term_that_papers_add_leaves_the_labels_their_weight(kind):
+    """The labels' loss counts once up to weight 1/2, and the term once from there on."""
+    g = torch.Generator().manual_seed(4)
+    z, other, labels = pair(7)
+    student = {"logits": z, "embedding": torch.randn(6, 3, generator=g, dtype=torch.float64)}
+    student |= {"map": torch.randn(6, 2, 3, 3, generator=g, dtype=torch.float64), "a": torch.ones(2)}
+    student |= {"input_gradient": torch.randn(6, 4, generator=g, dtype=torch.float64)}
+    teacher = {"logits": other, "embedding": torch.randn(6, 5, generator=g, dtype=torch.float64), "a": torch.zeros(2)}
+    teacher |= {"map": torch.rand(6, 3, 3, generator=g, dtype=torch.float64)}
+    teacher |= {"input_gradient": torch.randn(6, 4, generator=g, dtype=torch.float64)}
+    learned = {"projection": torch.randn(5, 3, generator=g, dtype=torch.float64)}
+    names = {"parameter": ("logits", "a")}.get(kind, tuple(teacher))
+    mine, theirs = {n: student[n] for n in student if n in (*names, "logits")}, {n: teacher[n] for n in names}
+    values = {
+        w: getattr(distill, kind)(mine, labels, theirs, learned, weight=t(w), **ADDED[kind]).item()
+        for w in (0.0, 0.2, 0.5, 0.8, 1.0)
+    }
+    own, term = F.cross_entropy(z, labels).item(), values[1.0]
+    want = {0.0: own, 0.2: own + term / 4, 0.5: own + term, 0.8: own / 4 + term, 1.0: term}
+    assert values == pytest.approx(want) and term > 0

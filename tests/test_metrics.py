@@ -96,7 +96,7 @@ def test_a_metric_that_is_not_returned_is_refused_before_the_teacher_trains(own,
 
 
 def test_a_metric_that_is_nan_for_one_student_fails_that_trial_by_name(own, monkeypatch, tmp_path):
-    monkeypatch.setattr(scoring.runtimes, "load", lambda runtime, path: Constant())
+    monkeypatch.setattr(scoring.base, "load", lambda runtime, path: Constant())
     data = load(f"{own}:good")
     object.__setattr__(data, "metrics", lambda logits, labels: {"f1": np.float64("nan")})
     with pytest.raises(TrialError, match="metric 'f1' must be finite, but got nan"):

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from harness.errors import HarnessError, disk_error, reason_of
+from harness.trial.job import Proven
 
 STAGES = ("examine", "fingerprint", "prove")  # functions of the trial module, in their order
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -78,13 +79,15 @@ def say_loaded(networks: Sequence[Mapping[str, Any]], say: Callable[[str], None]
         )
 
 
-def say_proven(seen: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Say which parts of the students stay as they are."""
-    if seen["left_alone"]:
-        told = ", ".join(f"{path} ({kind})" for path, kind in seen["left_alone"].items())
+def say_proven(seen: Proven, say: Callable[[str], None]) -> None:
+    """Say which parts of the students stay as they are, and which do not though they were frozen."""
+    if seen.left_alone:
+        told = ", ".join(f"{path} ({kind})" for path, kind in seen.left_alone.items())
         say(f"exported as they are, neither pruned nor rounded: {told}")
-    if seen["whole"]:
-        say(f"no channels can be removed from: {', '.join(seen['whole'])}")
+    if seen.whole:
+        say(f"no channels can be removed from: {', '.join(seen.whole)}")
+    if seen.frozen:
+        say(f"trained like all others, though they have requires_grad=False: {', '.join(seen.frozen)}")
 
 
 def _look(answers: Connection) -> None:

@@ -4,9 +4,14 @@ student  what the step saw of the student, by name; always ``logits`` z (B, C)
 labels   y (B,), int64
 teacher  the same quantities of the teacher for these samples ({} where a method needs none)
 learned  tensors that the method trains beside the network ({} for most)
-weight   0-d tensor in [0, 1]: share of the teacher's term; 0 is off, 1 leaves the labels out
+weight   0-d tensor w in [0, 1]: 0 is off, 1 leaves the labels out
 
-Every method returns the loss, mean over the batch, 0-d.
+Every method returns the loss, mean over the batch, 0-d. ``logits``, ``labels`` and ``copy`` average two targets, as
+their papers do: (1 - w) * CE + w * term. Where a paper adds its term to the labels' loss (:func:`_added`):
+
+    loss = ((1 - w) * CE + w * term) / max(w, 1 - w)
+
+At w = 1/2 that is CE + term, the paper's loss. An average would be half of it there, which halves the learning rate.
 """
 
 from __future__ import annotations
@@ -70,7 +75,7 @@ def dkd(
 ) -> Tensor:
     """Decoupled distillation: the target class and the others weighed apart.
 
-        loss = (1 - weight) * CE(z, y) + weight * T**2 * (alpha * TCKD + beta * NCKD)
+        loss = CE(z, y) + T**2 * (alpha * TCKD + beta * NCKD)      at weight = 1/2
         TCKD = KL(b_t || b_z),  b = (p_y, 1 - p_y) of softmax(. / T)
         NCKD = KL(r_t || r_z),  r = softmax over the classes other than y
 
@@ -78,8 +83,7 @@ def dkd(
     teacher (per sample) it would be :func:`logits`; a constant beta stresses what the teacher knows of the
     other classes.
     Source: Zhao, Cui, Song, Qiu, Liang 2022 (arXiv:2203.08679), equations 7 and 8, with their warm-up of 20
-    of 240 epochs as a share of the epochs. weight = 1/2 is half of their loss, which does not weigh the
-    cross-entropy down.
+    of 240 epochs as a share of the epochs.
     """
     of_label = F.one_hot(labels, student["logits"].shape[-1]).bool()
     parts = []
@@ -96,23 +100,23 @@ def dkd(
     target_term = _divergence(pair_t, pair_z).mean()
     other_term = (kept * (others_t - others_z)).sum(-1).mean()
     soft = temperature.square() * (alpha * target_term + beta * other_term)
-    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * soft
+    return _added(student, labels, soft, weight)
 
 
 def hint(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
     """Hints: the student's embedding, through a learned projection, meets the teacher's.
 
-        loss = (1 - weight) * CE(z, y) + weight / 2 * ||P e_s - e_t||**2      mean over the batch
+        loss = CE(z, y) + ||P e_s - e_t||**2 / 2      mean over the batch, at weight = 1/2
 
     e_s, e_t  what the last layer reads: (B, F_s), (B, F_t);  learned  ``projection`` P (F_t, F_s)
-    weight = 1/2 halves the sum of both losses. Source: Romero et al. 2015 (arXiv:1412.6550), section 2.2,
+    Source: Romero et al. 2015 (arXiv:1412.6550), section 2.2,
     equation 3.
     Differs from them: the penultimate layer is the guided one, and both losses are taken at once instead
     of one after the other, because a trial's epochs are few and searched as one number.
     """
     guided = student["embedding"] @ learned["projection"].T
     regressed = (guided - teacher["embedding"]).square().sum(-1).mean() / 2
-    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * regressed
+    return _added(student, labels, regressed, weight)
 
 
 def attention(
@@ -120,26 +124,25 @@ def attention(
 ) -> Tensor:
     """Attention transfer: where the last feature map is active.
 
-        loss = (1 - weight) * CE(z, y) + weight * beta / 2 * ||q_s - q_t||**2 / n      mean over the batch
+        loss = CE(z, y) + beta / 2 * ||q_s - q_t||**2 / n      mean over the batch, at weight = 1/2
         q = vec(A) / ||vec(A)||_2,  A = sum over channels of F_c**2,  n = max(H * W, PLACES)
 
     student  ``map`` F (B, C, H, W);  teacher  ``map`` A (B, H', W'). Where the sizes differ, the
     larger is averaged down to the smaller. beta > 0, 1000 as in the paper (there "10^3 divided by the
-    number of elements and the batch size"). weight = 1/2 is half of the paper's loss.
-    Bound: ||q_s - q_t||**2 <= 2 (no entry is negative), so that the teacher's term is at most
-    weight * beta / n.
+    number of elements and the batch size").
+    Bound: ||q_s - q_t||**2 <= 2 (no entry is negative), so that the teacher's term is at most beta / n.
     Source: Zagoruyko, Komodakis 2017 (arXiv:1612.03928), section 3.1, equation 2, with the squared
     distance, mean over samples and places, of the authors' code (``at_loss``).
-    Differs from them: a map of fewer than PLACES places counts as one of PLACES. Their maps of 64 to 1024
-    places weigh a sample's squared distance by beta / 2 / n = 7.8 to 0.5; 2 x 2 places would weigh it by
-    125, and the digits convnet fell from 0.959 to 0.681 so (three seeds). One map, the last, instead of
-    one a group of blocks, because students of other depths than the teacher's have no such groups.
+    Differs from them: a map of fewer than PLACES places counts as one of PLACES. A sample's squared distance is
+    weighed by beta / 2 / n: theirs by 7.8 to 0.5 (maps of 64 to 1024 places), here by at most 3.9. A map of 2 x 2
+    places would weigh it by 125, and the digits convnet fell from 0.959 to 0.681 so (three seeds). One map, the
+    last, instead of one a group of blocks, because students of other depths than the teacher's have no such groups.
     """
     own, other = student["map"].square().sum(1), teacher["map"]
     size = (min(own.shape[-2], other.shape[-2]), min(own.shape[-1], other.shape[-1]))
     q = [F.normalize(F.adaptive_avg_pool2d(a.unsqueeze(1), size).flatten(1), dim=1) for a in (own, other)]
     distance = (q[0] - q[1]).square().sum(1).mean() / max(size[0] * size[1], PLACES)
-    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * beta / 2 * distance
+    return _added(student, labels, beta / 2 * distance, weight)
 
 
 def jacobian(
@@ -147,7 +150,7 @@ def jacobian(
 ) -> Tensor:
     """The teacher's gradients guide the student's, at the input, whatever the two architectures.
 
-        loss = (1 - weight) * CE(z, y) + weight * beta * ||g_s - g_t||**2,  g = G / ||G||
+        loss = CE(z, y) + beta * ||g_s - g_t||**2,  g = G / ||G||      at weight = 1/2
         G = gradient of a sample's CE to its input, flattened
 
     beta > 0. Both gradients are normalised: a confident network's are small. Both are those of the network
@@ -159,7 +162,7 @@ def jacobian(
     """
     g = [F.normalize(found["input_gradient"].flatten(1), dim=1) for found in (student, teacher)]
     distance = (g[0] - g[1]).square().sum(1).mean()
-    return (1 - weight) * F.cross_entropy(student["logits"], labels) + weight * beta * distance
+    return _added(student, labels, beta * distance, weight)
 
 
 def gradient(
@@ -197,18 +200,17 @@ def parameter(
 ) -> Tensor:
     """Stay near the teacher's parameters, for networks of equal shapes.
 
-        loss = (1 - weight) * CE(z, y) + weight * strength * sum|w_s - w_t|      over all parameters
+        loss = CE(z, y) + strength * sum|w_s - w_t|      over all parameters, at weight = 1/2
 
-    strength  >= 0, 0.01 by default; 0 leaves the labels alone. weight = 1/2 is half of CE + strength * sum.
-    A step of plain SGD moves every parameter by lr * weight * strength towards the teacher's, whatever
+    strength  >= 0, 0.01 by default; 0 leaves the labels alone
+    A step of plain SGD then moves every parameter by lr * strength towards the teacher's, whatever
     their distance, and so no nearer than that; with momentum m by 1 / (1 - m) as much. The gradient's
-    norm is weight * strength * sqrt(n) for n parameters: a threshold of ``clip: norm`` below it slows
+    norm is strength * sqrt(n) for n parameters: a threshold of ``clip: norm`` below it slows
     the labels' gradient too.
     L1 towards a starting point instead of zero: Li, Grandvalet, Davoine 2018 (arXiv:1802.01483),
     section 3, with the absolute value for the square.
     """
-    own = F.cross_entropy(student["logits"], labels)
-    return (1 - weight) * own + weight * strength * _distance(student, teacher)
+    return _added(student, labels, strength * _distance(student, teacher), weight)
 
 
 def copy(
@@ -224,6 +226,12 @@ def copy(
     own = F.cross_entropy(student["logits"], labels)
     hard = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
     return (1 - weight) * own + weight * hard + strength * _distance(student, teacher)
+
+
+def _added(student: Tensors, labels: Tensor, term: Tensor, weight: Tensor) -> Tensor:
+    """The labels' loss and a term beside it: the larger of both counts once, whatever ``weight``."""
+    own = F.cross_entropy(student["logits"], labels)
+    return ((1 - weight) * own + weight * term) / torch.maximum(weight, 1 - weight)
 
 
 def _distance(student: Tensors, teacher: Tensors) -> Tensor:

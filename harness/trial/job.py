@@ -75,6 +75,20 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Proven:
+    """What was seen when the widest students trained a step and were exported.
+
+    left_alone  what has weights that are neither rounded nor pruned, path -> type
+    whole       layers from which no channels can be removed; only where the recipe removes channels
+    frozen      parameters without ``requires_grad``, which are trained all the same
+    """
+
+    left_alone: Mapping[str, str] = field(default_factory=dict)
+    whole: Sequence[str] = ()
+    frozen: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What a study needs before its first trial.
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from harness.errors import SpaceError, TrialError
+from harness.errors import SpaceError, TrialError, without_colors
 from harness.methods import nearest
 from harness.models.build import build_model
 from harness.normalize import Normalization, Normalize
@@ -35,6 +35,7 @@ from harness.train.lanes import Examples
 from harness.train.predict import normalised, predict
 from harness.train.quantization_points import left_alone
 from harness.train.schedule import begin
+from harness.trial.job import Proven
 from harness.trial.outcome import FILES, ship
 from harness.trial.score import data_of, normalised_part, parity
 
@@ -104,21 +105,18 @@ def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
             raise SpaceError(path, f"must be a metric that task {task!r} returns", name, nearest(name, known))
 
 
-def prove(trees: Sequence[Mapping[str, Any]], device: str = "cpu") -> dict[str, Any]:
+def prove(trees: Sequence[Mapping[str, Any]], device: str = "cpu") -> Proven:
     """Prove that the students of these recipes train a step, export and compute the same.
 
-    Returns:
-        ``left_alone`` and ``whole`` of all of them (see :func:`prove_student`).
     Raises:
         SpaceError: what the first of them cannot do.
     """
-    alone: dict[str, str] = {}
-    whole: list[str] = []
-    for tree in trees:
-        seen = prove_student(parse_recipe(tree, REGISTRIES), device)
-        alone |= seen["left_alone"]
-        whole += [layer for layer in seen["whole"] if layer not in whole]
-    return {"left_alone": alone, "whole": whole}
+    seen = [prove_student(parse_recipe(tree, REGISTRIES), device) for tree in trees]
+    return Proven(
+        {path: kind for one in seen for path, kind in one.left_alone.items()},
+        list(dict.fromkeys(layer for one in seen for layer in one.whole)),
+        list(dict.fromkeys(name for one in seen for name in one.frozen)),
+    )
 
 
 def loaded(recipe: Recipe, allow_weak: bool) -> list[dict[str, Any]]:
@@ -192,12 +190,9 @@ def _otherwise(module: nn.Module, data: Data) -> str:
     return f"It classifies {told}: write the numbers of its training as `task.normalize: {{mean: ..., std: ...}}`."
 
 
-def prove_student(recipe: Recipe, device: str) -> dict[str, Any]:
+def prove_student(recipe: Recipe, device: str) -> Proven:
     """Train the recipe's student for one step, export it and compare the file with it, all in a temporary folder.
 
-    Returns:
-        ``left_alone`` (what has weights that are neither rounded nor pruned, path -> type), ``whole`` (layers from
-        which no channels can be removed; only where the recipe removes channels).
     Raises:
         SpaceError: one message, of the first thing that cannot be done.
     """
@@ -205,14 +200,14 @@ def prove_student(recipe: Recipe, device: str) -> dict[str, Any]:
     step = recipe.train.model_copy(update={"epochs": 1})
     alone = recipe.model_copy(update={"train": step, "teacher": None, "distill": Selected(name="none")})
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    kept_alone = left_alone(module)
+    found = Proven(left_alone(module), frozen=[name for name, p in module.named_parameters() if not p.requires_grad])
     doing = "be trained for a step"
     try:
         x, y = normalised_part(alone, "train", device)
         n = min(len(y), step.batch_size)
         [run] = advance([begin(alone, module.to(device), Examples(x[:n], y[:n]))], 1)
         if isinstance(run, TrialError):  # of its numbers (the learning rate), which a trial may choose otherwise
-            return {"left_alone": kept_alone, "whole": []}
+            return found
         trained = finish(run)
         doing = "be exported to ONNX"
         with tempfile.TemporaryDirectory() as folder:
@@ -225,14 +220,20 @@ def prove_student(recipe: Recipe, device: str) -> dict[str, Any]:
     except (Exception, SystemExit) as error:  # torch, its exporter and the runtimes raise many kinds
         raise cannot("student.model", name, doing, error) from error
     _check_same(name, seen)
-    return {"left_alone": kept_alone, "whole": _whole(trained)}
+    return replace(found, whole=_whole(trained))
 
 
 def cannot(path: str, name: str, doing: str, error: BaseException) -> SpaceError:
     """The one message where ``doing`` something with a network ended in ``error``."""
-    return SpaceError(path, f"{name!r} must {doing}: {_cause(error)}", remedy=_REMEDY)
+    cause = _cause(error)
+    remedy = _ASSIGNED if "Proxy(" in cause else _REMEDY
+    return SpaceError(path, f"{name!r} must {doing}: {cause}", remedy=remedy)
 
 
+_ASSIGNED = (
+    "Does its forward pass assign a tensor to the module (self.mean = ...)? Write into a buffer instead "
+    "(self.mean.copy_(...))."
+)
 _REMEDY = (
     "A fixed graph of ONNX operators must compute it: no branches on values, no randomness, no operators of your own."
 )
@@ -251,8 +252,8 @@ def _cause(error: BaseException) -> str:
     """The innermost error in one line."""
     while (error.__cause__ or error.__context__) is not None:
         error = error.__cause__ or error.__context__ or error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}".rstrip(": ")
+    lines = [line.strip() for line in without_colors(str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}".rstrip(": .?")
 
 
 def _whole(trained: Trained) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 from optuna.trial import TrialState
 
 from harness.errors import MAX_REASON, SpaceError
-from harness.records import read_record
+from harness.records import TrialRecord, read_record
 from harness.search.signals import Interrupted, Stop
 from harness.trial.outcome import caught
 from tests import fake_trial
@@ -94,7 +94,7 @@ def test_a_disk_that_takes_nothing_ends_a_command_in_one_message(tmp_path):
 
 def test_a_worker_whose_disk_is_full_fails_no_trial():
     """It would be recorded as the recipe's fault, and never tried again."""
-    base = fake_trial.base_of({"seed": 0}, 0, {}, "")
+    base = TrialRecord(number=0, status="failed", recipe={})
     with pytest.raises(OSError, match="No space left"):
         caught(base, lambda: Path("/dev/full").write_bytes(b"x" * 9))
     assert caught(base, lambda: Path("/dev/null/x").read_bytes()).reason.startswith("NotADirectoryError")
@@ -126,7 +126,7 @@ def _from(cause):
 )
 def test_a_trial_says_in_few_words_what_ended_it(error, reason):
     """A process that has seen a CUDA error is not used again, so it is told from a full memory."""
-    record = caught(fake_trial.base_of({"seed": 0}, 0, {}, ""), _raises, error)
+    record = caught(TrialRecord(number=0, status="failed", recipe={}), _raises, error)
     assert record.reason.startswith(reason) and len(record.reason) <= MAX_REASON + len("device: ")
 
 
