@@ -44,7 +44,7 @@ def one(method: str, bits: int, seed: int) -> dict[str, Any]:
         tree = {**RECIPE, "quant": {"kind": method, "bits": bits}, "seed": seed}
         record = trial.run(TrialJob(parse_recipe(tree, REGISTRIES), 0, Path(folder)))
         if record.status != "ok":
-            raise RuntimeError(f"{method}, {bits} bits: {record['reason']}")
+            raise RuntimeError(f"{method}, {bits} bits: {record.reason}")
         accuracy = trial.score_test(folder)["accuracy"]
         return {
             "method": method,

@@ -30,13 +30,13 @@ from harness.train import pruning, schedule
 from harness.train.fit import finish
 from harness.train.forward import plain
 from harness.train.lanes import Examples
-from harness.train.quantization_points import quantised_activations
+from harness.train.quantization_points import quantized_activations
 from harness.train.schedule import begin, enter
 from harness.train.step import Layout, effective_weights
 from harness.train.student import Run
 from harness.train.teacher import quantities_of
 from harness.trial.outcome import ship
-from harness.trial.score import data_of, file_metrics, normalised_part
+from harness.trial.score import data_of, file_metrics, normalized_part
 
 # The engine's own form of a network is not for peers; nor may it be read (torch.fx patches modules for all
 # threads) while Optuna's n_jobs threads call theirs.
@@ -53,7 +53,7 @@ def plain_trial(tree: Mapping[str, Any], logits: Mapping[str, np.ndarray], folde
     recipe = parse_recipe(tree, REGISTRIES)
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    x, y = normalised_part(recipe, "train", "cpu")
+    x, y = normalized_part(recipe, "train", "cpu")
     teacher = quantities_of(recipe, data, logits, "cpu")["logits"]
     loader = DataLoader(TensorDataset(x, y, teacher), recipe.train.batch_size, shuffle=True, drop_last=True)
     run = _train(begin(recipe, module, Examples(x, y, {"logits": teacher})), loader)
@@ -73,12 +73,12 @@ def plain_trial(tree: Mapping[str, Any], logits: Mapping[str, np.ndarray], folde
 def _train(run: Run, loader: DataLoader[Any]) -> Run:
     train = run.recipe.train
     run = enter(run, 0.0)
-    params, optimizer = _optimised(run)
+    params, optimizer = _optimized(run)
     for epoch in range(train.epochs):
         layout = run.plan.layout
         run = enter(replace(run, state=replace(run.state, params=Layout.join(params))), epoch / train.epochs)
         if run.plan.layout != layout:  # channels were removed
-            params, optimizer = _optimised(run)
+            params, optimizer = _optimized(run)
         for i, batch in enumerate(loader):
             rate = train.lr * learning_rate_factor(train.schedule, (epoch + i / len(loader)) / train.epochs)
             for group in optimizer.param_groups:
@@ -89,7 +89,7 @@ def _train(run: Run, loader: DataLoader[Any]) -> Run:
     return replace(run, state=replace(run.state, params=Layout.join(params)))
 
 
-def _optimised(run: Run) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
+def _optimized(run: Run) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
     params = {k: nn.Parameter(v.detach().clone()) for k, v in run.plan.layout.split(run.state.params).items()}
     return params, OPTIMIZERS[run.recipe.train.optimizer](list(params.values()), run.recipe.train.lr, run.recipe.train)
 
@@ -99,7 +99,7 @@ def _step(run: Run, params: dict[str, nn.Parameter], optimizer: Any, x: Any, y: 
     optimizer.zero_grad()
     used = effective_weights(run.plan, dict(params), run.state.masks, hparams.quant)
     run.module.train()
-    with quantised_activations(run.module, run.state.ranges):
+    with quantized_activations(run.module, run.state.ranges):
         logits = functional_call(run.module, (used, run.state.buffers), (x,))
     run.plan.distill({"logits": logits}, y, {"logits": teacher}, {}, **hparams.distill).backward()
     if clip.name == "norm":

@@ -31,7 +31,7 @@ from harness.train.lanes import Examples
 from harness.train.memory import keep_memory
 from harness.train.schedule import begin
 from harness.train.student import Run
-from harness.trial.score import data_of, normalised_part
+from harness.trial.score import data_of, normalized_part
 
 ROUNDS, SEEDS = 9, 5
 STUDENTS: dict[str, tuple[dict[str, Any], Any]] = {
@@ -85,8 +85,8 @@ def learned(device: str) -> dict[str, Any]:
     plain = next(b.params for b in space.baselines() if b.params is not None)
     recipe = space.fill(plain)
     data = data_of(recipe)
-    x, y = normalised_part(recipe, "train", device)
-    held = normalised_part(recipe, "validation", device)
+    x, y = normalized_part(recipe, "train", device)
+    held = normalized_part(recipe, "validation", device)
     found: dict[str, list[float]] = {p: [] for p in PRECISIONS}
     for seed in range(SEEDS):
         for p in PRECISIONS:

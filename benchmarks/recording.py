@@ -1,6 +1,6 @@
 """What it costs that every trial ends in a file: exporting, scoring, auditing and recording.
 
-Processor seconds, not wall time: a neighbour on the machine does not move them. Random trials of the
+Processor seconds, not wall time: a neighbor on the machine does not move them. Random trials of the
 digits space, one after the other in one process; ``added`` is what the file takes (the export of the
 untrained student that the constraint on latency asks for, and all that follows the last training step) over what
 building and training the same students takes. Apart stand the baselines' first exports (``first_exports_s``: from

@@ -61,7 +61,7 @@ def export_files(
         place = folder / f"{runtime}-{ratio}-{bits}"
         record = trial.run(TrialJob(parse_recipe(recipe, REGISTRIES), 0, place))
         if record.status != "ok":
-            raise SystemExit(f"{place.name}: {record['reason']}")
+            raise SystemExit(f"{place.name}: {record.reason}")
         layers = record.diagnostics["audit"]["layers"]
         whole = f"{sum(layer['integer'] for layer in layers)} of {len(layers)}"
         made.append(

@@ -15,7 +15,7 @@ from harness.train.teacher import quantities_of
 from harness.trial.job import Answer, TrialJob
 from harness.trial.proof import examine, prove
 from harness.trial.run import fingerprint, prepare
-from harness.trial.score import data_of, normalised_part
+from harness.trial.score import data_of, normalized_part
 
 __all__ = ["examine", "fingerprint", "prepare", "prove", "score_test", "start"]
 
@@ -29,7 +29,7 @@ def _trial(job: TrialJob, logits: Mapping[str, np.ndarray], device: str) -> Tria
     recipe = job.recipe
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    x, y = normalised_part(recipe, "train", device)
+    x, y = normalized_part(recipe, "train", device)
     fit(recipe, module.to(device), Examples(x, y, quantities_of(recipe, data, logits, device)))
     file = Artifact(path="none", format="none", sha256="", size_bytes=0)
     record = job.record().model_copy(update={"status": "ok", "artifact": file, "structure": "none"})

@@ -1,6 +1,6 @@
 """Declarations of methods: what a recipe may name, readable without importing torch.
 
-Floor 0. A method is a function plus a :class:`Method` that says where it lives and what its
+A method is a function plus a :class:`Method` that says where it lives and what its
 keyword arguments are. The registries are literal dicts of these; a contract test compares
 every declaration with the signature of its function.
 """
@@ -180,7 +180,7 @@ class Registries:
     models: Mapping[str, Method]
     clips: Mapping[str, Method]
     pruners: Mapping[str, Method]
-    quantisers: Mapping[str, Method]
+    quantizers: Mapping[str, Method]
     distills: Mapping[str, Method]
     runtimes: Mapping[str, Method]
 

@@ -1,4 +1,4 @@
-"""How samples are normalized before the network sees them. Floor 0.
+"""How samples are normalized before the network sees them.
 
     x -> (x - mean) / std,   mean and std in the data's raw units
 

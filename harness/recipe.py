@@ -1,6 +1,6 @@
 """A recipe: everything that determines one trial (a search space without holes).
 
-Floor 0: what the sections may contain comes from the registries (plain dicts of
+What the sections may contain comes from the registries (plain dicts of
 :class:`~harness.methods.Method`), which the caller hands in.
 """
 
@@ -58,7 +58,7 @@ class Model(Selected):
 
 class Train(Frozen):
     """How a student (or teacher) is trained. ``precision`` is that of convolutions and products, forward
-    and backward; parameters, loss and optimiser stay float32."""
+    and backward; parameters, loss and optimizer stay float32."""
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -186,7 +186,7 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
         train=_fixed("train", tree.get("train", {}), Train),
         clip=_selected("clip", tree.get("clip", {"kind": "none"}), "kind", r.clips),
         prune=_selected("prune", tree.get("prune", {"kind": "none"}), "kind", r.pruners),
-        quant=_selected("quant", tree.get("quant", {"bits": FLOAT_BITS}), "kind", r.quantisers, default="uniform"),
+        quant=_selected("quant", tree.get("quant", {"bits": FLOAT_BITS}), "kind", r.quantizers, default="uniform"),
         distill=_distill(tree, r.distills),
         deploy=_deploy(tree.get("deploy", {}), r.runtimes),
         seed=Param(int, 0, low=0).check("seed", tree.get("seed", 0)),

@@ -101,7 +101,7 @@ class TrialRecord(_Data):
     params       the sampler's parameters (internal names), to rebuild the study's index
     structure    key of the graph that the runtime runs: equal keys have equal latency
     diagnostics  in-memory numbers (share of clipped steps, parity, removed channels)
-    waterfall    bytes after each step: fp32, pruned, quantised, file
+    waterfall    bytes after each step: fp32, pruned, quantized, file
     """
 
     number: int
@@ -161,7 +161,7 @@ def write_record(folder: Path, record: TrialRecord, root: Path | None = None) ->
 
 
 def read_record(folder: Path, root: Path | None = None) -> TrialRecord | None:
-    """The record in ``folder``, or None where there is none or its artefact does not match it.
+    """The record in ``folder``, or None where there is none or its artifact does not match it.
 
     Args:
         root: the study's folder (default: ``folder``); no link below it is followed.

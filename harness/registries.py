@@ -6,6 +6,6 @@ from harness.methods import Registries
 from harness.models import MODELS
 from harness.runtimes import RUNTIMES
 from harness.tasks import TASKS
-from harness.techniques import CLIPS, DISTILLS, PRUNERS, QUANTISERS
+from harness.techniques import CLIPS, DISTILLS, PRUNERS, QUANTIZERS
 
-REGISTRIES = Registries(TASKS, MODELS, CLIPS, PRUNERS, QUANTISERS, DISTILLS, RUNTIMES)
+REGISTRIES = Registries(TASKS, MODELS, CLIPS, PRUNERS, QUANTIZERS, DISTILLS, RUNTIMES)

@@ -15,7 +15,7 @@ from harness.registries import REGISTRIES
 from harness.tasks.data import Data
 from harness.train.fit import Trained, fit
 from harness.train.lanes import Examples
-from harness.train.predict import normalised
+from harness.train.predict import normalized
 from harness.train.schedule import begin
 from harness.train.student import Run
 
@@ -37,14 +37,14 @@ def _given(module: nn.Module, data: Data, samples: int, sections: Any) -> tuple[
         "train": {"epochs": 2, "batch_size": 64, "lr": 0.02},
         **sections,
     }
-    x, y = normalised(data.train[0], data)[:samples], data.train[1][:samples]
+    x, y = normalized(data.train[0], data)[:samples], data.train[1][:samples]
     return parse_recipe(tree, REGISTRIES), module, Examples(x, y)
 
 
 def by_torch(made: Trained, x: torch.Tensor) -> np.ndarray:
     """Logits by torch's own fake quantization at the inputs of the rounded layers."""
     handles = []
-    for path, (scale, zero, top) in ({} if made.quantised is None else made.quantised.activations).items():
+    for path, (scale, zero, top) in ({} if made.quantized is None else made.quantized.activations).items():
 
         def rounded(_: Any, inputs: Any, scale: Any = scale, zero: Any = zero, top: Any = top) -> Any:
             return (torch.fake_quantize_per_tensor_affine(inputs[0], scale, zero, 0, top),)

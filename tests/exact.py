@@ -43,8 +43,8 @@ def _dequantized(q: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = Non
     shape = [1] * q.ndim
     if scale.ndim:
         shape[axis] = -1
-    centre = np.zeros((), np.int64) if zero is None else zero.astype(np.int64)
-    values = q.astype(np.int64) - (centre.reshape(shape) if centre.ndim else centre)
+    center = np.zeros((), np.int64) if zero is None else zero.astype(np.int64)
+    values = q.astype(np.int64) - (center.reshape(shape) if center.ndim else center)
     return values, scale.astype(np.float64).reshape(shape if scale.ndim else ())
 
 

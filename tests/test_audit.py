@@ -41,8 +41,8 @@ def test_every_layer_is_found_with_its_width_zeros_and_kernel(
     assert found.size_bytes == (tmp_path / "model.onnx").stat().st_size
     widths = {layer.stored.removesuffix(" sparse") for layer in found.layers}
     assert widths <= stored_as(bits, found.size_bytes), widths
-    if trained.quantised is not None:
-        zeros = [float((q == 0).mean()) for q in trained.quantised.integers.values()]
+    if trained.quantized is not None:
+        zeros = [float((q == 0).mean()) for q in trained.quantized.integers.values()]
         assert sorted(layer.zeros for layer in found.layers) == pytest.approx(sorted(zeros))
 
 

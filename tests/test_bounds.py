@@ -46,7 +46,7 @@ def sparse(raw: int, gaps: bytes, values: bytes) -> bytes:
 
 
 def skeleton() -> bytes:
-    """A graph with one initialiser whose data lies in a part of its own."""
+    """A graph with one initializer whose data lies in a part of its own."""
     tensor = TensorProto(name="w", data_type=TensorProto.INT8, dims=[MIB], raw_data=b"")
     graph = helper.make_graph([], "g", [], [], initializer=[tensor])
     return helper.make_model(graph).SerializeToString(deterministic=True)

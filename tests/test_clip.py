@@ -133,7 +133,7 @@ def test_autoclip_forgets_the_oldest_norm_when_its_memory_is_full():
 
 @SETTINGS
 @given(st.integers(0, 1000), st.floats(1e-3, 3))
-def test_a_weight_range_bounds_weights_and_so_the_quantisers_step(seed, threshold):
+def test_a_weight_range_bounds_weights_and_so_the_quantizers_step(seed, threshold):
     weights = gradients(seed, 2.0)
     kept, clipped, _ = clip.weight_range(weights, weights, {}, threshold=t(threshold))
     assert all(bool((w.abs() <= threshold).all()) for w in kept.values())

@@ -21,7 +21,7 @@ from harness.trial import run as trial
 from harness.trial import score as scoring
 from tests.jobs import job
 
-TECHNIQUES = ("clips", "pruners", "quantisers", "distills")
+TECHNIQUES = ("clips", "pruners", "quantizers", "distills")
 BROUGHT = {"models": ("input_shape", "classes"), "tasks": ()}  # by the caller, beside the recipe's options
 ALL = [
     (kind, name, method)
@@ -108,7 +108,7 @@ def test_a_wrong_value_is_answered_with_the_rule(param: Param) -> None:
 
 WEIGHT, OTHERS = "weight", ("none", "channel", "rollback")
 WITHOUT_ZERO = {"dorefa", "pact"}  # their grids: every zero in the file is a pruned weight
-WIDTHS = [(kind, bits) for kind, m in REGISTRIES.quantisers.items() for bits in m.params["bits"].choices if bits < 32]
+WIDTHS = [(kind, bits) for kind, m in REGISTRIES.quantizers.items() for bits in m.params["bits"].choices if bits < 32]
 FILED = [
     *((kind, bits, WEIGHT, {"ratio": ratio, "scope": scope, "end": 0.5})
       for i, (kind, bits) in enumerate(WIDTHS)

@@ -23,7 +23,7 @@ from harness.train.schedule import begin, enter
 from harness.train.step import step
 from harness.train.student import Run
 from harness.train.teacher import quantities_of
-from harness.trial.score import data_of, normalised_part
+from harness.trial.score import data_of, normalized_part
 from tests.test_fit import examples, network
 from tests.test_methods import begun, recipe_of
 from tests.test_sets import SETS, needs
@@ -48,10 +48,10 @@ def accuracies(
     """Of students of these seeds on all samples that they were not trained on, and how many those are."""
     recipes = [recipe(distill, seed) for seed in seeds]
     data = data_of(recipes[0])
-    shared = Examples(*normalised_part(recipes[0], "train", "cpu"), quantities_of(recipes[0], data, {}, "cpu"))
+    shared = Examples(*normalized_part(recipes[0], "train", "cpu"), quantities_of(recipes[0], data, {}, "cpu"))
     modules = [build_model(r.student, data.input_shape, data.classes, r.seed) for r in recipes]
     runs = advance([begin(r, m, shared) for r, m in zip(recipes, modules, strict=True)], recipes[0].train.epochs)
-    parts = [normalised_part(recipes[0], part, "cpu") for part in ("validation", "test")]
+    parts = [normalized_part(recipes[0], part, "cpu") for part in ("validation", "test")]
     x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     hits = [predict(finish(run).module, x).argmax(1) == y.numpy() for run in runs if isinstance(run, Run)]
     assert len(hits) == len(seeds)

@@ -25,7 +25,7 @@ from harness.registries import REGISTRIES
 from harness.train.fit import Trained, fit
 from harness.train.lanes import Examples
 from harness.train.predict import predict
-from harness.train.rounding import Quantised
+from harness.train.rounding import Quantized
 from harness.trial import run as trial
 from tests.jobs import job
 
@@ -104,7 +104,7 @@ def raw(x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8, 32])
 @pytest.mark.parametrize("model", sorted(STUDENTS))
 def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, tmp_path):
-    """fp32 to 1e-5 of the largest logit. Quantised: the runtime rounds a value that lies on a half
+    """fp32 to 1e-5 of the largest logit. Quantized: the runtime rounds a value that lies on a half
     another way now and then, at most one step of a byte a layer, so the bound is one such step
     through every layer, and the predicted classes agree on all but 2 of the samples whose two best logits
     lie a step apart at least (barely trained students tie)."""
@@ -112,13 +112,13 @@ def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, t
     path = tmp_path / "model.onnx"
     made = export(trained, templates, path, SHAPE, MEAN, STD, deploy=Deploy(metadata="none"))
     x = examples().x[:SAMPLES]
-    want = predict(trained.module, x, trained.quantised)
+    want = predict(trained.module, x, trained.quantized)
     got = session(path.read_bytes()).run(None, {"input": raw(x)})[0]
     scale = np.abs(want).max()
     if bits == 32:
         assert np.abs(got - want).max() <= 1e-5 * scale
     else:
-        layers = len(trained.quantised.integers)
+        layers = len(trained.quantized.integers)
         assert np.abs(got - want).max() <= layers * scale / 127
         best = np.sort(want, axis=1)
         decided = best[:, -1] - best[:, -2] > scale / 127
@@ -126,7 +126,7 @@ def test_the_file_computes_what_torch_simulates(model, bits, prune, templates, t
         assert (got.argmax(1) != want.argmax(1))[decided].sum() <= 2
     assert made.artifact.size_bytes == path.stat().st_size == made.waterfall["file"]
     wide = build_graph(
-        templates.get(trained.module, SHAPE, MEAN, STD), trained.module, trained.quantised, trained.sparse, narrow=False
+        templates.get(trained.module, SHAPE, MEAN, STD), trained.module, trained.quantized, trained.sparse, narrow=False
     )
     assert np.array_equal(session(to_bytes(wide)).run(None, {"input": raw(x)})[0], got)
     assert made.artifact.size_bytes <= wide.ByteSize()
@@ -141,7 +141,7 @@ def test_integer_kernels_run_whatever_the_storage(model, bits, templates, tmp_pa
     export(trained, templates, tmp_path / "model.onnx", SHAPE, MEAN, STD)
     session((tmp_path / "model.onnx").read_bytes(), str(tmp_path / "optimized.onnx"))
     ran = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    layers = len(trained.quantised.integers)
+    layers = len(trained.quantized.integers)
     assert ran["QLinearConv"] + ran["QGemm"] == layers, ran
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "DequantizeLinear", "BitShift", "Cast"} & set(ran)
 
@@ -184,7 +184,7 @@ def test_structure_follows_the_shapes_not_the_values_or_the_width_of_storage(tem
             build_graph(
                 templates.get(trained.module, SHAPE, MEAN, STD),
                 trained.module,
-                trained.quantised,
+                trained.quantized,
                 trained.sparse,
                 narrow=False,
             )
@@ -307,7 +307,7 @@ def test_one_bit_and_a_zero_take_two_bits_or_gaps_and_signs(ratio, stored, templ
     for values in (signs, signs * kept):
         made = Trained(
             nn.Sequential(nn.Flatten(), layer).eval(),
-            Quantised({"1": values}, {"1": np.ones(400, np.float32)}, {"1": 1}, {"1": (0.01, 0, 255)}),
+            Quantized({"1": values}, {"1": np.ones(400, np.float32)}, {"1": 1}, {"1": (0.01, 0, 255)}),
             bool((values == 0).any()),
             [],
             {},

@@ -48,8 +48,8 @@ def test_the_shape_is_the_likeliest_whatever_the_scale(seed, n, scale):
     def likelihood(shape: Shape) -> float:
         """Logarithm of the normal density at the scale that suits it best, but for constants."""
         covariance = kernel(x, x, shape.width, x[:, 0].mean()) + shape.noise * np.eye(n)
-        centred = y - y.mean()
-        variance = centred @ np.linalg.solve(covariance, centred) / n
+        centerd = y - y.mean()
+        variance = centerd @ np.linalg.solve(covariance, centerd) / n
         return -n * math.log(variance) - float(np.linalg.slogdet(covariance)[1])
 
     chosen = choose(x, y)

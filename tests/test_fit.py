@@ -8,7 +8,7 @@ from torch import nn
 from harness.errors import SpaceError, TrialError
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
-from harness.techniques import QUANTISERS
+from harness.techniques import QUANTIZERS
 from harness.train.fit import advance, finish, fit
 from harness.train.lanes import Examples
 from harness.train.predict import predict
@@ -54,7 +54,7 @@ def examples(teacher: bool = False) -> Examples:
 
 
 def accuracy(trained, data: Examples) -> float:
-    return float((predict(trained.module, data.x, trained.quantised).argmax(1) == data.y.numpy()).mean())
+    return float((predict(trained.module, data.x, trained.quantized).argmax(1) == data.y.numpy()).mean())
 
 
 def test_a_plain_run_learns_and_repeats_bit_for_bit():
@@ -63,7 +63,7 @@ def test_a_plain_run_learns_and_repeats_bit_for_bit():
     assert accuracy(first, data) > 0.9
     for a, b in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert first.quantised is None and not first.sparse
+    assert first.quantized is None and not first.sparse
 
 
 def test_channels_are_physically_removed_and_training_goes_on():
@@ -87,7 +87,7 @@ def test_weights_are_zero_in_the_stated_share(ratio):
     assert trained.sparse and trained.diagnostics["sparsity"] == pytest.approx(ratio, abs=0.02)
 
 
-WIDTHS = [(kind, bits) for kind, m in QUANTISERS.items() for bits in m.params["bits"].choices if bits in (1, 2, 3, 8)]
+WIDTHS = [(kind, bits) for kind, m in QUANTIZERS.items() for bits in m.params["bits"].choices if bits in (1, 2, 3, 8)]
 
 
 @pytest.mark.parametrize(("kind", "bits"), WIDTHS)
@@ -107,11 +107,11 @@ def test_pruned_weights_are_zero_from_the_first_rounded_epoch_on(kind, bits):
     for epoch in range(1, 7):
         [run] = advance([run], epoch)
         used = used_weights(run)
-        assert bool(run.plan.quantise) == (epoch >= 3)
+        assert bool(run.plan.quantize) == (epoch >= 3)
         for layer, mask in run.state.masks.items():
             assert bool((used[f"{layer}.weight"][mask == 0] == 0).all()), (epoch, layer)
     trained = finish(run)
-    stored = trained.quantised.integers
+    stored = trained.quantized.integers
     zeros, total = sum(int((q == 0).sum()) for q in stored.values()), sum(q.size for q in stored.values())
     assert trained.diagnostics["sparsity"] == zeros / total
     pruned = sum(int((m == 0).sum()) for m in run.state.masks.values())
@@ -125,14 +125,14 @@ def test_pruned_weights_are_zero_from_the_first_rounded_epoch_on(kind, bits):
 def test_the_weights_are_the_stored_integers(bits):
     data = examples()
     trained = fit(recipe(quant={"bits": bits}, train={"epochs": 9, "batch_size": 32, "lr": 0.1}), network(), data)
-    assert trained.quantised is not None
+    assert trained.quantized is not None
     top = 2 ** (bits - 1) - 1
     for layer in weighted_layers(trained.module):
-        q, scale = trained.quantised.integers[layer], trained.quantised.scales[layer]
+        q, scale = trained.quantized.integers[layer], trained.quantized.scales[layer]
         assert q.dtype == np.int8 and np.abs(q).max() == top
         stored = q * scale.reshape(-1, *[1] * (q.ndim - 1))
         np.testing.assert_allclose(trained.module.get_submodule(layer).weight.detach().numpy(), stored, rtol=1e-6)
-    assert set(trained.quantised.activations) == set(points_of(trained.module))
+    assert set(trained.quantized.activations) == set(points_of(trained.module))
     assert [row["activations_rounded"] for row in trained.history] == [0] * 6 + [1] * 3
     assert accuracy(trained, data) > (0.6 if bits == 2 else 0.85)
 
@@ -160,7 +160,7 @@ def test_one_epoch_still_ends_pruned_and_rounded():
         network(),
         examples(),
     )
-    assert trained.quantised is not None and trained.module[0].weight.shape[0] == 4
+    assert trained.quantized is not None and trained.module[0].weight.shape[0] == 4
 
 
 def test_a_diverging_run_is_a_trial_error_that_names_the_step():

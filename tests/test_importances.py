@@ -17,7 +17,7 @@ TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8},
 CHANGED = {"ratio": 0.6, "round_to": 3, "scope": "global", "of": "weights", "bits": 6, "activation_bits": 4}
 CASES = [
     *(("prune", kind, method) for kind, method in REGISTRIES.pruners.items()),
-    *(("quant", kind, method) for kind, method in REGISTRIES.quantisers.items()),
+    *(("quant", kind, method) for kind, method in REGISTRIES.quantizers.items()),
 ]
 
 

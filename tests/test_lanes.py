@@ -77,7 +77,7 @@ def test_each_student_trains_as_if_alone(forced, form):
         state, expected = trained.module.state_dict(), wanted.module.state_dict()
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-10)
-        assert (trained.quantised is None) == (wanted.quantised is None)
+        assert (trained.quantized is None) == (wanted.quantized is None)
         assert trained.diagnostics["channels_kept"] == wanted.diagnostics["channels_kept"]
         assert [row["epoch"] for row in trained.history] == [1, 2, 3, 4, 5, 6]
 

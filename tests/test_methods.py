@@ -120,7 +120,7 @@ def test_every_registered_method_is_a_case() -> None:
         "clip": REGISTRIES.clips,
         "distill": REGISTRIES.distills,
         "prune": REGISTRIES.pruners,
-        "quant": REGISTRIES.quantisers,
+        "quant": REGISTRIES.quantizers,
     }
     assert set(MANY) == {(section, kind) for section, methods in registered.items() for kind in methods}
 
@@ -172,7 +172,7 @@ def test_a_run_ends_in_a_file_that_computes_the_same(
     path = tmp_path / "model.onnx"
     export(trained, templates, path, SHAPE, MEAN, STD)
     x = run.examples.x
-    ours = predict(trained.module, x, trained.quantised)
+    ours = predict(trained.module, x, trained.quantized)
     raw = x.numpy() * STD[0] + MEAN[0]
     theirs = runtimes.load("onnxruntime", path).logits(raw)
     assert np.isfinite(ours).all()
@@ -271,9 +271,9 @@ def test_a_linear_schedule_lets_the_teacher_go() -> None:
 def test_layers_may_have_bits_of_their_own() -> None:
     _, trained = finished(recipe_of("convnet", "quant", "uniform", {"bits": {"default": 3, "first": 8, "last": 32}}))
     layers = list(weighted_layers(trained.module))
-    assert trained.quantised is not None
-    assert trained.quantised.bits == {layers[0]: 8, **dict.fromkeys(layers[1:-1], 3)}
-    assert layers[-1] not in trained.quantised.activations
+    assert trained.quantized is not None
+    assert trained.quantized.bits == {layers[0]: 8, **dict.fromkeys(layers[1:-1], 3)}
+    assert layers[-1] not in trained.quantized.activations
 
 
 def test_bits_of_a_layer_that_is_not_there_are_refused() -> None:

@@ -17,7 +17,7 @@ from harness.registries import REGISTRIES
 from harness.tasks.data import load_data
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
-from harness.train.predict import normalised
+from harness.train.predict import normalized
 
 
 def task(**options) -> Task:
@@ -32,16 +32,16 @@ def mistake(**options) -> str:
 
 def test_by_default_the_training_part_has_mean_0_and_deviation_1():
     data = load_data(task())
-    seen = normalised(data.train[0], data).double()
+    seen = normalized(data.train[0], data).double()
     assert abs(seen.mean().item()) < 1e-5 and abs(seen.std(correction=0).item() - 1) < 1e-5
     assert "normalize" not in task().to_tree()
 
 
 def test_none_leaves_raw_samples_and_numbers_are_used_as_given():
     raw = load_data(task(normalize="none"))
-    assert torch.equal(normalised(raw.train[0], raw), raw.train[0].float())
+    assert torch.equal(normalized(raw.train[0], raw), raw.train[0].float())
     data = load_data(task(normalize={"mean": 8, "std": [4.0]}))
-    assert torch.equal(normalised(data.train[0], data), (data.train[0].float() - 8) / 4)
+    assert torch.equal(normalized(data.train[0], data), (data.train[0].float() - 8) / 4)
     for given in ({"normalize": "none"}, {"normalize": {"mean": [8.0], "std": [4.0]}}):
         assert parse_recipe({"task": task(**given).to_tree(), "student": {"model": "mlp"}}, REGISTRIES).task == task(
             **given

@@ -1,4 +1,4 @@
-"""Optimisers equal torch.optim's over many steps, in float64."""
+"""Optimizers equal torch.optim's over many steps, in float64."""
 
 import math
 

@@ -10,7 +10,7 @@ from harness.export.template import Templates
 from harness.measure.audit import audit
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
-from harness.train.predict import normalised
+from harness.train.predict import normalized
 from harness.train.quantization_points import left_alone, weighted_layers
 from harness.train.shrink import shrink
 from tests.both_sides import by_onnxruntime, by_torch, trained
@@ -66,7 +66,7 @@ def test_the_file_computes_what_torch_does(name, bits, data, templates, tmp_path
     made, path = built(name, data, bits), tmp_path / "m.onnx"
     export(made, templates, path, data.input_shape, data.mean, data.std)
     x = data.validation[0][:200]
-    want = by_torch(made, normalised(x, data))
+    want = by_torch(made, normalized(x, data))
     got = by_onnxruntime(path, x)
     if bits == 32:
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
@@ -102,7 +102,7 @@ def test_channel_pruning_takes_what_is_free_and_leaves_the_rest(name, data, temp
     assert all(now == before for layer, (now, before) in kept.items() if layer not in free)
     export(made, templates, path, data.input_shape, data.mean, data.std)
     x = data.validation[0][:100]
-    want = by_torch(made, normalised(x, data))
+    want = by_torch(made, normalized(x, data))
     got = by_onnxruntime(path, x)
     assert (got.argmax(1) == want.argmax(1)).mean() >= 0.98
 

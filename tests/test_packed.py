@@ -30,7 +30,7 @@ from tests.test_export import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained
 
 
 def model_of(*weights: np.ndarray) -> bytes:
-    """A model whose initialisers are the weights."""
+    """A model whose initializers are the weights."""
     tensors = [numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     graph = helper.make_graph(
@@ -74,7 +74,7 @@ def test_every_student_comes_back_and_computes_the_same(student: str, bits: int,
     trained = trained_student(student, bits, "weight" if bits < 32 else "channel")
     template = Templates(tmp_path / "templates").get(trained.module, SHAPE, MEAN, STD)
     graphs = [
-        to_bytes(build_graph(template, trained.module, trained.quantised, trained.sparse, narrow=n))
+        to_bytes(build_graph(template, trained.module, trained.quantized, trained.sparse, narrow=n))
         for n in (True, False)
     ]
     for graph in graphs:

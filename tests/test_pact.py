@@ -46,9 +46,9 @@ def test_readers_of_one_tensor_share_the_range_that_the_file_has(tmp_path: Path)
     model = onnx.load(tmp_path / "model.onnx")
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     in_file = {float(tensors[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    simulated = {float(np.float32(scale)) for scale, _, _ in made.quantised.activations.values()}
+    simulated = {float(np.float32(scale)) for scale, _, _ in made.quantized.activations.values()}
     assert simulated == in_file
-    points = made.quantised.activations
+    points = made.quantized.activations
     assert points["stage1.0.body.conv1"] == points["stage1.0.add.1"], "the identity shortcut"
     assert points["stage2.0.body.conv1"] == points["stage2.0.shortcut.conv"]
     assert points["stage1.0.add.0"] != points["stage1.0.add.1"]

@@ -79,7 +79,7 @@ def test_the_file_computes_what_the_student_does(tmp_path: Path) -> None:
     trained, path = finish(run), tmp_path / "model.onnx"
     export(trained, Templates(tmp_path / "graphs"), path, SHAPE, MEAN, STD)
     x = run.examples.x
-    ours = predict(trained.module, x, trained.quantised)
+    ours = predict(trained.module, x, trained.quantized)
     theirs = runtimes.load("onnxruntime", path).logits(x.numpy() * STD[0] + MEAN[0])
     assert np.median(np.abs(ours - theirs)) <= 0.005 * np.abs(ours).max()
 

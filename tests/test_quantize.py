@@ -1,4 +1,4 @@
-"""Weight quantisers: error bound, number of levels, gradient, and the papers' own values."""
+"""Weight quantizers: error bound, number of levels, gradient, and the papers' own values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness.techniques import QUANTISERS, quantize
+from harness.techniques import QUANTIZERS, quantize
 from harness.techniques.order import percentile
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -35,13 +35,13 @@ def weights(seed: int, mean: float = 0.0) -> torch.Tensor:
 
 
 def bits_of(method: str) -> list[int]:
-    declared = QUANTISERS.get(method, QUANTISERS["uniform"]).params["bits"].choices
+    declared = QUANTIZERS.get(method, QUANTIZERS["uniform"]).params["bits"].choices
     return [b for b in declared if b < 32]
 
 
-def test_every_registered_quantiser_is_tested_here() -> None:
-    tested = {QUANTISERS[name].target for name in EACH if name in QUANTISERS}
-    assert {method.target for method in QUANTISERS.values()} == tested
+def test_every_registered_quantizer_is_tested_here() -> None:
+    tested = {QUANTIZERS[name].target for name in EACH if name in QUANTIZERS}
+    assert {method.target for method in QUANTIZERS.values()} == tested
 
 
 @pytest.mark.parametrize(("method", "bits"), [(m, b) for m in EACH for b in bits_of(m)])
@@ -69,7 +69,7 @@ def test_uniform_is_within_half_a_step_and_uses_its_range(seed: int, bits: int) 
 @SETTINGS
 @given(st.integers(0, 1000))
 def test_one_bit_is_the_sign_and_the_mean_and_no_other_scale_is_better(seed: int) -> None:
-    """Rastegari et al. 2016, section 3.1: alpha* = mean|w| minimises the squared error."""
+    """Rastegari et al. 2016, section 3.1: alpha* = mean|w| minimizes the squared error."""
     w = weights(seed)
     found = EACH["uniform"](w, 1)
     assert set(found.integers.unique().tolist()) == {-1.0, 1.0}
@@ -134,11 +134,11 @@ def kept_of(w: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def pruned(method: str, w: torch.Tensor, mask: torch.Tensor | None, bits: int | torch.Tensor) -> quantize.Rounded:
-    name = method if method in QUANTISERS else "uniform"
+    name = method if method in QUANTIZERS else "uniform"
     words = {"range": method} if name != method else {}
     numbers = {"uniform": {"percentile": t(90)}, "standardised": {"range": t(3.0)}}.get(name, {})
     learned = {} if name != "lsq" else quantize.lsq_begin(w if mask is None else w * mask, mask, bits=t(bits))
-    return quantize.rounded(QUANTISERS[name].load(), w, mask, learned, bits=t(bits), **words, **numbers)
+    return quantize.rounded(QUANTIZERS[name].load(), w, mask, learned, bits=t(bits), **words, **numbers)
 
 
 @pytest.mark.parametrize(("method", "bits"), [(m, b) for m in EACH for b in bits_of(m)])
@@ -163,7 +163,7 @@ def test_nothing_pruned_is_no_mask(method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "bits"), [("uniform", 1), ("dorefa", 1), ("lsq", 1), ("percentile", 4)])
-def test_what_a_quantiser_takes_of_the_weights_it_takes_of_the_kept_ones(method: str, bits: int) -> None:
+def test_what_a_quantizer_takes_of_the_weights_it_takes_of_the_kept_ones(method: str, bits: int) -> None:
     """One bit: the mean of the kept |w| is the scale of least squared error (Rastegari et al. 2016)."""
     w = weights(3)
     mask = kept_of(w, 0.9)
@@ -178,7 +178,7 @@ def test_what_a_quantiser_takes_of_the_weights_it_takes_of_the_kept_ones(method:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
-def test_standardised_takes_mean_and_deviation_of_the_kept_weights_at_one_bit_of_all_at_more(bits: int) -> None:
+def test_standardized_takes_mean_and_deviation_of_the_kept_weights_at_one_bit_of_all_at_more(bits: int) -> None:
     w = weights(4, 1.0)
     mask = kept_of(w, 0.5)
     counted = w[mask > 0] if bits == 1 else w * mask
@@ -236,7 +236,7 @@ def test_dorefa_gradient_goes_through_tanh() -> None:
 @given(st.integers(0, 1000), st.integers(2, 8), st.floats(-1000, 1000), st.floats(0.5, 6))
 @example(0, 8, 0.3, 3.0)  # the offset does not fit a byte beside 255 levels
 @example(0, 2, 400.0, 3.0)  # the mean lies 400 deviations from zero
-def test_standardised_is_invertible_within_a_step(seed: int, bits: int, mean: float, reach: float) -> None:
+def test_standardized_is_invertible_within_a_step(seed: int, bits: int, mean: float, reach: float) -> None:
     """Against numpy, from the file's numbers alone: w' = q * t, and t divides the step."""
     w = weights(seed, mean)
     found = quantize.standardised(w, None, {}, bits=t(bits), range=t(reach))
@@ -254,7 +254,7 @@ def test_standardised_is_invertible_within_a_step(seed: int, bits: int, mean: fl
 
 @SETTINGS
 @given(st.integers(0, 1000), st.floats(-2, 2))
-def test_three_bits_and_three_deviations_are_the_articles_quantiser(seed: int, mean: float) -> None:
+def test_three_bits_and_three_deviations_are_the_articles_quantizer(seed: int, mean: float) -> None:
     """Subtract the mean, divide by the deviation, round to whole deviations, undo: up to the rounding of
     the mean, which moves all weights alike, and what lies more than three deviations out."""
     w = weights(seed, mean)
@@ -268,7 +268,7 @@ def test_three_bits_and_three_deviations_are_the_articles_quantiser(seed: int, m
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-def test_standardised_keeps_the_mean(bits: int) -> None:
+def test_standardized_keeps_the_mean(bits: int) -> None:
     """An offset in whole steps moved all weights together by up to half a step: networks fell from
     78 % to 23 % accuracy as the mean passed the middle between two of them."""
     w = weights(3, 0.0)

@@ -17,8 +17,8 @@ from harness.registries import REGISTRIES
 from harness.tasks.digits import digits
 from harness.train.fit import advance
 from harness.train.lanes import Examples
-from harness.train.predict import normalised
-from harness.train.pruning import _scores, _slopes, enter, materialise, network_of
+from harness.train.predict import normalized
+from harness.train.pruning import _scores, _slopes, enter, materialize, network_of
 from harness.train.schedule import begin
 from harness.train.shrink import groups_of
 
@@ -35,14 +35,14 @@ def trained(norm: str, seed: int = 0, **prune: Any) -> Any:
     }
     recipe, data = parse_recipe(tree, REGISTRIES), digits()
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    run = begin(recipe, module, Examples(normalised(data.train[0], data), data.train[1]), {})
+    run = begin(recipe, module, Examples(normalized(data.train[0], data), data.train[1]), {})
     [run] = advance([run], 12)
     return run
 
 
 def changes(run: Any) -> dict[str, list[float]]:
     """By torch alone: the rise of the training loss when a channel's output, after its norm, is set to 0."""
-    module = materialise(run.module, {**network_of(run), **run.state.buffers}).eval()
+    module = materialize(run.module, {**network_of(run), **run.state.buffers}).eval()
     x, y = run.examples.x, run.examples.y
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ def changes(run: Any) -> dict[str, list[float]]:
 def test_taylor_ranks_channels_as_the_loss_does(norm: str) -> None:
     run = trained(norm)
     truth = changes(run)
-    module = materialise(run.module, {**network_of(run), **run.state.buffers})
+    module = materialize(run.module, {**network_of(run), **run.state.buffers})
     groups = {c.path: c for c in groups_of(module, tuple(run.examples.x.shape[1:]), _slopes(run))}
     scores = _scores(run, groups)
     assert set(truth) == set(scores)

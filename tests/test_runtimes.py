@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from harness.errors import SpaceError
+from harness.errors import SpaceError, TrialError
 from harness.export.export import export
 from harness.export.template import Templates
 from harness.machine.host import saturates
@@ -46,7 +46,7 @@ def test_onnxruntimes_profile_tells_which_layers_ran_in_integers(files: dict[int
 @pytest.mark.parametrize("bits", [32, 3])
 @pytest.mark.parametrize("student", sorted(STUDENTS))
 def test_torch_computes_the_file(student: str, bits: int, prune: str, tmp_path: Path) -> None:
-    """fp32: the same logits. Few bits: weights dequantised, activations not rounded, so near them."""
+    """fp32: the same logits. Few bits: weights dequantized, activations not rounded, so near them."""
     templates = Templates(tmp_path / "templates")
     export(trained_student(student, bits, prune), templates, tmp_path / "m.onnx", SHAPE, MEAN, STD)
     x = raw(examples().x[:32])
@@ -116,3 +116,10 @@ def test_an_unknown_or_missing_runtime_is_named(files: dict[int, Path]) -> None:
         load("onnxruntim", files[8])
     with pytest.raises(SpaceError, match="has no CUDA provider"):
         load("onnxruntime-cuda", files[8])
+
+
+def test_samples_of_another_shape_are_one_message(files: dict[int, Path]) -> None:
+    """A file from somebody else may fit another task."""
+    loaded = load("onnxruntime", files[8])
+    with pytest.raises(TrialError, match=r"cannot be run \(it takes samples of shape .*given were \(7,\)\)"):
+        loaded.logits(np.zeros((2, 7), np.float32))

@@ -34,7 +34,7 @@ def test_every_pin_has_hashes_and_no_place_is_named() -> None:
     assert not re.search(r"://|file:|--index|--find-links|^-e|@", LOCK, re.MULTILINE)
 
 
-def test_the_licence_and_package_data_are_there() -> None:
+def test_the_license_and_package_data_are_there() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 

@@ -1,4 +1,4 @@
-"""The step: a lane equals the student alone, a NaN lane leaves its neighbours alone."""
+"""The step: a lane equals the student alone, a NaN lane leaves its neighbors alone."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.models.add import Add
-from harness.techniques import CLIPS, DISTILLS, QUANTISERS
+from harness.techniques import CLIPS, DISTILLS, QUANTIZERS
 from harness.techniques import optimizers as optim
 from harness.train.forward import mapped, plain, single, stacked
 from harness.train.lanes import lane, stack
@@ -47,7 +47,7 @@ NETWORKS = {
 }
 
 
-def plan_of(network: str, clip: str, distill: str, quantise: bool) -> tuple[nn.Module, Plan]:
+def plan_of(network: str, clip: str, distill: str, quantize: bool) -> tuple[nn.Module, Plan]:
     module = NETWORKS[network]().double()
     plan = Plan(
         forward=single(module),
@@ -56,8 +56,8 @@ def plan_of(network: str, clip: str, distill: str, quantise: bool) -> tuple[nn.M
         clip=CLIPS[clip].load(),
         distill=DISTILLS[distill].load(),
         optimize=optim.sgd,
-        quantise=QUANTISERS["uniform"].load() if quantise else None,
-        rounded=tuple(weighted_layers(module)) if quantise else (),
+        quantize=QUANTIZERS["uniform"].load() if quantize else None,
+        rounded=tuple(weighted_layers(module)) if quantize else (),
     )
     return module, plan
 
@@ -118,7 +118,7 @@ def side_by_side(module: nn.Module, plan: Plan, each: list[tuple[State, Hparams]
 
 
 @pytest.mark.parametrize("form", ["stacked", "mapped"])
-@pytest.mark.parametrize("quantise", [False, True])
+@pytest.mark.parametrize("quantize", [False, True])
 @pytest.mark.parametrize(
     ("network", "clip", "distill"),
     [
@@ -127,8 +127,8 @@ def side_by_side(module: nn.Module, plan: Plan, each: list[tuple[State, Hparams]
         ("residual", "value", "logits"),
     ],
 )
-def test_a_lane_equals_the_student_alone(network, clip, distill, quantise, form):
-    module, plan = plan_of(network, clip, distill, quantise)
+def test_a_lane_equals_the_student_alone(network, clip, distill, quantize, form):
+    module, plan = plan_of(network, clip, distill, quantize)
     each = students(module, plan, clip, distill)
     together, metrics = run(*side_by_side(module, plan, each, form))
     for i, (state, hparams) in enumerate(each):
@@ -142,7 +142,7 @@ def test_a_lane_equals_the_student_alone(network, clip, distill, quantise, form)
 
 @pytest.mark.parametrize("form", ["stacked", "mapped"])
 @pytest.mark.parametrize("network", sorted(NETWORKS))
-def test_a_nan_lane_leaves_its_neighbours_bit_equal(network, form):
+def test_a_nan_lane_leaves_its_neighbors_bit_equal(network, form):
     module, plan = plan_of(network, "norm", "logits", True)
     each = students(module, plan, "norm", "logits")
     clean, _ = run(*side_by_side(module, plan, each, form))

@@ -1,4 +1,4 @@
-"""Tasks: declarations, three disjoint parts, normalisation from the training part."""
+"""Tasks: declarations, three disjoint parts, normalization from the training part."""
 
 import inspect
 import os
@@ -13,7 +13,7 @@ import torch
 
 from harness.methods import REQUIRED
 from harness.tasks import TASKS
-from harness.tasks.data import normalisation
+from harness.tasks.data import normalization
 from harness.tasks.digits import digits
 from tests.tasks import PARTS
 
@@ -51,22 +51,22 @@ def test_another_split_seed_moves_validation_and_leaves_test():
     assert not torch.equal(a.validation[0], b.validation[0])
 
 
-def test_normalisation_is_of_the_training_part():
+def test_normalization_is_of_the_training_part():
     data = digits()
     x = data.train[0].double()
     assert data.mean == (pytest.approx(x.mean().item(), rel=1e-6),)
     assert data.std == (pytest.approx(x.std(correction=0).item(), rel=1e-6),)
 
 
-def test_normalisation_per_channel_per_feature_and_of_bytes():
+def test_normalization_per_channel_per_feature_and_of_bytes():
     x = np.random.default_rng(0).normal(3, 2, (2500, 4, 5, 6)).astype(np.float32)
     x[:, 2] = 7.0
-    mean, std = normalisation(x)
+    mean, std = normalization(x)
     np.testing.assert_allclose(mean, x.mean((0, 2, 3), dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(std[:2], x.std((0, 2, 3), dtype=np.float64)[:2], rtol=1e-6)
     assert std[2] == 1.0  # constant
-    assert len(normalisation(x[:, 0, 0])[0]) == 6
-    assert len(normalisation(x[:, 0, 0].astype(np.uint8))[0]) == 1
+    assert len(normalization(x[:, 0, 0])[0]) == 6
+    assert len(normalization(x[:, 0, 0].astype(np.uint8))[0]) == 1
 
 
 def test_fingerprint_is_equal_for_equal_content_in_another_process():

@@ -10,7 +10,7 @@ from harness.export.export import export
 from harness.export.template import Templates
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
-from harness.train.predict import normalised
+from harness.train.predict import normalized
 from harness.trial import run as trial
 from tests import own_networks
 from tests.both_sides import begun, by_onnxruntime, by_torch, trained
@@ -57,9 +57,9 @@ def data():
 def check_file(made: Trained, path, data) -> None:
     """The file gives torch's logits; an edge of a step may fall to either side."""
     x = data.validation[0][:100]
-    got, want = by_onnxruntime(path, x), by_torch(made, normalised(x, data))
+    got, want = by_onnxruntime(path, x), by_torch(made, normalized(x, data))
     off = np.abs(got - want).max(1) / np.abs(want).max()
-    assert (off <= (1e-4 if made.quantised is None else 4e-3)).mean() >= 0.97, np.sort(off)[-5:]
+    assert (off <= (1e-4 if made.quantized is None else 4e-3)).mean() >= 0.97, np.sort(off)[-5:]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -102,7 +102,7 @@ def test_batch_norms_of_one_scale_are_pulled_once(data):
     prune = {"kind": "channel", "ratio": 0.5, "at": 0.5, **regularise}
     module = own_networks.Called("two")
     module.b2.weight = module.b.weight
-    pulled = begun(module, data, 256, prune=prune).plan.penalised
+    pulled = begun(module, data, 256, prune=prune).plan.penalized
     assert pulled.count("b.weight") == 1 and "b2.weight" not in pulled
     made = trained(module, data, 256, prune=prune)
     assert made.module.get_parameter("b2.weight") is made.module.get_parameter("b.weight")

@@ -57,7 +57,7 @@ def times(user: float, idle: float, steal: float = 0.0) -> SimpleNamespace:
     return SimpleNamespace(_fields=("user", "idle", "steal"), user=user, idle=idle, steal=steal)
 
 
-def test_a_busy_neighbour_and_a_greedy_hypervisor_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_neighbor_and_a_greedy_hypervisor_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = [[times(0, 0), times(0, 0)], [times(10, 0), times(7, 3)]]
     monkeypatch.setattr(timing, "_cpu_times", lambda: readings.pop(0))
     with Quiet(core=0) as quiet:

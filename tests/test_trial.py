@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pickle
+import pickletools
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +19,7 @@ from harness.runtimes.base import load
 from harness.space.space import load_recipe
 from harness.trial import run as trial
 from harness.trial import score as scoring
+from harness.trial.job import Answer
 from tests.jobs import job
 
 TREE = {
@@ -240,3 +243,11 @@ def test_a_rung_takes_few_samples_where_validation_is_large(tmp_path):
     assert len(x) == len(y) == scoring.RUNG_SAMPLES
     assert torch.bincount(y).min() > 0.25 * len(y), "of all classes"
     assert scoring.rung_part(recipe, "cpu")[1] is y, "the same at every rung"
+
+
+def test_what_a_worker_answers_is_read_without_torch(study):
+    """The driver imports no torch; a value of one of torch's types would have it imported there."""
+    _, ready, record = study
+    for value in (ready, Answer([record])):
+        texts = {arg for _, arg, _ in pickletools.genops(pickle.dumps(value)) if isinstance(arg, str)}
+        assert not [text for text in texts if text.split(".")[0] == "torch" and "." in text]

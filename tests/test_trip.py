@@ -155,8 +155,8 @@ def test_the_others_shape_the_training(trip: dict[str, Any], who: str) -> None:
     spy: Spy = trip[who]
     steps = len(spy.plans)
     assert steps % CHOSEN["train.epochs"] == 0 and CHOSEN["train.batch_size"] in spy.sizes
-    quantising = [plan.quantise is not None for plan in spy.plans]
-    assert quantising.index(True) == steps // 3, "from the first epoch that begins at or after quant.start"
+    quantizing = [plan.quantize is not None for plan in spy.plans]
+    assert quantizing.index(True) == steps // 3, "from the first epoch that begins at or after quant.start"
     widths = [plan.layout.shapes["stage1.conv.weight"][0] for plan in spy.plans]
     removed_at = next(i for i, width in enumerate(widths) if width < 12)
     assert widths[0] == CHOSEN["student.width"] and removed_at == 2 * steps // 3, "the first epoch at or after prune.at"

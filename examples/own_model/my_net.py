@@ -11,7 +11,7 @@ class MyNet(nn.Module):
         super().__init__()
         self.fine = self._branch(channels, width, kernel=3)
         self.coarse = self._branch(channels, width, kernel=5)
-        self.add = Add()  # a sum as a module: it is quantised too
+        self.add = Add()  # a sum as a module: it is quantized too
         self.relu = nn.ReLU()
         self.pool = nn.MaxPool2d(2)
         self.mix = nn.Conv2d(width, 2 * width, 3, padding=1)

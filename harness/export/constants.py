@@ -37,7 +37,7 @@ def evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
     needed = {id(node) for name in names for node in behind(name, made_by)[0]}
     part.graph.node.extend(node for node in model.graph.node if id(made_by[node.output[0]]) in needed)
     wanted = list(dict.fromkeys(names))
-    for name in wanted:  # an output must be computed, an initialiser alone is not
+    for name in wanted:  # an output must be computed, an initializer alone is not
         part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
         part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
     session = open_session(part.SerializeToString(), session_options())

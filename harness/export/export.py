@@ -1,6 +1,6 @@
-"""From a trained student to ``model.onnx``: fold, quantise, pack, write, and check.
+"""From a trained student to ``model.onnx``: fold, quantize, pack, write, and check.
 
-    template + weights -> fold BatchNorm -> quantise / dequantise pairs -> narrow storage -> bytes
+    template + weights -> fold BatchNorm -> quantize / dequantize pairs -> narrow storage -> bytes
 
 Scales are the trained ones: nothing is calibrated or rounded again here, so the file computes
 what the training's simulation computes.
@@ -91,9 +91,9 @@ def export(
     module, deploy = trained.module, deploy or Deploy()
     template = _template(templates, module, input_shape, mean, std)
     plain = build_graph(template, module, None, sparse=False)
-    wide = build_graph(template, module, trained.quantised, trained.sparse, narrow=False)
+    wide = build_graph(template, module, trained.quantized, trained.sparse, narrow=False)
     narrow = [
-        build_graph(template, module, trained.quantised, trained.sparse, narrow=True, unfolds=unfolds)
+        build_graph(template, module, trained.quantized, trained.sparse, narrow=True, unfolds=unfolds)
         for unfolds in sorted({False, deploy.runtime in UNFOLD})
     ]
     full = plain if unpruned is None else build_graph(template, unpruned.cpu().eval(), None, sparse=False)
@@ -141,11 +141,11 @@ def _template(
 def _reproduces(template: Template, module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
     """Does the float32 graph give the module's logits on random inputs?"""
     x = torch.randn(3, *template.input_shape, generator=torch.Generator().manual_seed(0))
-    centre, spread = (torch.from_numpy(per_channel(v, template.input_shape)) for v in (mean, std))
+    center, spread = (torch.from_numpy(per_channel(v, template.input_shape)) for v in (mean, std))
     want = module(x).numpy()
     try:
         data = to_bytes(build_graph(template, module, None, sparse=False))
-        [got] = open_session(data, session_options()).run(None, {"input": (x * spread + centre).numpy()})
+        [got] = open_session(data, session_options()).run(None, {"input": (x * spread + center).numpy()})
         got = np.asarray(got)
     except (RuntimeError, ValueError, KeyError, TypeError, Fail):
         return False

@@ -1,10 +1,13 @@
 """The ONNX graph of a student: a template's nodes, weights folded and stored, bytes at every
-quantisation point."""
+quantization point."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import string
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +21,7 @@ from harness.export.narrow import Parts, Store
 from harness.export.template import IR_VERSION, OPSET, Template
 from harness.methods import FLOAT_BITS
 from harness.train.quantization_points import owners
-from harness.train.rounding import Quantised
+from harness.train.rounding import Quantized
 
 BYTE = 255  # the largest integer of an activation
 Range = tuple[float, int, int]  # scale, zero point, largest integer
@@ -51,26 +54,26 @@ class _Layer:
 class _Build:
     template: Template
     state: dict[str, np.ndarray]
-    quantised: Quantised | None
+    quantized: Quantized | None
     groups: dict[str, int]
     paths: dict[str, str]  # node output -> layer path; folding renames outputs
     readers: Counter[str]  # tensor -> how often it is read
     layers: dict[str, _Layer] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     parts: Parts = field(default_factory=Parts)
-    bytes_of: dict[tuple[str, Range], str] = field(default_factory=dict)  # tensor, range -> its dequantised twin
+    bytes_of: dict[tuple[str, Range], str] = field(default_factory=dict)  # tensor, range -> its dequantized twin
     scale_of: dict[str, float] = field(default_factory=dict)
     stored: dict[Any, str] = field(default_factory=dict)  # owner and values -> a weight in the store
     zeros_taken: dict[int, str] = field(default_factory=dict)  # width -> the layer of large integers that has the zeros
 
     def shared(self, name: str, values: np.ndarray) -> str:
-        """An initialiser that several nodes read; onnxruntime builds its int8 operators only where
+        """An initializer that several nodes read; onnxruntime builds its int8 operators only where
         the weight's zero point is written out, so equal ones are written once."""
         if name not in {t.name for t in self.parts.tensors}:
             self.parts.tensor(name, values)
         return name
 
-    def dequantised(self, inputs: list[str], name: str, axis: int) -> str:
+    def dequantized(self, inputs: list[str], name: str, axis: int) -> str:
         """A weight's or bias's floats, from its integers; written once."""
         if name not in {output for node in self.parts.nodes for output in node.output}:
             self.parts.node("DequantizeLinear", inputs, name, axis=axis)
@@ -97,7 +100,7 @@ class _Build:
 def build_graph(
     template: Template,
     module: nn.Module,
-    quantised: Quantised | None,
+    quantized: Quantized | None,
     sparse: bool,
     narrow: bool = True,
     unfolds: bool = True,
@@ -105,7 +108,7 @@ def build_graph(
     """The ONNX model of ``module`` (CPU, eval).
 
     Args:
-        quantised: the integers and ranges, None for a float32 file.
+        quantized: the integers and ranges, None for a float32 file.
         sparse: zeros may be left out of the storage.
         narrow: store at the true width; False stores int8 and float32 tensors as they are (equal
             outputs bit for bit).
@@ -115,11 +118,11 @@ def build_graph(
     state = {k: v.detach().numpy() for k, v in tensors.items()}
     groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
     readers = Counter(name for node in template.nodes for name in node.input)
-    build = _Build(template, state, quantised, groups, dict(template.paths), readers)
+    build = _Build(template, state, quantized, groups, dict(template.paths), readers)
     owned = owners(module)
     for path in template.paths.values():
         if path in owned:
-            build.layers[path] = _layer(path, owned[path], state, quantised)
+            build.layers[path] = _layer(path, owned[path], state, quantized)
     nodes = _fold_norms(build, [_copy(n) for n in template.nodes])
     store = Store(narrow, unfolds)
     for node in nodes:
@@ -133,12 +136,12 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     return new
 
 
-def _layer(path: str, owner: str, state: dict[str, np.ndarray], quantised: Quantised | None) -> _Layer:
+def _layer(path: str, owner: str, state: dict[str, np.ndarray], quantized: Quantized | None) -> _Layer:
     """The layer at ``path``, with the integers of its weight's owner."""
     bias = state.get(f"{path}.bias")
-    if quantised is None or owner not in quantised.integers:
+    if quantized is None or owner not in quantized.integers:
         return _Layer(owner, state[f"{path}.weight"], bias)
-    return _Layer(owner, quantised.integers[owner], bias, quantised.scales[owner], quantised.bits[owner])
+    return _Layer(owner, quantized.integers[owner], bias, quantized.scales[owner], quantized.bits[owner])
 
 
 def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -186,7 +189,7 @@ def _affine(build: _Build, norm: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray
 
 
 def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> None:
-    """Append one node to the graph, with its weights, and bytes where it has a quantisation point."""
+    """Append one node to the graph, with its weights, and bytes where it has a quantization point."""
     path = build.paths.get(node.output[0])
     if path is None:
         for name in node.input:
@@ -194,8 +197,8 @@ def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> N
                 build.shared(name, build.state[name])
     elif path in build.layers:
         _place_layer(build, node, path, store, sparse)
-    elif build.quantised is not None:
-        points = [path] if path in build.quantised.activations else [f"{path}.0", f"{path}.1"]
+    elif build.quantized is not None:
+        points = [path] if path in build.quantized.activations else [f"{path}.0", f"{path}.1"]
         for i, point in enumerate(points):
             node.input[i] = _as_bytes(build, node.input[i], point)
     build.nodes.append(node)
@@ -225,20 +228,20 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
     node.input[0] = _as_bytes(build, node.input[0], path)
     scale = build.shared(f"{path}.s", layer.scale.astype(np.float32))
     zeros = build.zeros(f"{weight}.zp", layer.weight, product)
-    node.input[1] = build.dequantised([weight, scale, zeros], f"{weight}.{path}.d", int(product))
+    node.input[1] = build.dequantized([weight, scale, zeros], f"{weight}.{path}.d", int(product))
     if bias is not None:
         step = layer.scale.astype(np.float64) * build.scale_of[node.input[0]]
         q = np.clip(np.rint(bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
         names = [build.shared(f"{path}.b", q), build.shared(f"{path}.t", step.astype(np.float32))]
-        node.input.append(build.dequantised(names, f"{path}.B", 0))
+        node.input.append(build.dequantized(names, f"{path}.B", 0))
 
 
 def _as_bytes(build: _Build, tensor: str, point: str) -> str:
-    """The tensor after quantise and dequantise; shared by all its readers of one range (a layer that is called
+    """The tensor after quantize and dequantize; shared by all its readers of one range (a layer that is called
     again may have another)."""
-    if build.quantised is None:
-        raise ValueError("a float32 graph has no quantisation points")
-    key = (tensor, build.quantised.activations[point])
+    if build.quantized is None:
+        raise ValueError("a float32 graph has no quantization points")
+    key = (tensor, build.quantized.activations[point])
     if key not in build.bytes_of:
         scale, zero, top = key[1]
         given = [
@@ -260,7 +263,7 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
 
 
 def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:
-    """Quantise and dequantise ``tensor`` with the scale and zero point ``given``; ``most``: the tensor
+    """Quantize and dequantize ``tensor`` with the scale and zero point ``given``; ``most``: the tensor
     of the largest integer, empty where that is a byte's. Clipped as integers, the operator in front
     stays an integer one."""
     integers = f"{name}.q"
@@ -293,19 +296,21 @@ def _model(build: _Build, stored: Parts, classes: int | None) -> onnx.ModelProto
 
 def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
     """Rename every tensor to one or two letters: in a small model the names outweigh the weights."""
-    short: dict[str, str] = {"input": "input", "logits": "logits", "": ""}
-    alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-    def rename(name: str) -> str:
-        if name not in short:
-            high, low = divmod(len(short), len(alphabet))
-            short[name] = (f"{high}" if high else "") + alphabet[low]
-        return short[name]
-
+    used = [name for node in graph.node for name in (*node.input, *node.output)]
+    used += [tensor.name for tensor in graph.initializer]
+    kept = {"input", "logits", ""}
+    renamed = dict(zip(dict.fromkeys(name for name in used if name not in kept), _labels(), strict=False))
     for node in graph.node:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                names[i] = rename(name)
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
     for tensor in graph.initializer:
-        tensor.name = rename(tensor.name)
+        tensor.name = renamed[tensor.name]
     return graph
+
+
+def _labels() -> Iterator[str]:
+    """d, e, ... Z, 1a, 1b, ... Without a, b and c files stay byte-equal to those of earlier versions."""
+    letters = string.ascii_letters
+    yield from letters[3:]
+    for number in itertools.count(1):
+        yield from (f"{number}{letter}" for letter in letters)

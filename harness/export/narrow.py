@@ -1,6 +1,6 @@
 """Narrow storage of integer and sparse weights inside a plain ONNX file.
 
-Every container below is a few standard operators over initialisers. onnxruntime folds them into
+Every container below is a few standard operators over initializers. onnxruntime folds them into
 one int8 (or float32) constant when it loads the file, so that narrow files run as fast as wide
 ones. Widths: 8 bits as INT8; 4 bits as INT4 and Cast; any other width as a stream of bits. Integers
 that do not fit their width (two's complement) are stored as places in a table of 2**bits. A pruned layer
@@ -26,7 +26,7 @@ MAX_GAP = 255
 
 @dataclass
 class Parts:
-    """Nodes and initialisers, in the order in which they must stand."""
+    """Nodes and initializers, in the order in which they must stand."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)

@@ -3,8 +3,8 @@
     magic   4 bytes  ``HPK1``
     size    varint   bytes of the ONNX model
     digest  16 bytes BLAKE2b of the ONNX model
-    part    the model without the data of its large initialisers
-    part    one for each initialiser whose data was taken out, in their order
+    part    the model without the data of its large initializers
+    part    one for each initializer whose data was taken out, in their order
 
 A part is ``method`` (1 byte), ``raw`` (varint: its decoded bytes) and what the method needs:
 
@@ -37,13 +37,13 @@ from harness.files.access import MODEL_BYTES, read_bytes
 MAGIC = b"HPK1"
 DIGEST = 16
 MAX_RATIO = 1000  # a model has at most 1 MiB and this many times its packed file's bytes
-TAKE_OUT = 64  # bytes of an initialiser from which on it gets a part of its own
+TAKE_OUT = 64  # bytes of an initializer from which on it gets a part of its own
 CHUNK = 2**16  # entries of a sparse part that are placed at once
 STORED, DEFLATE, SHUFFLE, SPARSE = range(4)
 
 
 def pack(model: bytes) -> bytes:
-    """The packed form of a serialised ONNX model, or the model itself where that is not larger."""
+    """The packed form of a serialized ONNX model, or the model itself where that is not larger."""
     skeleton, tensors = _take_out(model)
     parts = [_coded(skeleton, huffman=False), *(_tensor(t) for t in tensors)]
     made = MAGIC + _varint(len(model)) + _digest(model) + b"".join(parts)
@@ -114,7 +114,7 @@ def read(path: Path) -> bytes:
 
 
 def _take_out(model: bytes) -> tuple[bytes, list[onnx.TensorProto]]:
-    """The model without the data of its large initialisers, and those; nothing is taken out of a
+    """The model without the data of its large initializers, and those; nothing is taken out of a
     model that would not come back bit for bit."""
     proto = onnx.ModelProto.FromString(model)
     if proto.SerializeToString(deterministic=True) != model:

@@ -30,7 +30,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class Template:
-    """Nodes without weights. ``paths``: node output -> path of the module whose quantisation point
+    """Nodes without weights. ``paths``: node output -> path of the module whose quantization point
     it reads (weighted layers, sums, average pools); a linear layer of samples with further axes is a MatMul,
     its bias an Add;
     ``constants``: small tensors of the graph that belong to no layer (mean, std, axes)."""
@@ -55,8 +55,8 @@ class Template:
         return Template(tuple(model.graph.node), constants, props["paths"], tuple(props["shape"]))
 
 
-class _Normalised(nn.Module):
-    """The student behind its normalisation: the exported file takes raw inputs."""
+class _Normalized(nn.Module):
+    """The student behind its normalization: the exported file takes raw inputs."""
 
     input_mean: torch.Tensor
     input_std: torch.Tensor
@@ -83,7 +83,7 @@ def make_template(
     module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Template:
     """Export ``module`` (CPU, eval) and reduce the graph."""
-    wrapped = _Normalised(module, per_channel(mean, input_shape), per_channel(std, input_shape)).eval()
+    wrapped = _Normalized(module, per_channel(mean, input_shape), per_channel(std, input_shape)).eval()
     program = torch.onnx.export(
         wrapped,
         (torch.zeros(2, *input_shape),),
@@ -134,7 +134,7 @@ class _Reducer:
         return None
 
     def layer(self, node: onnx.NodeProto) -> str | None:
-        """Path (inside the student) of the innermost module with a quantisation point around the node."""
+        """Path (inside the student) of the innermost module with a quantization point around the node."""
         for scope in reversed(_scopes(node)):
             path = scope.removeprefix("module").removeprefix(".")
             if scope.startswith("module") and path in self.modules and has_point(self.modules[path]):

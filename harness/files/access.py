@@ -1,6 +1,6 @@
 """Reading and writing files that may come from somebody else: regular files of a bounded size, inside one folder.
 
-Floor 0. A study's folder can hold anything: symbolic links out of it, FIFOs and devices that never end, files of
+A study's folder can hold anything: symbolic links out of it, FIFOs and devices that never end, files of
 gigabytes. Nothing here follows a link below ``root``, waits for a FIFO, or reads more than a stated size.
 """
 

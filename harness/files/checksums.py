@@ -1,4 +1,4 @@
-"""JSON and CSV files with a checksum inside, so that damage is noticed. Floor 0.
+"""JSON and CSV files with a checksum inside, so that damage is noticed.
 
 A JSON object, in a file or in one line, ends with the key ``crc32``: the checksum of everything before it. A line of a
 CSV file ends with a cell of that kind. Files of older versions have none, and are read as they are.

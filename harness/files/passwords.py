@@ -1,6 +1,6 @@
 """Passwords in a storage's URL: taken from the environment, never written down.
 
-Floor 0. ``${NAME}`` in a URL stands for an environment variable and is kept as it is written. A password that
+``${NAME}`` in a URL stands for an environment variable and is kept as it is written. A password that
 stands in the URL itself is used, and is ``***`` in every file and message.
 """
 

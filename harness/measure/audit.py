@@ -87,7 +87,7 @@ def _common(kernels: list[Layer]) -> Layer:
 
 
 def _products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
-    """(layer, name of the tensor that holds its weight before it is dequantised, how it is stored); a product of two
+    """(layer, name of the tensor that holds its weight before it is dequantized, how it is stored); a product of two
     activations, as of attention, has no weight: empty names."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     tensors = {t.name: t for t in model.graph.initializer}

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from harness.models.layers import conv_norm, he_initialise, image_shape
+from harness.models.layers import conv_norm, he_initialize, image_shape
 
 
 def convnet(
@@ -29,5 +29,5 @@ def convnet(
     parts["pool"], parts["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     parts["head"] = nn.Linear(channels, classes)
     module = nn.Sequential(parts)
-    he_initialise(module)
+    he_initialize(module)
     return module

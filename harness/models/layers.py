@@ -26,7 +26,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, norm: str = "
     return OrderedDict(conv=conv) if norm == "none" else OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs))
 
 
-def he_initialise(module: nn.Module) -> None:
+def he_initialize(module: nn.Module) -> None:
     """Convolutions from a normal distribution of variance 2 / fan-out, biases 0 (He et al. 2015,
     arXiv:1502.01852, sec. 2.2); linear layers keep torch's start."""
     for part in module.modules():

@@ -13,7 +13,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from harness.models.layers import he_initialise, image_shape
+from harness.models.layers import he_initialize, image_shape
 
 _UNPADDED = 16  # smallest image that leaves a pixel: ((16 - 4) / 2 - 4) / 2 = 1
 
@@ -39,5 +39,5 @@ def lenet5(input_shape: tuple[int, ...], classes: int, width: float = 1.0) -> nn
             fc2=nn.Linear(third, classes),
         )
     )
-    he_initialise(module)
+    he_initialize(module)
     return module

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from harness.models.add import Add
-from harness.models.layers import conv_norm, he_initialise, image_shape
+from harness.models.layers import conv_norm, he_initialize, image_shape
 
 
 class Block(nn.Module):
@@ -55,5 +55,5 @@ def resnet(input_shape: tuple[int, ...], classes: int, depth: int = 20, width: i
     parts["pool"], parts["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     parts["head"] = nn.Linear(inputs, classes)
     module = nn.Sequential(parts)
-    he_initialise(module)
+    he_initialize(module)
     return module

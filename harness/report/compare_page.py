@@ -74,7 +74,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
     end = max(getattr(curve[-1], axis) for c in contenders for curve in c.curves)
     grid = np.linspace(0, end, GRID)
     figure = go.Figure()
-    for contender, colour in zip(contenders, COLOURS * 9, strict=False):
+    for contender, color in zip(contenders, COLOURS * 9, strict=False):
         values = np.array([[at(curve, x, axis) for x in grid] for curve in contender.curves])
         low, high = values.min(axis=0), values.max(axis=0)
         if len(values) > 1:
@@ -82,7 +82,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
                 x=[*grid, *grid[::-1]],
                 y=[*high, *low[::-1]],
                 fill="toself",
-                fillcolor=colour,
+                fillcolor=color,
                 opacity=0.15,
                 line={"width": 0},
                 showlegend=False,
@@ -93,7 +93,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
             y=np.median(values, axis=0).tolist(),
             name=html.escape(contender.label),
             mode="lines",
-            line={"color": colour, "width": 2, "shape": "hv"},
+            line={"color": color, "width": 2, "shape": "hv"},
         )
     figure.update_xaxes(title=AXES[axis])
     figure.update_yaxes(title="hypervolume on test", rangemode="tozero")
@@ -103,7 +103,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
 def fronts(contenders: Sequence[Contender], cost: str, quality: Objective) -> go.Figure:
     """Every study's front in the plane of ``cost`` and the quality by validation, drawn at its test values."""
     figure, values, name = go.Figure(), [], quality.name
-    for contender, colour in zip(contenders, COLOURS * 9, strict=False):
+    for contender, color in zip(contenders, COLOURS * 9, strict=False):
         for i, study in enumerate(contender.studies):
             rows = projected(study.front, cost, quality)
             values += rows[cost].tolist()
@@ -114,7 +114,7 @@ def fronts(contenders: Sequence[Contender], cost: str, quality: Objective) -> go
                 legendgroup=contender.label,
                 showlegend=i == 0,
                 mode="lines+markers",
-                line={"color": colour, "width": 1, "shape": "hv"},
+                line={"color": color, "width": 1, "shape": "hv"},
                 marker={"size": 6},
             )
     log_axis(figure, cost, values)

@@ -16,7 +16,7 @@ from harness.space.settings import Objective
 
 MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce"
 LEVEL = "#dc2626"
-STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantised, stored wide"), ("file", "the file"))
+STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantized, stored wide"), ("file", "the file"))
 
 
 def page_layout(figure: go.Figure, height: int = 430) -> go.Figure:
@@ -192,7 +192,7 @@ def volume(data: StudyData) -> go.Figure:
 
 
 def parallel(data: StudyData) -> go.Figure:
-    """One line a trial through the searched leaves, coloured by its quality; drag along an axis to
+    """One line a trial through the searched leaves, colored by its quality; drag along an axis to
     filter, drag its title to move it."""
     rows, quality = data.finished, data.quality.name
     axes = [_axis(rows[name], name) for name in data.searched]
@@ -233,13 +233,13 @@ def importance(data: StudyData) -> go.Figure:
         {n for scores in data.importances.values() for n in scores},
         key=lambda n: sum(float(s.get(n, 0)) for s in data.importances.values()),
     )
-    for (objective, scores), colour in zip(data.importances.items(), (FRONT, SWEEP, TEACHER), strict=False):
+    for (objective, scores), color in zip(data.importances.items(), (FRONT, SWEEP, TEACHER), strict=False):
         figure.add_bar(
             y=names,
             x=[float(scores.get(n, 0)) for n in names],
             orientation="h",
             name=html.escape(units.title(objective)),
-            marker={"color": colour},
+            marker={"color": color},
         )
     figure.update_xaxes(title="importance (PED-ANOVA)")
     page_layout(figure, 150 + 45 * max(1, len(names)))

@@ -26,7 +26,7 @@ SHORT = {
     "train.lr": "lr",
     "prune.ratio": "prune",
     "quant.bits": "bits",
-    "distill.weight": "distil",
+    "distill.weight": "distill",
     "distill.temperature": "T",
     "clip.kind": "clip",
     "clip.threshold": "threshold",

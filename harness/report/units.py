@@ -61,7 +61,7 @@ def _three(value: float) -> str:
 
 
 def plain(value: Any) -> str:
-    """A recipe's value: short, exact enough to recognise."""
+    """A recipe's value: short, exact enough to recognize."""
     if missing(value):
         return ""
     if isinstance(value, float):

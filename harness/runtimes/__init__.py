@@ -1,8 +1,9 @@
-"""What loads an exported file and runs it, one runtime a file.
+"""What loads an exported file and runs it, one runtime a module.
 
 A runtime comes in by its name in ``deploy.runtime`` and the path of a file, and gives a ``Loaded``
 (:mod:`harness.runtimes.base`). Nothing here trains, times or decides. To add a runtime: a function
-``(path, threads) -> Loaded`` in a file of its own, and a line in ``RUNTIMES``.
+``(path, threads) -> Loaded`` in a module of its own, and a line in ``RUNTIMES``. Where it folds packed streams into
+constants when it loads a file, add its name to ``harness.export.export.UNFOLD`` too.
 """
 
 from __future__ import annotations

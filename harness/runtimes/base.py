@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import Message
 
-from harness.errors import SpaceError, TrialError
+from harness.errors import SpaceError, TrialError, reason_of
 from harness.export import packed
 from harness.methods import load_own, nearest
 
@@ -67,8 +67,16 @@ class Loaded:
     options: dict[str, str] = field(default_factory=dict)
 
     def logits(self, x: np.ndarray, batch: int = 256) -> np.ndarray:
-        """Outputs (N, C) for raw inputs (N, ...), float32, in batches."""
-        parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
+        """Outputs (N, C) for raw inputs (N, ...), float32, in batches.
+
+        Raises:
+            TrialError: the runtime cannot compute them, of another shape than the file takes, say.
+        """
+        try:
+            parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
+        except (Exception, SystemExit) as error:  # every runtime raises its own unrelated types
+            takes = f"it takes samples of shape {self.shape}, given were {tuple(x.shape[1:])}"
+            raise TrialError(f"the file cannot be run ({takes}): {reason_of(error)}") from error
         return np.concatenate(parts)
 
 

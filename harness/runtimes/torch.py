@@ -1,7 +1,7 @@
 """Running an exported file with PyTorch: eager or compiled, on the CPU or a GPU.
 
 Constants are unfolded once by onnxruntime; what is left of the graph is a list of torch calls.
-PyTorch has no integer kernels for these graphs: weights of few bits are dequantised when the file
+PyTorch has no integer kernels for these graphs: weights of few bits are dequantized when the file
 is loaded, activations are not rounded, and a small file only *stores* small here. Accuracy on this
 runtime is that of exactly this computation.
 """

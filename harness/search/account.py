@@ -135,8 +135,12 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
         return
     run.failures_in_a_row = 0
     learn(run, record, feasible)
-    run.finished += continues is None  # taken up again, a trial is no further one
-    run.stopped += (record.status == "stopped") - (continues is not None)
+    if continues is None:
+        run.finished += 1
+    else:
+        run.stopped -= 1  # it goes on the trial that was stopped: one trial, which counted as stopped
+    if record.status == "stopped":
+        run.stopped += 1
     if record.status == "stopped":
         return
     if record.baseline == WIDEST_FP32:

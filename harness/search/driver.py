@@ -290,7 +290,7 @@ def _take_in(run: Run) -> None:
 
 def _close(run: Run, started: float) -> Outcome:
     if run.failures_in_a_row >= FAILURES_IN_A_ROW and not run.finished:
-        reason = next(iter(run.study.trials(TrialState.FAIL)[-1:])).user_attrs.get("reason", "")
+        reason = run.study.trials(TrialState.FAIL)[-1].user_attrs.get("reason", "")
         raise HarnessError(
             f"{run.folder}: {run.failures_in_a_row} trials failed in a row and none finished. The last one: {reason}"
         )

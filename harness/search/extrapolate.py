@@ -1,7 +1,7 @@
 """The final accuracy of a trial from a part of its curve: a Gaussian process on finished trials.
 
 Inputs are z, the logit of the accuracy reached so far, and u, the trial's parameters as places in
-[0, 1]; the output is the logit of the final accuracy. The kernel is a line in z (hardly penalised), a
+[0, 1]; the output is the logit of the final accuracy. The kernel is a line in z (hardly penalized), a
 line in u, and a bump: trials that start alike with nearby parameters end alike, so a slow start with
 a small learning rate is told from one with two bits. Rasmussen and Williams, Gaussian Processes for
 Machine Learning, MIT Press 2006: eqs. 2.25, 5.8 (marginal likelihood), 5.12 (leave one out).

@@ -45,7 +45,7 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
     """Share of each parameter in each objective's variance (PED-ANOVA, Watanabe et al. 2023), among those
     that can touch it and that all complete trials have.
 
-    The evaluator scores what makes a target low, so objectives to maximise are negated. Empty for
+    The evaluator scores what makes a target low, so objectives to maximize are negated. Empty for
     an objective with too few or equal values.
     """
     complete = [t for t in study.trials(TrialState.COMPLETE) if t.params]
@@ -94,7 +94,7 @@ def _shapes(space: Space, hole: Hole) -> bool:
     if section in ("student", "deploy"):
         return leaf != "checkpoint"
     registries: Mapping[str, Mapping[str, Method]]
-    registries = {"prune": space.registries.pruners, "quant": space.registries.quantisers}
+    registries = {"prune": space.registries.pruners, "quant": space.registries.quantizers}
     if section not in registries:
         return False
     methods = [registries[section][k] for k in _kinds(space, section, hole)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from harness.recipe import Recipe
-from harness.techniques import CLIPS, DISTILLS, QUANTISERS
+from harness.techniques import CLIPS, DISTILLS, QUANTIZERS
 
 # What may differ between lanes; everything else is structure.
 NUMBERS = ("train.lr", "train.momentum", "train.weight_decay", "seed")
-SECTIONS = {"clip": CLIPS, "distill": DISTILLS, "quant": QUANTISERS}
+SECTIONS = {"clip": CLIPS, "distill": DISTILLS, "quant": QUANTIZERS}
 
 
 def in_lanes(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Latency of finished trials: once per structure, when nothing trains, beside one reference.
 
-A machine is not equally fast all day, or all second (clock rates, neighbours on a shared host): the
+A machine is not equally fast all day, or all second (clock rates, neighbors on a shared host): the
 reference is timed in turn with the others, and each value is multiplied by what the reference takes on
 record over what it took in that turn, so that latencies of different sessions compare as those of one.
 """

@@ -15,7 +15,7 @@ def rule_of(space: Space) -> Rule:
     """The rule of ``search.stop``; none where it could not judge: it compares accuracy with costs that
     are known before training."""
     names = {o.name for o in space.objectives}
-    if not "accuracy" in names <= {"accuracy", *PRICED}:
+    if "accuracy" not in names or not names <= {"accuracy", *PRICED}:
         return Never()
     ties = tuple(LATENCY_TIE if o.name in TIMED else 0.0 for o in space.objectives if o.name != "accuracy")
     return make_rule(space.settings.stop, ties)

@@ -1,6 +1,6 @@
 """The recipes that a search must beat: the widest student in fp32 and int8, and every width in fp32.
 
-Floor 0. A baseline is expressed by the sampler's own parameters where the space can do so (then
+A baseline is expressed by the sampler's own parameters where the space can do so (then
 the sampler learns from it too); where it cannot, its recipe is built beside the space.
 """
 
@@ -116,7 +116,7 @@ class _Builder:
         self.registry = {
             "clip": registries.clips,
             "prune": registries.pruners,
-            "quant": registries.quantisers,
+            "quant": registries.quantizers,
             "distill": registries.distills,
         }
         self.off = {section: self._find(section, lambda method: method.off) for section in _TECHNIQUES}

@@ -1,6 +1,6 @@
 """Holes: the leaves of a search space that the sampler fills.
 
-Floor 0. A hole is written in place of any value of a recipe:
+A hole is written in place of any value of a recipe:
 
     {float: [low, high], log: true}      {float: [low, high], step: 0.1}
     {int: [low, high], log: true}        {int: [low, high], step: 8}
@@ -32,7 +32,7 @@ class Hole:
     low, high, log, step   the range of a ``float`` or ``int`` (step of an ``int``: 1 unless given)
     choices   what may stand here: values, lists, sections (which may hold holes), holes
     labels    a text for each choice: a section's kind, model or name, else the value
-    ordered   all choices are numbers, ascending: neighbours in position are neighbours in value
+    ordered   all choices are numbers, ascending: neighbors in position are neighbors in value
     default   the code that baselines take: ``default:``, else the middle of a range (geometric
               where ``log``), the middle of ordered choices, the first of others
     parents   (internal name, position) of the choices that must be made for this hole to exist

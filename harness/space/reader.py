@@ -1,7 +1,4 @@
-"""Reading holes from a plain tree, every mistake in them answered with its line.
-
-Floor 0.
-"""
+"""Reading holes from a plain tree, every mistake in them answered with its line."""
 
 from __future__ import annotations
 

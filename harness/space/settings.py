@@ -1,6 +1,6 @@
 """What a search space says about the search itself: objectives, constraints, budget, resources.
 
-Floor 0. The sections are validated like methods are: names, types and ranges in literal dicts.
+The sections are validated like methods are: names, types and ranges in literal dicts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reading a user's YAML: plain values, the line of every one, and nothing that runs code.
 
-Floor 0. The text is composed into nodes and turned into plain Python values here (no constructor
+The text is composed into nodes and turned into plain Python values here (no constructor
 of the YAML library runs on a tag), so that duplicate keys, tags, multiplying aliases and huge
 files are mistakes with a line, and every later mistake can be told with its line too.
 """

@@ -1,6 +1,6 @@
 """A search space: a recipe with holes, and what to search for.
 
-Floor 0. ``load_space`` reads and checks a file completely: every end of every range and every
+``load_space`` reads and checks a file completely: every end of every range and every
 choice is tried against the recipe's own validation, so that a search cannot meet a bad recipe
 after an hour. The sampler names a parameter by its ``internal`` name and gives codes
 (see :mod:`harness.space.distributions`); ``Space.fill`` makes the recipe.
@@ -166,7 +166,7 @@ def load_recipe(path: str | Path, registries: Registries | None = None) -> Recip
 
 
 def _shipped() -> Registries:
-    from harness.registries import REGISTRIES  # an aggregate of floors 0 to 3: declarations only
+    from harness.registries import REGISTRIES  # declarations only; the one import upwards
 
     return REGISTRIES
 

@@ -1,4 +1,4 @@
-"""Known-good first trials: recipes, whole or in part, as parameters of a space. Floor 0."""
+"""Known-good first trials: recipes, whole or in part, as parameters of a space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals at 95 %: Student's t for every mean, order statistics for a median. Floor 0, standard library only."""
+"""Intervals at 95 %: Student's t for every mean, order statistics for a median."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a task delivers: three disjoint parts in raw units, and how to normalise them.
+"""What a task delivers: three disjoint parts in raw units, and how to normalize them.
 
 Training, validation and test are disjoint samples. Validation is carved out of the training
 samples by a seeded, stratified split; the mean and standard deviation come from what is left
-for training. Nothing is ever selected on test. The exported file takes raw units and normalises
+for training. Nothing is ever selected on test. The exported file takes raw units and normalizes
 by itself.
 """
 
@@ -60,7 +60,7 @@ class Data:
         return tuple(self.train[0].shape[1:])
 
     def fingerprint(self) -> str:
-        """Equal for equal content (samples, their parts and order, normalisation) in any process."""
+        """Equal for equal content (samples, their parts and order, normalization) in any process."""
         return self._digest
 
     def parts(self) -> dict[str, str]:
@@ -131,7 +131,7 @@ def assemble(
     x, y = x[kept], y[kept]
     if class_names and len(class_names) != classes:
         raise SpaceError("task.name", f"class_names must be {classes}, one a class, or none", list(class_names))
-    mean, std = normalisation(x)
+    mean, std = normalization(x)
     names = tuple(str(name) for name in class_names)
     return Data(_part(x, y), _part(*held), _part(*test), mean, std, classes, metrics, names)
 
@@ -140,7 +140,7 @@ def _part(x: np.ndarray, y: np.ndarray) -> Part:
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y.astype(np.int64))
 
 
-def normalisation(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (in float64, then rounded to float32) of x (N, *input_shape).
 
     Per channel of images and per feature of float vectors, whose units differ; one number for

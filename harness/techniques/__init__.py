@@ -105,7 +105,7 @@ def _bits(*choices: int) -> Param:
     return Param(int, choices=(*choices, FLOAT_BITS), by_layer=True, shapes=True)
 
 
-QUANTISERS = {
+QUANTIZERS = {
     "uniform": Method(
         f"{_HERE}.quantize:uniform",
         {

@@ -1,4 +1,4 @@
-"""Quantisation of activations: unsigned integers of 2 to 8 bits with a zero point.
+"""Quantization of activations: unsigned integers of 2 to 8 bits with a zero point.
 
 top  0-d tensor, 2**bits - 1: the largest integer; the file stores bytes whatever the bits
 """
@@ -23,7 +23,7 @@ def integer_range(low: Tensor, high: Tensor, top: Tensor) -> tuple[Tensor, Tenso
 
 
 def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, top: Tensor) -> Tensor:
-    """Fake-quantised activation, x of any shape.
+    """Fake-quantized activation, x of any shape.
 
     Gradient to x: 1 inside the range, 0 outside. Gradient to the scale: what is clipped above
     passes top - zero_point, the rest nothing: that of PACT's alpha = scale * top where the zero

@@ -1,4 +1,4 @@
-"""Clipping: bound one step's gradient before the optimiser sees it, or the weights after it.
+"""Clipping: bound one step's gradient before the optimizer sees it, or the weights after it.
 
 grads, params  dicts of tensors of any shape; ``on: gradient`` methods get the whole gradient as one
                tensor, the others every parameter by its name
@@ -62,8 +62,8 @@ def weight_range(weights: Tensors, params: Tensors, memory: Tensors, *, threshol
 
         w'_i = min(max(w_i, -threshold), threshold)
 
-    Bound: max|w'| <= threshold, hence a quantiser's step of at most threshold / Q. Biases and
-    normalisation are left alone: they are not stored in few bits.
+    Bound: max|w'| <= threshold, hence a quantizer's step of at most threshold / Q. Biases and
+    normalization are left alone: they are not stored in few bits.
     Source: Arjovsky, Chintala, Bottou 2017 (arXiv:1701.07875), algorithm 1, line 7.
     """
     return *_clamped(weights, threshold), memory

@@ -153,7 +153,7 @@ def jacobian(
         loss = CE(z, y) + beta * ||g_s - g_t||**2,  g = G / ||G||      at weight = 1/2
         G = gradient of a sample's CE to its input, flattened
 
-    beta > 0. Both gradients are normalised: a confident network's are small. Both are those of the network
+    beta > 0. Both gradients are normalized: a confident network's are small. Both are those of the network
     in eval mode, the student's with the running statistics after its step, for which a step computes it a
     second time: batch norm in training mode mixes the samples of a batch (cosine to a sample's own gradient
     down to -0.69), and the digits convnet then reached 0.946 instead of 0.955 (three seeds).

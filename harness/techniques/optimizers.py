@@ -1,4 +1,4 @@
-"""Optimisers and schedules as pure functions: ``(params, grads, state, **settings) -> (params, state)``.
+"""Optimizers and schedules as pure functions: ``(params, grads, state, **settings) -> (params, state)``.
 
 Equal to ``torch.optim`` step for step (tested); written as functions of dicts of tensors so that
 one student and stacked students share one implementation.

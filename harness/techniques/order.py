@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def percentile(ascending: Tensor, share: Tensor, count: Tensor | None = None) -> Tensor:
-    """The value below which a ``share`` (0-d, in [0, 1]) of each row lies, between two neighbours
+    """The value below which a ``share`` (0-d, in [0, 1]) of each row lies, between two neighbors
     linearly (``torch.quantile``, which cannot be mapped over shares).
 
     ascending  (..., n) sorted rows

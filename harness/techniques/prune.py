@@ -95,7 +95,7 @@ def l2(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> 
 
 
 def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
-    """Mean of |gamma| over the normalisations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3): one in
+    """Mean of |gamma| over the normalizations of a channel (Liu et al. 2017, arXiv:1708.06519, section 3): one in
     the paper; the channels of a residual stream have several, and their sum would keep them for their number.
 
     The paper ranks the channels of all layers together, after training with a penalty on the scales:

@@ -1,4 +1,4 @@
-"""Quantisation of weights: small integers times a scale, with a gradient that passes the rounding.
+"""Quantization of weights: small integers times a scale, with a gradient that passes the rounding.
 
     w' = q * s      q integral, |q| <= 127, at most 2**bits different values a layer; 0 where w is pruned
 

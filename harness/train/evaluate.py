@@ -13,7 +13,7 @@ SCORED_AT_ONCE = 1024
 
 @torch.no_grad()
 def accuracy(run: Run, x: Tensor, y: Tensor) -> float:
-    """Share of normalised samples that the student gets right as it is now (weights masked and
+    """Share of normalized samples that the student gets right as it is now (weights masked and
     rounded where those have begun). An answer that is not finite is wrong."""
     used, ranges, right = used_weights(run), used_ranges(run), 0
     for part, labels in zip(x.split(SCORED_AT_ONCE), y.split(SCORED_AT_ONCE), strict=True):

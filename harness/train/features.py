@@ -52,7 +52,7 @@ def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: s
 
 
 def quantity(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """One of a teacher's quantities (module docstring) for normalised x (N, ...), in eval mode."""
+    """One of a teacher's quantities (module docstring) for normalized x (N, ...), in eval mode."""
     module.eval()
     watch = watch_of(module, (name,), x[:1], "teacher")
     parts = [_part(name, module, watch, *part) for part in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]

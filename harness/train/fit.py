@@ -19,9 +19,9 @@ from harness.techniques import optimizers
 from harness.train import lanes
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
-from harness.train.pruning import materialise
+from harness.train.pruning import materialize
 from harness.train.quantization_points import left_alone
-from harness.train.rounding import Quantised, integers, used_weights
+from harness.train.rounding import Quantized, integers, used_weights
 from harness.train.schedule import begin, enter
 from harness.train.step import LEARNED, State
 from harness.train.student import Run
@@ -37,7 +37,7 @@ class Trained:
     """
 
     module: nn.Module
-    quantised: Quantised | None
+    quantized: Quantized | None
     sparse: bool
     history: list[dict[str, float]]
     diagnostics: dict[str, Any]
@@ -118,7 +118,7 @@ def _after(run: Run, state: State, metrics: Tensors) -> Run | TrialError:
         "clipped_share": clipped.mean().item(),
         "pruned": 1 - sum(m.sum().item() for m in masks) / total if total else 0.0,
         "parameters": float(sum(prod(s) for n, s in run.plan.layout.shapes.items() if not n.startswith(LEARNED))),
-        "weights_rounded": float(run.plan.quantise is not None),
+        "weights_rounded": float(run.plan.quantize is not None),
         "activations_rounded": float(bool(state.ranges)),
     }
     return replace(run, state=state, epoch=run.epoch + 1, history=(*run.history, row))
@@ -137,8 +137,8 @@ def _entered(run: Run, progress: float) -> Run:
 
 @torch.no_grad()
 def _trained(run: Run) -> Trained:
-    quantised = integers(run) if run.state.ranges else None
-    module = materialise(run.module, {**used_weights(run), **run.state.buffers})
+    quantized = integers(run) if run.state.ranges else None
+    module = materialize(run.module, {**used_weights(run), **run.state.buffers})
     weights = [module.get_parameter(f"{layer}.weight") for layer in run.plan.layers]
     total, history = max(sum(w.numel() for w in weights), 1), list(run.history)
     diagnostics = {
@@ -149,4 +149,4 @@ def _trained(run: Run) -> Trained:
         "pruned": sum(int((m == 0).sum()) for m in run.state.masks.values()) / total,
         "sparsity": sum(int((w == 0).sum()) for w in weights) / total,
     }
-    return Trained(module.eval(), quantised, bool(run.state.masks), history, diagnostics)
+    return Trained(module.eval(), quantized, bool(run.state.masks), history, diagnostics)

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from harness.models.add import Add
 from harness.models.seeding import draws
 from harness.techniques import activations
-from harness.train.quantization_points import Ranges, has_point, quantised_activations, ties, watched
+from harness.train.quantization_points import Ranges, has_point, quantized_activations, ties, watched
 
 Tensors = dict[str, Tensor]
 Watch = Mapping[str, str]  # name in what is seen -> path of a module, whose first input it is
@@ -52,7 +52,7 @@ def plain(module: nn.Module) -> Forward:
         given = {**params, **buffers}
         given |= {name: given[first] for name, first in tied.items()}
         module.train(training)
-        with watched(module, watch) as seen, quantised_activations(module, ranges):
+        with watched(module, watch) as seen, quantized_activations(module, ranges):
             # torch's own tie_weights also ties the two names of one module, and then loses its tensors
             logits = functional_call(module, given, (x,), tie_weights=False)
         return {"logits": logits, **seen}, buffers
@@ -162,6 +162,11 @@ class _Leaves(fx.Tracer):
         return isinstance(m, Add) or super().is_leaf_module(m, module_qualified_name)
 
 
+def _summands(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Both inputs of a sum. torch.fx lists an input once, also where it is added to itself."""
+    return names if len(names) == 2 else (names[0], names[0])
+
+
 def _call(node: fx.Node, module: nn.Module) -> _Call | None:
     names = tuple("input" if n.op == "placeholder" else n.name for n in node.all_input_nodes)
     if node.op == "placeholder":
@@ -171,7 +176,7 @@ def _call(node: fx.Node, module: nn.Module) -> _Call | None:
     if node.op == "call_function":
         plain_sum = node.target in SUMS and len(node.args) == 2 and not node.kwargs and len(names) in (1, 2)
         if plain_sum and all(isinstance(a, fx.Node) for a in node.args):
-            return _Call("sum", node.name, tuple(names * (3 - len(names))))
+            return _Call("sum", node.name, _summands(names))
         if node.target in ACTIVATIONS:
             return _Call("elementwise", node.name, names, module=nn.ReLU())
         flat = node.target is torch.flatten and node.args[1:] == (1,)
@@ -184,11 +189,7 @@ def _call(node: fx.Node, module: nn.Module) -> _Call | None:
     leaf = module.get_submodule(path)
     kind = _kind(leaf)
     points = (f"{path}.0", f"{path}.1") if kind == "sum" else (path,) if has_point(leaf) else ()
-    return (
-        _Call(kind, node.name, names * (3 - len(names)) if kind == "sum" else names, path, leaf, points)
-        if kind
-        else None
-    )
+    return _Call(kind, node.name, _summands(names) if kind == "sum" else names, path, leaf, points) if kind else None
 
 
 def _kind(leaf: nn.Module) -> str:
@@ -209,7 +210,7 @@ def _kind(leaf: nn.Module) -> str:
 
 
 def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, ...]) -> Tensor:
-    """Fake-quantised activation, each lane by its own scale, zero point and largest integer (K,)."""
+    """Fake-quantized activation, each lane by its own scale, zero point and largest integer (K,)."""
     if not lanes:
         return activations.rounded(x, *given)
     if x.dim() == 4:

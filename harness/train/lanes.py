@@ -26,7 +26,7 @@ TOLERANCE = 1e-3  # of the largest logit: a form must compute what the module co
 
 @dataclass(frozen=True)
 class Examples:
-    """The training part on the device: x (N, ...) normalised float32, y (N,) int64, the teacher's
+    """The training part on the device: x (N, ...) normalized float32, y (N,) int64, the teacher's
     quantities by name (N, ...)."""
 
     x: Tensor
@@ -51,7 +51,7 @@ class Student:
 
 def structure(plan: Plan, state: State) -> Hashable:
     """Equal for students that can be stacked: shapes, methods, and what is switched on."""
-    methods = (plan.clip, plan.distill, plan.optimize, plan.quantise, plan.rounded, plan.penalty, plan.penalised)
+    methods = (plan.clip, plan.distill, plan.optimize, plan.quantize, plan.rounded, plan.penalty, plan.penalized)
     shapes, where = tuple(plan.layout.shapes.items()), (state.params.device.type, plan.precision)
     return (shapes, methods, tuple(state.buffers), tuple(state.masks), tuple(state.ranges), where)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.tasks.data import Data
-from harness.train.quantization_points import Ranges, quantised_activations
-from harness.train.rounding import Quantised
+from harness.train.quantization_points import Ranges, quantized_activations
+from harness.train.rounding import Quantized
 
 
-def normalised(x: Tensor, data: Data) -> Tensor:
+def normalized(x: Tensor, data: Data) -> Tensor:
     """Raw x (N, ...) as float32, with the training part's mean and deviation taken out."""
     mean, std = broadcastable(data)
     return (x.float() - mean) / std
@@ -24,15 +24,15 @@ def broadcastable(data: Data) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, x: Tensor, quantised: Quantised | None = None, batch: int = 512) -> np.ndarray:
-    """Logits (N, C) of normalised x, activations rounded as the file rounds them."""
+def predict(module: nn.Module, x: Tensor, quantized: Quantized | None = None, batch: int = 512) -> np.ndarray:
+    """Logits (N, C) of normalized x, activations rounded as the file rounds them."""
     device = next(module.parameters()).device
-    points = {} if quantised is None else quantised.activations
+    points = {} if quantized is None else quantized.activations
     ranges: Ranges = {}
     for point, numbers in points.items():
         scale, zero, top = (torch.tensor(float(number), device=device) for number in numbers)
         ranges[point] = (scale, zero, top)
     module.eval()
-    with quantised_activations(module, ranges):
+    with quantized_activations(module, ranges):
         parts = [module(part.to(device)).cpu() for part in x.split(batch)]
     return torch.cat(parts).numpy()

@@ -1,6 +1,6 @@
 """When channels are removed and weights masked: at once, step by step, or by attempts that are taken back.
 
-A removal is physical: parameters, buffers, the optimiser's moments and what methods keep beside the
+A removal is physical: parameters, buffers, the optimizer's moments and what methods keep beside the
 network are cut alike, and the rest of the training runs on the small network.
 """
 
@@ -56,8 +56,8 @@ def check(prune: Selected) -> None:
         raise SpaceError("prune.score", rule, options["score"])
 
 
-def penalised(run: Run) -> Run:
-    """Switch on what the recipe's regulariser asks for."""
+def penalized(run: Run) -> Run:
+    """Switch on what the recipe's regularizer asks for."""
     options = run.recipe.prune.options
     if options["regularise"] == "none":
         return run
@@ -65,9 +65,9 @@ def penalised(run: Run) -> Run:
     norms = tuple(name for name in norms if name in run.plan.layout.shapes)  # of tied ones the first
     names = norms if options["on"] == "scales" else tuple(f"{layer}.weight" for layer in run.plan.layers)
     if not names:
-        raise SpaceError("prune.on", "there is no batch norm whose scales could be regularised", "scales")
+        raise SpaceError("prune.on", "there is no batch norm whose scales could be regularized", "scales")
     strength = torch.tensor(float(options["strength"]), device=run.device)
-    plan = replace(run.plan, penalty=PENALTIES[options["regularise"]], penalised=names)
+    plan = replace(run.plan, penalty=PENALTIES[options["regularise"]], penalized=names)
     return replace(run, plan=plan, hparams=replace(run.hparams, prune={"strength": strength}))
 
 
@@ -156,7 +156,7 @@ def _without(run: Run, keep: Callable[[Tensors, Tensors], Tensors]) -> Run:
     there were at first -> masks (C,)."""
     layout, shape = run.plan.layout, tuple(run.examples.x.shape[1:])
     weights = {f"{layer}.weight": weight for layer, weight in _masked_weights(run).items()}
-    full = materialise(run.module, {**network_of(run), **weights, **run.state.buffers})
+    full = materialize(run.module, {**network_of(run), **weights, **run.state.buffers})
     groups = {channels.path: channels for channels in groups_of(full, shape, _slopes(run))}
     scores = _scores(run, groups)
     masks = keep(scores, {p: torch.tensor(float(run.kept.get(p, (0, len(s)))[1])) for p, s in scores.items()})
@@ -246,7 +246,7 @@ def network_of(run: Run) -> Tensors:
     return {k: v for k, v in run.plan.layout.split(run.state.params).items() if not k.startswith(LEARNED)}
 
 
-def materialise(module: nn.Module, tensors: Tensors) -> nn.Module:
+def materialize(module: nn.Module, tensors: Tensors) -> nn.Module:
     """Load ``tensors``, parameters and buffers by name, into ``module`` and return it on the CPU."""
     saved, first = module.state_dict().keys(), first_names(module)
     module.load_state_dict({name: tensors[first[name]] for name in saved})

@@ -1,8 +1,8 @@
-"""Quantisation points: the places where a network's activations become bytes.
+"""Quantization points: the places where a network's activations become bytes.
 
 A point is the input of a convolution, a linear layer or an average pool (named by the module's
-path) or one of the two inputs of a residual sum (``<path>.0``, ``<path>.1``). The exporter writes a quantise /
-dequantise pair at exactly these places, so that file and simulation are the same arithmetic.
+path) or one of the two inputs of a residual sum (``<path>.0``, ``<path>.1``). The exporter writes a quantize /
+dequantize pair at exactly these places, so that file and simulation are the same arithmetic.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def owners(module: nn.Module) -> dict[str, str]:
 
 
 def weighted_layers(module: nn.Module) -> list[str]:
-    """Paths of the layers whose weights are quantised and pruned; of tied ones the first."""
+    """Paths of the layers whose weights are quantized and pruned; of tied ones the first."""
     return [name for name, owner in owners(module).items() if name == owner]
 
 
@@ -73,7 +73,7 @@ def has_point(module: nn.Module) -> bool:
 
 
 def left_alone(module: nn.Module) -> dict[str, str]:
-    """Path -> type of what has weights but is neither quantised nor pruned: it is exported as it is. Vectors, of
+    """Path -> type of what has weights but is neither quantized nor pruned: it is exported as it is. Vectors, of
     norms say, are not named."""
     found, layers = dict[str, str](), owners(module)
     for name, m in module.named_modules():
@@ -87,7 +87,7 @@ def left_alone(module: nn.Module) -> dict[str, str]:
 
 
 def points_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Module path -> its quantisation points, one per input."""
+    """Module path -> its quantization points, one per input."""
     one = {name: (name,) for name, m in module.named_modules() if has_point(m) and not isinstance(m, Add)}
     two = {name: (f"{name}.0", f"{name}.1") for name, m in module.named_modules() if isinstance(m, Add)}
     return {**one, **two}
@@ -112,8 +112,8 @@ def at_points(module: nn.Module, act: Callable[[str, Tensor], Tensor]) -> Iterat
 
 
 @contextmanager
-def quantised_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
-    """Fake-quantise the activations at every point; no ranges leave the module as it is."""
+def quantized_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
+    """Fake-quantize the activations at every point; no ranges leave the module as it is."""
     if not ranges:
         yield
         return

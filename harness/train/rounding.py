@@ -15,7 +15,7 @@ import torch
 
 from harness.methods import FLOAT_BITS, load_target
 from harness.recipe import Selected
-from harness.techniques import QUANTISERS
+from harness.techniques import QUANTIZERS
 from harness.train import bind
 from harness.train.forward import Tensors, plain
 from harness.train.quantization_points import Ranges, observed_ranges, owners
@@ -27,14 +27,14 @@ CALIBRATION = 512  # training samples that set the activation ranges
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """The integers that the file stores, and the scales that give them meaning.
 
     integers     layer path -> int8 array of the weight's shape, at most 2**bits different values, and 0
                  where weights are pruned
     scales       layer path -> float32 (C_out,): weight = integers * scales, before BatchNorm folding
     bits         layer path -> 1..8; layers that are not rounded are absent from all three
-    activations  quantisation point -> (scale, zero point, largest integer)
+    activations  quantization point -> (scale, zero point, largest integer)
     """
 
     integers: dict[str, np.ndarray]
@@ -44,8 +44,8 @@ class Quantised:
 
 
 def numbers(selected: Selected, layers: Sequence[str], device: torch.device) -> dict[str, Tensors]:
-    """The quantiser's numbers for every layer, 0-d each."""
-    common = bind.numbers(selected, QUANTISERS, device)
+    """The quantizer's numbers for every layer, 0-d each."""
+    common = bind.numbers(selected, QUANTIZERS, device)
     bits = bind.by_layer("quant.bits", selected.options["bits"], layers)
     return {layer: {**common, "bits": torch.tensor(float(bits[layer]), device=device)} for layer in layers}
 
@@ -61,7 +61,7 @@ def enter(run: Run, progress: float) -> Run:
     rounded = tuple(layer for layer, bits in bits_of(run).items() if bits < FLOAT_BITS)
     if not rounded or progress < options["start"]:
         return run
-    if run.plan.quantise is None:
+    if run.plan.quantize is None:
         run = _with_weights(run, rounded)
     trained = options["activations"] == "pact"
     if not run.state.ranges and progress >= (options["start"] if trained else max(options["start"], FREEZE_AT)):
@@ -72,8 +72,8 @@ def enter(run: Run, progress: float) -> Run:
 
 
 def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
-    """Switch the weight quantiser on, with what it trains."""
-    method, plan = QUANTISERS[run.recipe.quant.name], run.plan
+    """Switch the weight quantizer on, with what it trains."""
+    method, plan = QUANTIZERS[run.recipe.quant.name], run.plan
     if method.learns:
         first, weights, masks = load_target(method.learns), used_weights(run), run.state.masks
         begun = {
@@ -82,7 +82,7 @@ def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
             for name, tensor in first(weights[f"{layer}.weight"], masks.get(layer), **run.hparams.quant[layer]).items()
         }
         run = _grown(run, begun)
-    plan = replace(run.plan, quantise=bind.bound(run.recipe.quant, QUANTISERS), rounded=rounded)
+    plan = replace(run.plan, quantize=bind.bound(run.recipe.quant, QUANTIZERS), rounded=rounded)
     return replace(run, plan=plan)
 
 
@@ -132,7 +132,7 @@ def _calibrate(run: Run) -> tuple[Ranges, dict[str, str]]:
 
 
 @torch.no_grad()
-def integers(run: Run) -> Quantised:
+def integers(run: Run) -> Quantized:
     """What the file of a finished run stores."""
     values, scales, params = {}, {}, run.plan.layout.split(run.state.params)
     for layer in run.plan.rounded:
@@ -144,4 +144,4 @@ def integers(run: Run) -> Quantised:
         for point, (scale, zero, top) in used_ranges(run).items()
     }
     bits = bits_of(run)
-    return Quantised(values, scales, {layer: bits[layer] for layer in run.plan.rounded}, activations)
+    return Quantized(values, scales, {layer: bits[layer] for layer in run.plan.rounded}, activations)

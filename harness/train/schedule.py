@@ -1,7 +1,7 @@
 """What the recipe's schedule does to a student between two epochs.
 
 Channels are removed (physically: the rest runs on the small network), weight masks grow, the weight
-quantiser is switched on, and, in the last third, the activation ranges are frozen, so that the network
+quantizer is switched on, and, in the last third, the activation ranges are frozen, so that the network
 learns with the rounding that its file has.
 """
 
@@ -24,7 +24,7 @@ from harness.train.quantization_points import weighted_layers
 from harness.train.step import Bound, Hparams, Layout, Plan, State
 from harness.train.student import Run
 
-OPTIMISED = ("lr", "momentum", "weight_decay")
+OPTIMIZED = ("lr", "momentum", "weight_decay")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -64,12 +64,12 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
         clip=bind.numbers(recipe.clip, CLIPS, device),
         quant=rounding.numbers(recipe.quant, layers, device),
         distill=bind.numbers(recipe.distill, DISTILLS, device),
-        optim={k: torch.tensor(float(getattr(recipe.train, k)), device=device) for k in OPTIMISED},
+        optim={k: torch.tensor(float(getattr(recipe.train, k)), device=device) for k in OPTIMIZED},
         teacher=teacher or {},
     )
     order = torch.Generator().manual_seed(recipe.seed)
     state = State(flat, buffers, moments, {}, {}, memory)
-    return pruning.penalised(Run(recipe, module, examples, plan, state, hparams, order))
+    return pruning.penalized(Run(recipe, module, examples, plan, state, hparams, order))
 
 
 def _first_weights(recipe: Recipe, module: nn.Module, teacher: Tensors) -> Tensors:

@@ -78,7 +78,7 @@ def shrink(
         keep: a group of coupled channels -> indices that stay, ascending and not empty.
     Returns:
         The smaller module; for every parameter and buffer the flat indices into the old
-        tensor (so that an optimiser's moments can be cut alike); kept and former counts.
+        tensor (so that an optimizer's moments can be cut alike); kept and former counts.
     Raises:
         TrialError: channels should have gone, but a layer did not get smaller.
     """

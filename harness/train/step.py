@@ -4,7 +4,7 @@
 
 ``plan`` holds what must be equal for students that run together (the network's form, the methods,
 what is switched on); ``state`` and ``hparams`` hold tensors. The parameters lie in one flat vector,
-so that clipping and the optimiser are a few operators, however many layers there are; what methods
+so that clipping and the optimizer are a few operators, however many layers there are; what methods
 train beside the network lies there too, under names that begin with ``~``. With K students, every
 tensor has a leading K, ``plan.forward`` is one that computes K networks, and ``plan.lift``
 (``torch.vmap``) maps the techniques, each written for one student, over them.
@@ -72,14 +72,14 @@ class Bound:
 class Plan:
     """The static part of a step.
 
-    layers     paths of the prunable, quantisable layers
+    layers     paths of the prunable, quantizable layers
     clip, clip_on  the clipping method and what it acts on (``Method.on``)
     distill, optimize  the other chosen methods
-    quantise   the weight quantiser, None while it is off
+    quantize   the weight quantizer, None while it is off
     rounded    the layers whose weights it rounds
     penalty    what pulls parameters to zero, None without one
-    penalised  the names of those parameters
-    alphas     the quantisation points whose upper end is trained -> its parameter, one for all readers of a tensor
+    penalized  the names of those parameters
+    alphas     the quantization points whose upper end is trained -> its parameter, one for all readers of a tensor
     watch      what of the student the distillation sees beside its logits: name -> module path
     needs      what it asks of the teacher, see :mod:`harness.train.teacher`
     guide      joins the teacher's parameter gradient with the student's, None where it is not asked for
@@ -94,10 +94,10 @@ class Plan:
     distill: Callable[..., Tensor]
     optimize: Callable[..., tuple[Tensors, dict[str, Tensors]]]
     clip_on: str = "gradient"
-    quantise: Callable[..., Any] | None = None
+    quantize: Callable[..., Any] | None = None
     rounded: tuple[str, ...] = ()
     penalty: Callable[..., Tensor] | None = None
-    penalised: tuple[str, ...] = ()
+    penalized: tuple[str, ...] = ()
     alphas: Mapping[str, str] = field(default_factory=dict)
     watch: Watch = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
@@ -108,7 +108,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class State:
-    """One student's tensors: flat parameters (P,), buffers, flat optimiser moments, masks (by layer;
+    """One student's tensors: flat parameters (P,), buffers, flat optimizer moments, masks (by layer;
     empty until weights are pruned), activation ranges (empty until they are frozen), the clipping
     method's memory."""
 
@@ -122,7 +122,7 @@ class State:
 
 @dataclass(frozen=True)
 class Hparams:
-    """The sampled numbers as 0-d tensors: the methods' keywords, the quantiser's by layer. ``teacher``:
+    """The sampled numbers as 0-d tensors: the methods' keywords, the quantizer's by layer. ``teacher``:
     the teacher's tensors by name, shaped as the student's ({} where the method needs none)."""
 
     clip: Tensors
@@ -142,7 +142,7 @@ def learned_of(params: Tensors, owner: str) -> Tensors:
 def effective_weights(plan: Plan, params: Tensors, masks: Tensors, quant: Mapping[str, Tensors]) -> Tensors:
     """The network's parameters as it computes with them: masked and rounded."""
     used = {name: p for name, p in params.items() if not name.startswith(LEARNED)}
-    rounded = plan.rounded if plan.quantise is not None else ()
+    rounded = plan.rounded if plan.quantize is not None else ()
     for layer in masks.keys() - set(rounded):
         used[f"{layer}.weight"] = used[f"{layer}.weight"] * masks[layer]
     for layer in rounded:
@@ -153,8 +153,8 @@ def effective_weights(plan: Plan, params: Tensors, masks: Tensors, quant: Mappin
 def rounded_layer(
     plan: Plan, layer: str, params: Tensors, masks: Tensors, quant: Mapping[str, Tensors]
 ) -> quantize.Rounded:
-    """What the plan's quantiser makes of a layer's weight."""
-    method = plan.quantise
+    """What the plan's quantizer makes of a layer's weight."""
+    method = plan.quantize
     assert method is not None
 
     def rounding(weight: Tensor, mask: Tensors, learned: Tensors, given: Tensors) -> quantize.Rounded:
@@ -212,7 +212,7 @@ def update(
 
 
 def step(plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensors], hparams: Hparams) -> tuple[State, Tensors]:
-    """One optimiser step on ``(x, labels, the teacher's quantities)``.
+    """One optimizer step on ``(x, labels, the teacher's quantities)``.
 
     Metrics: ``loss``, ``norm``, ``clipped``, each 0-d (or (K,))."""
     flat = state.params.detach().requires_grad_()
@@ -249,7 +249,7 @@ def _loss(
     loss = measure(seen, labels, teacher, learned_of(params, "distill"), hparams.teacher, hparams.distill)
     penalty = plan.penalty
     if penalty is not None:
-        pulled = [params[name] for name in plan.penalised]
+        pulled = [params[name] for name in plan.penalized]
         loss = loss + plan.lift(lambda tensors, strength: penalty(tensors, strength))(pulled, hparams.prune["strength"])
     return loss, buffers
 

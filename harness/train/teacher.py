@@ -23,7 +23,7 @@ from harness.train.features import PER_SAMPLE, quantity
 from harness.train.fit import fit
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples
-from harness.train.predict import normalised
+from harness.train.predict import normalized
 
 
 def teacher_key(teacher: Teacher, fingerprint: str) -> str:
@@ -53,12 +53,12 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         train=teacher.train,
         clip=teacher.clip,
         prune=_selected(REGISTRIES.pruners, "none"),
-        quant=_selected(REGISTRIES.quantisers, "uniform", bits=FLOAT_BITS),
+        quant=_selected(REGISTRIES.quantizers, "uniform", bits=FLOAT_BITS),
         distill=Selected(name="none"),
         deploy=recipe.deploy,
         seed=teacher.seed,
     )
-    trained = fit(plain, module.to(device), Examples(normalised(x, data).to(device), y.to(device))).module
+    trained = fit(plain, module.to(device), Examples(normalized(x, data).to(device), y.to(device))).module
     write_cached(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
     return trained
 
@@ -87,7 +87,7 @@ def quantities_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], d
         if name == "logits" and key in given:
             found = torch.from_numpy(np.array(given[key])).to(device)
         else:
-            x, y = normalised(data.train[0], data), data.train[1]
+            x, y = normalized(data.train[0], data), data.train[1]
             found = quantity(name, teacher_module(recipe, data, device).to(device), x.to(device), y.to(device))
         _QUANTITIES[key, device, name] = found
     return {name: _QUANTITIES[key, device, name] for name in wanted}

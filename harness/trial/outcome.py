@@ -146,7 +146,7 @@ def _record(opened: Opened) -> TrialRecord:
 @lru_cache(maxsize=4)
 def _environment(device: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    return {**host.environment(), "harness": __version__, "torch": torch.__version__, "trained_on": name}
+    return {**host.environment(), "harness": __version__, "torch": str(torch.__version__), "trained_on": name}
 
 
 def _write_beside(folder: Path, recipe: Recipe, history: Sequence[Mapping[str, float]]) -> None:

@@ -32,12 +32,12 @@ from harness.registries import REGISTRIES
 from harness.tasks.data import Data, metric_names, normalized_by
 from harness.train.fit import Trained, advance, finish
 from harness.train.lanes import Examples
-from harness.train.predict import normalised, predict
+from harness.train.predict import normalized, predict
 from harness.train.quantization_points import left_alone
 from harness.train.schedule import begin
 from harness.trial.job import Proven
 from harness.trial.outcome import FILES, ship
-from harness.trial.score import data_of, normalised_part, parity
+from harness.trial.score import data_of, normalized_part, parity
 
 LEAST_SKILL = 0.5
 MAX_RELATIVE = 0.05  # of the largest logit: rounding on the edge of a step, in a student of one step
@@ -74,7 +74,7 @@ def skill_of(logits: np.ndarray, labels: np.ndarray, classes: int) -> Skill:
 def measured(module: nn.Module, data: Data) -> Skill:
     """The skill of a network on the validation part, normalized as ``data`` says."""
     x, y = data.validation
-    return skill_of(predict(module, normalised(x, data)), y.numpy(), data.classes)
+    return skill_of(predict(module, normalized(x, data)), y.numpy(), data.classes)
 
 
 def examine(trees: Sequence[Mapping[str, Any]], wanted: Mapping[str, str], allow_weak: bool) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def prove_student(recipe: Recipe, device: str) -> Proven:
     found = Proven(left_alone(module), frozen=[name for name, p in module.named_parameters() if not p.requires_grad])
     doing = "be trained for a step"
     try:
-        x, y = normalised_part(alone, "train", device)
+        x, y = normalized_part(alone, "train", device)
         n = min(len(y), step.batch_size)
         [run] = advance([begin(alone, module.to(device), Examples(x[:n], y[:n]))], 1)
         if isinstance(run, TrialError):  # of its numbers (the learning rate), which a trial may choose otherwise

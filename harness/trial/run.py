@@ -34,7 +34,7 @@ from harness.train.fit import Trained, advance, finish
 from harness.train.forward import Tensors
 from harness.train.lanes import Examples, lane, size_of, stack
 from harness.train.memory import keep_memory
-from harness.train.predict import normalised, predict
+from harness.train.predict import normalized, predict
 from harness.train.quantization_points import weighted_layers
 from harness.train.schedule import begin
 from harness.train.student import Run
@@ -42,7 +42,7 @@ from harness.train.teacher import parameters_of, quantities_of, teacher_key, tea
 from harness.trial.job import Answer, Cost, Prepared, TrialJob
 from harness.trial.outcome import Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.trial.proof import cannot, examine, measured, prove
-from harness.trial.score import data_of, file_metrics, metric_spread, normalised_part, rung_part, score_test
+from harness.trial.score import data_of, file_metrics, metric_spread, normalized_part, rung_part, score_test
 
 __all__ = ["examine", "fingerprint", "metric_spread", "prepare", "prove"]
 __all__ += ["go_on", "run", "score_test", "start", "untrained"]
@@ -87,7 +87,7 @@ def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") ->
         key = teacher_key(recipe.teacher, data.fingerprint())
         if key not in logits:
             modules[key] = (recipe, teacher_module(recipe, data, device))
-            logits[key] = predict(modules[key][1].to(device), normalised(data.train[0], data))
+            logits[key] = predict(modules[key][1].to(device), normalized(data.train[0], data))
             if recipe.teacher.model.checkpoint is None:
                 seen = measured(modules[key][1], data)
                 teachers.append({"model": recipe.teacher.model.name, "accuracy": seen.accuracy, "weak": seen.weak})
@@ -253,7 +253,7 @@ def _begin(recipe: Recipe, quantities: Tensors, parameters: Tensors, device: str
 
 
 def _examples(recipe: Recipe, quantities: Tensors, device: str) -> Examples:
-    return Examples(*normalised_part(recipe, "train", device), quantities)
+    return Examples(*normalized_part(recipe, "train", device), quantities)
 
 
 def untrained(recipe: Recipe, folder: Path, device: str = "cpu") -> Cost:

@@ -16,7 +16,7 @@ from harness.registries import REGISTRIES
 from harness.runtimes import base
 from harness.tasks.data import Data, load_data, own_metrics
 from harness.train.fit import Trained
-from harness.train.predict import normalised, predict
+from harness.train.predict import normalized, predict
 
 PARITY_SAMPLES = 256
 RUNG_SAMPLES = 1000
@@ -34,20 +34,20 @@ def data_of(recipe: Recipe) -> Data:
 
 
 @lru_cache(maxsize=4)
-def _normalised(task_json: str, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalized(task_json: str, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     data = _data(task_json)
     x, y = getattr(data, part)
-    return normalised(x, data).to(device), y.to(device)
+    return normalized(x, data).to(device), y.to(device)
 
 
-def normalised_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """``train`` or ``validation`` of the recipe's data, normalised, on the device; once per process."""
-    return _normalised(recipe.task.model_dump_json(), part, device)
+def normalized_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """``train`` or ``validation`` of the recipe's data, normalized, on the device; once per process."""
+    return _normalized(recipe.task.model_dump_json(), part, device)
 
 
 @lru_cache(maxsize=2)
 def _at_rungs(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = _normalised(task_json, "validation", device)
+    x, y = _normalized(task_json, "validation", device)
     most = max(RUNG_SAMPLES, len(_data(task_json).train[1]) // 6)
     if len(y) <= most:
         return x, y
@@ -78,7 +78,7 @@ def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime
     """
     x, _ = data.validation
     x = x[:PARITY_SAMPLES]
-    torch_logits = predict(trained.module, normalised(x, data), trained.quantised)
+    torch_logits = predict(trained.module, normalized(x, data), trained.quantized)
     file_logits = base.load(runtime, path).logits(x.float().numpy())
     difference = np.abs(torch_logits - file_logits)
     scale = float(np.abs(torch_logits).max()) or 1.0

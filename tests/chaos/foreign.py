@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
@@ -110,10 +111,11 @@ ODD: dict[str, Callable[[Path, Path], Any]] = {
 
 def make_study(box: Path) -> Path:
     """A finished study with a fake trial, and its report."""
-    os.environ["HARNESS_FAKE"] = str(box)
     (box / "space.yaml").write_text(SPACE)
     space = load_space(box / "space.yaml", overrides=["search.trials=12"])
-    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_FAKE", str(box))
+        search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert CliRunner().invoke(app, ["report", str(box / "study")]).exit_code == 0
     return box / "study"
 

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 import optuna
+import pytest
 
 from harness.errors import HarnessError
 from harness.search.driver import search
@@ -53,11 +54,12 @@ def _forked(work: Callable[[], None], log: Path) -> int:
 
 
 def search_in(box: Path, disk: Disk | None = None) -> None:
-    os.environ["HARNESS_FAKE"] = str(box)
-    space = load_space(box / "space.yaml")
-    if disk is not None:
-        disk.install()
-    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_FAKE", str(box))
+        space = load_space(box / "space.yaml")
+        if disk is not None:
+            disk.install()
+        search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
 
 
 def new_box(parent: Path, text: str = SPACE) -> Path:
