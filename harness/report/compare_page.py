@@ -26,7 +26,7 @@ from harness.report.plots import log_axis, page_layout, tick_format
 from harness.space.settings import Objective
 from harness.stats.intervals import mean_interval
 
-COLOURS = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#be185d", "#a16207", "#475569")
+COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#be185d", "#a16207", "#475569")
 AXES = {"elapsed_s": "seconds since the first proposal", "epochs": "epochs trained, all trials together"}
 GRID = 200
 
@@ -74,7 +74,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
     end = max(getattr(curve[-1], axis) for c in contenders for curve in c.curves)
     grid = np.linspace(0, end, GRID)
     figure = go.Figure()
-    for contender, color in zip(contenders, COLOURS * 9, strict=False):
+    for contender, color in zip(contenders, COLORS * 9, strict=False):
         values = np.array([[at(curve, x, axis) for x in grid] for curve in contender.curves])
         low, high = values.min(axis=0), values.max(axis=0)
         if len(values) > 1:
@@ -103,7 +103,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
 def fronts(contenders: Sequence[Contender], cost: str, quality: Objective) -> go.Figure:
     """Every study's front in the plane of ``cost`` and the quality by validation, drawn at its test values."""
     figure, values, name = go.Figure(), [], quality.name
-    for contender, color in zip(contenders, COLOURS * 9, strict=False):
+    for contender, color in zip(contenders, COLORS * 9, strict=False):
         for i, study in enumerate(contender.studies):
             rows = projected(study.front, cost, quality)
             values += rows[cost].tolist()

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import Message
 
-from harness.errors import SpaceError, TrialError, reason_of
+from harness.errors import SpaceError, TrialError
 from harness.export import packed
 from harness.methods import load_own, nearest
 
@@ -54,7 +54,7 @@ class Loaded:
     prepare  raw samples (B, ...) float32 -> what ``run`` takes (on a GPU: already there)
     run      computes, and returns when the result is there
     output   what ``run`` returned -> logits (B, C)
-    shape    of one sample
+    shape    of one sample; a side that may be any is a name
     layers   how each weighted layer is computed, asked for when needed
     options  what the runtime was told so that its integers are exact on this machine; production must tell it too
     """
@@ -70,13 +70,13 @@ class Loaded:
         """Outputs (N, C) for raw inputs (N, ...), float32, in batches.
 
         Raises:
-            TrialError: the runtime cannot compute them, of another shape than the file takes, say.
+            TrialError: the samples have another shape than the file takes.
         """
-        try:
-            parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
-        except (Exception, SystemExit) as error:  # every runtime raises its own unrelated types
-            takes = f"it takes samples of shape {self.shape}, given were {tuple(x.shape[1:])}"
-            raise TrialError(f"the file cannot be run ({takes}): {reason_of(error)}") from error
+        given = x.shape[1:]
+        wanted = [side if isinstance(side, int) else None for side in self.shape]  # None: any
+        if len(given) != len(wanted) or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
+            raise TrialError(f"the file takes samples of shape {self.shape}, but the data have {given}")
+        parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
         return np.concatenate(parts)
 
 

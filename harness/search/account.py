@@ -138,7 +138,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
     if continues is None:
         run.finished += 1
     else:
-        run.stopped -= 1  # it goes on the trial that was stopped: one trial, which counted as stopped
+        run.stopped -= 1  # the stopped trial that it takes up counts as stopped no more
     if record.status == "stopped":
         run.stopped += 1
     if record.status == "stopped":
