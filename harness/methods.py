@@ -95,34 +95,18 @@ class Param:
 class Method:
     """The declaration of a technique, task, model family or runtime.
 
-    target           ``package.module:function``, imported only where it runs (the driver never
-                     imports torch, so declarations are kept apart from the functions)
-    params           its keyword arguments: numbers reach it as 0-d tensors, words as they are
-    loop             what the training loop reads beside them: when and where the method acts
-    off              parameter values at which it does nothing (``None``: it has no off value)
-    needs            what it asks of the teacher, see :mod:`harness.train.teacher`
-    on               what a clipping method acts on: the whole ``gradient`` as one vector, the gradients
-                     of all parameters by name (``gradients``), or the ``weights`` after a step
-    carries          state between steps: name -> (length, 0 for a number; first value)
-    learns           ``package.module:function`` of tensors that it trains beside the network
-    structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
-    graph_known      when its operators and their shapes, so its latency, are known: ``before`` where
-                     only the stored bytes follow from what was trained
-    after_where      option values at which it is known after training only, whatever ``structure_known`` says
-    free             accept any keyword (the user's own code)
+    target  ``package.module:function``, imported only where it runs (the driver never imports torch, so declarations
+            are kept apart from the functions)
+    params  its keyword arguments: numbers reach it as 0-d tensors, words as they are
+    loop    what the training loop reads beside them: when and where the method acts
+    off     parameter values at which it does nothing (``None``: it has no off value)
+    free    accept any keyword (the user's own code)
     """
 
     target: str
     params: Mapping[str, Param] = field(default_factory=dict)
     loop: Mapping[str, Param] = field(default_factory=dict)
     off: Mapping[str, Any] | None = None
-    needs: frozenset[str] = frozenset()
-    on: Literal["gradient", "gradients", "weights"] = "gradient"
-    carries: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    learns: str = ""
-    structure_known: Literal["before", "after"] = "before"
-    graph_known: Literal["before", "after"] = "before"
-    after_where: Mapping[str, Any] = field(default_factory=dict)
     free: bool = False
 
     @property
@@ -130,14 +114,58 @@ class Method:
         """All that a recipe's section may set."""
         return {**self.params, **self.loop}
 
+    def load(self) -> Callable[..., Any]:
+        """Import and return the function."""
+        return load_target(self.target)
+
+
+@dataclass(frozen=True)
+class ClipMethod(Method):
+    """A clipping method.
+
+    on       what it acts on: the whole ``gradient`` as one vector, the gradients of all parameters by name
+             (``gradients``), or the ``weights`` after a step
+    carries  state between steps: name -> (length, 0 for a number; first value)
+    """
+
+    on: Literal["gradient", "gradients", "weights"] = "gradient"
+    carries: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PruneMethod(Method):
+    """A pruning method.
+
+    structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
+    graph_known      when its operators and their shapes, so its latency, are known: ``before`` where only the stored
+                     bytes follow from what was trained
+    after_where      option values at which the structure is known after training only, whatever ``structure_known``
+                     says
+    """
+
+    structure_known: Literal["before", "after"] = "before"
+    graph_known: Literal["before", "after"] = "before"
+    after_where: Mapping[str, Any] = field(default_factory=dict)
+
     def knows_structure(self, options: Mapping[str, Any]) -> bool:
         """Do size and latency follow from a recipe with these ``options``, before it trains?"""
         later = any(options.get(name) == value for name, value in self.after_where.items())
         return self.structure_known == "before" and not later
 
-    def load(self) -> Callable[..., Any]:
-        """Import and return the function."""
-        return load_target(self.target)
+
+@dataclass(frozen=True)
+class QuantMethod(Method):
+    """A weight quantizer. ``learns``: ``package.module:function`` that gives the first values of the tensors that it
+    trains beside the network; empty where it trains none."""
+
+    learns: str = ""
+
+
+@dataclass(frozen=True)
+class DistillMethod(Method):
+    """A distillation method. ``needs``: what it asks of the teacher, see :mod:`harness.train.teacher`."""
+
+    needs: frozenset[str] = frozenset()
 
 
 def load_target(target: str, path: str = "") -> Callable[..., Any]:
@@ -178,10 +206,10 @@ class Registries:
 
     tasks: Mapping[str, Method]
     models: Mapping[str, Method]
-    clips: Mapping[str, Method]
-    pruners: Mapping[str, Method]
-    quantizers: Mapping[str, Method]
-    distills: Mapping[str, Method]
+    clips: Mapping[str, ClipMethod]
+    pruners: Mapping[str, PruneMethod]
+    quantizers: Mapping[str, QuantMethod]
+    distills: Mapping[str, DistillMethod]
     runtimes: Mapping[str, Method]
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import SpaceError
-from harness.methods import FLOAT_BITS, REQUIRED, Method, Param, Registries, nearest
+from harness.methods import FLOAT_BITS, REQUIRED, DistillMethod, Method, Param, Registries, nearest
 from harness.normalize import Normalization, Normalize, read_normalize
 
 Part = TypeVar("Part", bound="Frozen")
@@ -275,7 +275,7 @@ def _teacher(value: Any, student: Model, registries: Registries) -> Teacher | No
     return Teacher(model=model, train=_fixed("teacher", train, Train), clip=clip, seed=seed)
 
 
-def _distill(tree: Mapping[str, Any], registry: Mapping[str, Method]) -> Selected:
+def _distill(tree: Mapping[str, Any], registry: Mapping[str, DistillMethod]) -> Selected:
     chosen = _selected("distill", tree.get("distill", {"kind": "none"}), "kind", registry)
     if registry[chosen.name].needs and tree.get("teacher") is None:
         raise SpaceError("distill.kind", f"{chosen.name!r} needs a teacher", remedy="Add a `teacher:` section.")

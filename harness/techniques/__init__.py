@@ -11,28 +11,28 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.methods import FLOAT_BITS, Method, Param
+from harness.methods import FLOAT_BITS, ClipMethod, DistillMethod, Param, PruneMethod, QuantMethod
 
 _HERE = "harness.techniques"
 
 _THRESHOLD = Param(float, low=0, low_open=True)
 
 CLIPS = {
-    "none": Method(f"{_HERE}.clip:none", off={}),
-    "norm": Method(f"{_HERE}.clip:norm", {"threshold": _THRESHOLD}),
-    "value": Method(f"{_HERE}.clip:value", {"threshold": _THRESHOLD}),
-    "agc": Method(
+    "none": ClipMethod(f"{_HERE}.clip:none", off={}),
+    "norm": ClipMethod(f"{_HERE}.clip:norm", {"threshold": _THRESHOLD}),
+    "value": ClipMethod(f"{_HERE}.clip:value", {"threshold": _THRESHOLD}),
+    "agc": ClipMethod(
         f"{_HERE}.clip:agc",
         {"threshold": _THRESHOLD, "least": Param(float, 1e-3, low=0, low_open=True, doc="norm of a unit at zero")},
         on="gradients",
     ),
-    "auto": Method(
+    "auto": ClipMethod(
         f"{_HERE}.clip:auto",
         {"percentile": Param(float, 10.0, low=0, high=100)},
         off={"percentile": 100.0},
         carries={"norms": (1024, math.inf), "seen": (0, 0.0)},
     ),
-    "weight_range": Method(f"{_HERE}.clip:weight_range", {"threshold": _THRESHOLD}, on="weights"),
+    "weight_range": ClipMethod(f"{_HERE}.clip:weight_range", {"threshold": _THRESHOLD}, on="weights"),
 }
 
 _RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, shapes=True, doc="share removed")
@@ -47,8 +47,8 @@ _PENALTY = {
 }
 
 PRUNERS = {
-    "none": Method(f"{_HERE}.prune:none", {}, _PENALTY, off={"regularise": "none"}),
-    "channel": Method(
+    "none": PruneMethod(f"{_HERE}.prune:none", {}, _PENALTY, off={"regularise": "none"}),
+    "channel": PruneMethod(
         f"{_HERE}.prune:channel",
         {
             "ratio": _RATIO,
@@ -60,7 +60,7 @@ PRUNERS = {
         off={"ratio": 0.0, "regularise": "none"},
         after_where={"scope": "global"},
     ),
-    "rollback": Method(
+    "rollback": PruneMethod(
         f"{_HERE}.prune:rollback",
         {
             "ratio": Param(float, low=0, high=1, high_open=True, shapes=True, doc="share that is aimed at"),
@@ -81,7 +81,7 @@ PRUNERS = {
         structure_known="after",
         graph_known="after",
     ),
-    "weight": Method(
+    "weight": PruneMethod(
         f"{_HERE}.prune:weight",
         {
             "ratio": _SHARE,
@@ -106,7 +106,7 @@ def _bits(*choices: int) -> Param:
 
 
 QUANTIZERS = {
-    "uniform": Method(
+    "uniform": QuantMethod(
         f"{_HERE}.quantize:uniform",
         {
             "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
@@ -116,26 +116,26 @@ QUANTIZERS = {
         _ROUNDING,
         off={"bits": FLOAT_BITS},
     ),
-    "lsq": Method(
+    "lsq": QuantMethod(
         f"{_HERE}.quantize:lsq",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8)},
         _ROUNDING,
         off={"bits": FLOAT_BITS},
         learns=f"{_HERE}.quantize:lsq_begin",
     ),
-    "dorefa": Method(
+    "dorefa": QuantMethod(
         f"{_HERE}.quantize:dorefa",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
         _ROUNDING,
         off={"bits": FLOAT_BITS},
     ),
-    "pact": Method(  # the paper's pair: DoReFa's weights, trained activation ranges
+    "pact": QuantMethod(  # the paper's pair: DoReFa's weights, trained activation ranges
         f"{_HERE}.quantize:dorefa",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
         {**_ROUNDING, "activations": Param(str, "pact", choices=("range", "pact"))},
         off={"bits": FLOAT_BITS},
     ),
-    "standardised": Method(
+    "standardised": QuantMethod(
         f"{_HERE}.quantize:standardised",
         {
             "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
@@ -144,7 +144,7 @@ QUANTIZERS = {
         _ROUNDING,
         off={"bits": FLOAT_BITS},
     ),
-    "power_of_two": Method(
+    "power_of_two": QuantMethod(
         f"{_HERE}.quantize:power_of_two", {"bits": _bits(2, 3, 4)}, _ROUNDING, off={"bits": FLOAT_BITS}
     ),
 }
@@ -160,14 +160,14 @@ _SCHEDULE = {
 }
 
 
-def _distilling(name: str, *needs: str, loop: Mapping[str, Param] | None = None, **params: Param) -> Method:
+def _distilling(name: str, *needs: str, loop: Mapping[str, Param] | None = None, **params: Param) -> DistillMethod:
     loop = {**_SCHEDULE, **({"from_teacher": _FROM_TEACHER} if "parameters" in needs else {}), **(loop or {})}
     target = f"{_HERE}.distill:{name}"
-    return Method(target, {"weight": _WEIGHT, **params}, loop, off={"weight": 0.0}, needs=frozenset(needs))
+    return DistillMethod(target, {"weight": _WEIGHT, **params}, loop, off={"weight": 0.0}, needs=frozenset(needs))
 
 
 DISTILLS = {
-    "none": Method(f"{_HERE}.distill:none", off={}),
+    "none": DistillMethod(f"{_HERE}.distill:none", off={}),
     "logits": _distilling("logits", "logits", temperature=_TEMPERATURE),
     "labels": _distilling("labels", "logits"),
     "dkd": _distilling(
@@ -178,7 +178,7 @@ DISTILLS = {
         beta=Param(float, 8.0, low=0),
         loop={"warmup": Param(float, 20 / 240, low=0, high=1, doc="share of the epochs in which its term rises")},
     ),
-    "copy": Method(
+    "copy": DistillMethod(
         f"{_HERE}.distill:copy",
         {"weight": _WEIGHT, "strength": Param(float, 0.01, low=0, doc="of the sum of absolute differences")},
         {**_SCHEDULE, "from_teacher": _FROM_TEACHER},
