@@ -28,10 +28,10 @@ from benchmarks.report import ROOT, save
 from harness.files.access import write_bytes_durably
 from harness.machine.host import peak_memory_mib
 from harness.records import Measurement, TrialRecord, describe_file, write_record
-from harness.search import account as telling
-from harness.search import driver
+from harness.search import account, driver
 from harness.search.budget import Budget
 from harness.search.progress import Progress
+from harness.search.rules import rule_of
 from harness.search.signals import Stop
 from harness.search.state import Run
 from harness.search.study import Proposal
@@ -46,7 +46,8 @@ def opened(folder: Path, sampler: str) -> Run:
     nobody: Any = None
     with Stop() as stop:
         stop.drain()
-        return driver._open(space, folder, Budget(None), nobody, nobody, Progress("scale", None, False), stop, 0.1)
+        shown, chance = Progress("scale", None, False), {"accuracy": 0.1}
+        return driver._open(space, folder, Budget(None), nobody, nobody, shown, stop, chance, rule_of(space))
 
 
 def record_of(run: Run, proposal: Proposal) -> TrialRecord:
@@ -78,11 +79,11 @@ def record_of(run: Run, proposal: Proposal) -> TrialRecord:
 
 def fill(folder: Path, trials: int) -> None:
     run = opened(folder, "random")
-    run.latencies.use_reference = lambda path: None
-    while run.finished < trials:
-        [proposal] = run.study.propose()
-        run.open[proposal.number] = proposal
-        telling.tell(run, record_of(run, proposal))
+    while run.counts.finished < trials:
+        proposals = run.study.propose()
+        run.trials.propose(proposals)
+        [proposal] = proposals
+        account.tell(run, record_of(run, proposal))
 
 
 def visit(folder: Path) -> dict[str, Any]:
@@ -90,7 +91,6 @@ def visit(folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     run = opened(folder, "tpe")
     resume_s = time.perf_counter() - started
-    run.latencies.use_reference = lambda path: None
     took: dict[str, list[float]] = {"ask_ms": [], "record_ms": [], "tell_ms": [], "front_ms": []}
 
     def timed(name: str, work: Callable[..., Any], *given: Any) -> Any:
@@ -100,15 +100,16 @@ def visit(folder: Path) -> dict[str, Any]:
         return found
 
     for _ in range(ASKS):
-        [proposal] = timed("ask_ms", run.study.propose)
-        run.open[proposal.number] = proposal
+        proposals = timed("ask_ms", run.study.propose)
+        run.trials.propose(proposals)
+        [proposal] = proposals
         record = timed("record_ms", record_of, run, proposal)
-        front, values = copy.copy(run.front), [record.value(o.name) for o in run.space.objectives]
+        front, values = copy.copy(run.results.front), [record.value(o.name) for o in run.space.objectives]
         timed("front_ms", front.add, proposal.number, values)
-        timed("tell_ms", telling.tell, run, record)
+        timed("tell_ms", account.tell, run, record)
     return {
-        "trials": run.finished,
-        "front": len(run.front.numbers),
+        "trials": run.counts.finished,
+        "front": len(run.results.front.numbers),
         "resume_s": resume_s,
         **{name: statistics.median(found) for name, found in took.items()},
         "peak_mib": peak_memory_mib(),

@@ -36,9 +36,10 @@ import numpy as np
 
 from benchmarks.report import ROOT, save, spread
 from harness.measure.lab import Lab
-from harness.search import driver
-from harness.search.dominated import Dominated
+from harness.search.dominated import Dominated, DominatedConfig
+from harness.search.driver import search
 from harness.search.moasha import Moasha
+from harness.search.rules import LATENCY_TIE
 from harness.search.rungs import NEVER_STOPPED, Curve, Never, Rule, never_stopped
 from harness.space.space import Space, load_space
 from harness.stats.intervals import mean_interval
@@ -70,17 +71,11 @@ class Watch(Never):
 
 def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
     """One search of random trials; each with its costs and its accuracy after every epoch."""
-    rule, driver._rule = driver._rule, lambda space: Watch()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            loaded = load_space(
-                ROOT / space, overrides=[f"search.seed={seed}", "search.sampler=random", "search.lanes=1"]
-            )
-            driver.search(loaded, Path(folder) / "study", trials=trials)
-            paths = sorted((Path(folder) / "study" / "trials").glob("*/record.json"))
-            records = [json.loads(p.read_bytes()) for p in paths]
-    finally:
-        driver._rule = rule
+    loaded = load_space(ROOT / space, overrides=[f"search.seed={seed}", "search.sampler=random", "search.lanes=1"])
+    with tempfile.TemporaryDirectory() as folder:
+        search(loaded, Path(folder) / "study", trials=trials, rule=lambda _: Watch())
+        paths = sorted((Path(folder) / "study" / "trials").glob("*/record.json"))
+        records = [json.loads(p.read_bytes()) for p in paths]
     return [
         row(r) | {"places": loaded.places(r["params"]), "params": r["params"]} for r in records if r["status"] == "ok"
     ]
@@ -94,9 +89,9 @@ def retime(space: Space, studies: list[list[dict[str, Any]]]) -> None:
         for i, r in enumerate(r for study in studies for r in study):
             place = Path(folder) / str(i)
             place.mkdir()
-            made = untrained(space.fill(r["params"]).to_tree(), str(place))
-            keys[id(r)] = made["structure"]
-            files.setdefault(made["structure"], place / made["path"])
+            made = untrained(space.fill(r["params"]), place)
+            keys[id(r)] = made.structure
+            files.setdefault(made.structure, place / made.file)
         timed = lab.measure(list(files.values()), next(iter(files.values())), budget_s=LAB_S)
     known = {structure: one.median for structure, one in zip(files, timed, strict=True)}
     for r in (r for study in studies for r in study):
@@ -201,20 +196,19 @@ def pooled(studies: list[dict[str, Any]], orders: int) -> dict[str, Any]:
     }
 
 
-TIE = driver.LATENCY_TIE
-RULES = {"dominated": lambda: Dominated((0.0, TIE)), "moasha": Moasha}
+RULES = {"dominated": lambda: Dominated(DominatedConfig((0.0, LATENCY_TIE))), "moasha": Moasha}
 
 
 def best_of(rows: list[dict[str, Any]], errors: float = 0.0) -> set[int]:
     """Trials that no other equals or beats in everything and beats in something, where latencies
-    within TIE of each other are equal: being measured 0.1 % faster makes nobody optimal. The others'
+    within LATENCY_TIE of each other are equal: being measured 0.1 % faster makes nobody optimal. The others'
     accuracies count so many standard ``errors`` of the trial's more."""
     a, s, t = (np.array([r[name] for r in rows]) for name in ("accuracy", "size_bytes", "latency_ms"))
     numbers, found = np.array([r["number"] for r in rows]), set()
     for r, ai, si, ti in zip(rows, a, s, t, strict=True):
         error = errors * math.sqrt(ai * (1 - ai) / SAMPLES)
-        as_good = (a >= ai - error) & (s <= si) & (t <= ti * (1 + TIE))
-        better = (a > ai - error) | (s < si) | (t < ti * (1 - TIE))
+        as_good = (a >= ai - error) & (s <= si) & (t <= ti * (1 + LATENCY_TIE))
+        better = (a > ai - error) | (s < si) | (t < ti * (1 - LATENCY_TIE))
         others = numbers != r["number"]
         if not (others & as_good & better).any():
             found.add(r["number"])

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.search.dominated import Dominated
+from harness.search.dominated import DominatedConfig
 from harness.search.extrapolate import NOISES, WIDTHS_U, Shape, choose, fit, kernel, logit, quantile
+from harness.search.forecast import ForecastConfig
 
 
 def drawn(seed: int, n: int, d: int, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +100,6 @@ def test_a_bound_from_few_curves_covers_no_more_than_they_can(n, level, reached)
 
 
 def test_the_confidences_of_dominated_hold_from_6_and_from_76_curves_on():
-    rule = Dominated()
-    assert rule.least == 6 and (rule.least - 1) / rule.least < rule.confidence <= rule.least / (rule.least + 1)
+    rule, least = DominatedConfig(), ForecastConfig().least
+    assert least == 6 and (least - 1) / least < rule.confidence <= least / (least + 1)
     assert 75 / 76 < rule.second <= 76 / 77

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.search.dominated import CURVES, PAUSED, Dominated
+from harness.search.dominated import PAUSED, Dominated, DominatedConfig
+from harness.search.forecast import CURVES, Forecast, ForecastConfig
 from harness.search.moasha import Moasha, epsilon_net, ranked
 from harness.search.rules import make_rule
 from harness.search.rungs import NEVER_STOPPED, Curve, never_stopped
@@ -32,7 +33,11 @@ def bound(rule: Dominated, accuracy: float, rung: int = 0) -> float:
 
 
 def hoped(rule: Dominated, curve: Curve, rung: int) -> float:
-    return float(rule.optimistic([curve], rung, rule.confidence)[0])
+    return float(rule.forecast.bound([curve], rung, rule.config.confidence)[0])
+
+
+def with_least(least: int) -> Dominated:
+    return Dominated(forecast=Forecast(ForecastConfig(least=least)))
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95])
@@ -40,7 +45,7 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
     rng = np.random.default_rng(0)
     above = []
     for _ in range(40):
-        rule = learned(Dominated(confidence=confidence), curves(rng, 60))
+        rule = learned(Dominated(DominatedConfig(confidence=confidence)), curves(rng, 60))
         above += [final > bound(rule, at_rung) for at_rung, final in curves(rng, 50)]
     share = np.mean(above)
     assert 0.3 * (1 - confidence) < share < 1.3 * (1 - confidence) + 0.01
@@ -48,7 +53,7 @@ def test_final_accuracies_exceed_the_bound_as_seldom_as_stated(confidence):
 
 def test_trials_that_only_an_exemption_kept_count_for_those_that_were_stopped():
     def with_one_more(exempt: float, flagged: bool) -> float:
-        rule = learned(Dominated(confidence=0.96), [(0.5, 0.6)] * 60)
+        rule = learned(Dominated(DominatedConfig(confidence=0.96)), [(0.5, 0.6)] * 60)
         rule.learn(60, Curve((1.0,), exempt, rungs={0: 0.5}, flagged=flagged), 0.9, True)
         return bound(rule, 0.5)
 
@@ -69,7 +74,7 @@ def test_parameters_tell_a_slow_start_from_a_weak_student():
 
 
 def test_the_best_of_the_last_rungs_counts_and_no_earlier_one():
-    rule = Dominated(window=2)
+    rule = Dominated(forecast=Forecast(ForecastConfig(window=2)))
     for number in range(40):
         at = 0.3 + 0.01 * number
         rule.learn(number, Curve((1.0,), rungs={0: 0.2, 1: at, 2: at}), at + 0.1, True)
@@ -95,7 +100,7 @@ def test_only_the_last_curves_are_learned_from():
 
 
 def test_what_the_space_cannot_express_is_not_learned_from():
-    rule = learned(Dominated(least=1), [(0.5, 0.6)] * 10)
+    rule = learned(with_least(1), [(0.5, 0.6)] * 10)
     before = bound(rule, 0.5)
     rule.learn(10, Curve((1.0,), 1.0, places=None, rungs={0: 0.5}), 0.99, True)
     rule.learn(11, Curve((1.0,), rungs={0: 0.5}), math.nan, True)
@@ -124,9 +129,9 @@ def test_what_may_still_be_on_the_front_goes_on():
 
 
 def test_nothing_is_extrapolated_from_a_few_curves():
-    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 7), 0.5) == math.inf
-    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5) < 1
-    assert bound(learned(Dominated(least=8), [(0.5, 0.6)] * 8), 0.5, 1) == math.inf
+    assert bound(learned(with_least(8), [(0.5, 0.6)] * 7), 0.5) == math.inf
+    assert bound(learned(with_least(8), [(0.5, 0.6)] * 8), 0.5) < 1
+    assert bound(learned(with_least(8), [(0.5, 0.6)] * 8), 0.5, 1) == math.inf
 
 
 def test_a_tenth_is_never_stopped():
@@ -188,7 +193,7 @@ def test_layers_come_one_after_the_other(points):
 
 def test_a_latency_within_the_noise_is_no_reason_to_go_on():
     for ties, stops in (((0.0, 0.02), True), ((), False)):
-        rule = learned(Dominated(ties), [(0.5, 0.6)] * 10, (100.0, 2.0))
+        rule = learned(Dominated(DominatedConfig(ties)), [(0.5, 0.6)] * 10, (100.0, 2.0))
         rule.learn(20, Curve((100.0, 1.01)), 0.95, True)
         rule.begin(21, Curve((100.0, 1.0)))
         assert bool(rule.decide(21, 0, 0.5)) is stops

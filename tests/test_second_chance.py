@@ -12,6 +12,7 @@ from harness.records import CONTINUES, read_record
 from harness.report import load_study
 from harness.search import driver
 from harness.search.budget import Budget
+from harness.search.counts import Counts
 from harness.search.driver import search
 from harness.search.jobs import Finished
 from harness.search.rungs import Never
@@ -185,11 +186,8 @@ def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):  # 
 
 def test_second_chances_come_when_all_trials_have_begun_or_little_budget_is_left():
     def closing(budget: Budget, epochs: int, finished: int = 0, asked: bool = False) -> bool:
-        state = {"open": {}, "waiting": [], "exhausted": False, "failures_in_a_row": 0, "epochs": epochs}
-        now = SimpleNamespace(**state, budget=budget, finished=finished, stop=SimpleNamespace(asked=asked))
-        now._epochs_begun = Run._epochs_begun.fget(now)
-        now.wanted = Run.wanted.fget(now)
-        return Run.closing.fget(now)
+        counts, stop = Counts(finished=finished, epochs=epochs), SimpleNamespace(asked=asked)
+        return Run(*[None] * 6, stop, budget, *[None] * 3, counts).closing
 
     assert not closing(Budget(60), 500, 59) and closing(Budget(60), 500, 60)
     assert not closing(Budget(60), 500, 60, asked=True)

@@ -13,7 +13,7 @@ from harness.search import driver
 from harness.search.budget import Budget
 from harness.search.driver import search
 from harness.search.lane_groups import in_lanes, lane_key
-from harness.search.loop import _waited
+from harness.search.queues import LabQueue
 from harness.search.rules import make_rule
 from harness.search.state import Run
 from tests import fake_trial
@@ -90,7 +90,9 @@ def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa:
     monkeypatch.setattr(driver, "rule_of", lambda space: rules.append(make(space)) or rules[-1])
     run(box, *LEARNING, "search.trials=80")
     run(box, *LEARNING, "search.trials=81")
-    first, second = (sorted((c.rungs[1], c.final, c.flagged, c.exempt, c.places) for c in r.done) for r in rules)
+    first, second = (
+        sorted((c.rungs[1], c.final, c.flagged, c.exempt, c.places) for c in r.forecast.done) for r in rules
+    )
     assert any(flagged and exempt < 1 for _, _, flagged, exempt, _ in first), "or there was nothing to know"
     assert [c for c in second if c in first] == first and len(second) <= len(first) + 1
 
@@ -122,9 +124,8 @@ def test_lanes_share_their_structure_and_nothing_else(box):  # noqa: F811
     ("trials", "set_to", "lanes"), [(60, None, 1), (599, None, 1), (600, None, 4), (9999, None, 16), (60, 8, 8)]
 )
 def test_few_trials_run_alone_and_many_in_lanes(trials, set_to, lanes):
-    settings = SimpleNamespace(lanes=set_to)
-    space, counted = SimpleNamespace(settings=settings), {"finished": 0, "epochs": 0, "told": 0}
-    assert Run.lanes.fget(SimpleNamespace(space=space, budget=Budget(trials), **counted)) == lanes
+    space = SimpleNamespace(settings=SimpleNamespace(lanes=set_to))
+    assert Run(space, *[None] * 6, Budget(trials), *[None] * 3).lanes == lanes
 
 
 def test_what_a_budget_is_worth_in_trials():
@@ -193,13 +194,15 @@ def test_sixty_trials_where_no_budget_is_given(box):  # noqa: F811
 
 
 @pytest.mark.parametrize(("stop", "late"), [("dominated", True), ("moasha", False), ("none", False)])
-def test_a_structure_waits_for_seconds_at_most_where_rungs_are_close(stop, late):
-    now = SimpleNamespace(
-        rule=make_rule(stop), waits_since=time.monotonic() - 6, told=3, told_at_wait=3, waiting=[], priced=[]
-    )
-    assert _waited(now, slots=2) == late
-    now.told = 11
-    assert _waited(now, slots=2)
+def test_a_structure_waits_for_seconds_at_most_where_rungs_are_close(monkeypatch, stop, late):
+    waiting, often = LabQueue(), make_rule(stop).often
+    assert not waiting.is_due(slots=2, told=99, stops_often=often), "nothing waits"
+    waiting.add_trained(SimpleNamespace(structure="new"), told=3)
+    assert not waiting.is_due(slots=2, told=3, stops_often=often)
+    assert waiting.is_due(slots=2, told=11, stops_often=often)
+    now = time.monotonic() + 6
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert waiting.is_due(slots=2, told=3, stops_often=often) == late
 
 
 def test_a_rule_knows_the_costs_of_baselines_before_they_train(box):  # noqa: F811

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from typing import Any
 
 from harness.errors import TrialError
 from harness.records import CONTINUES, WIDEST_FP32, TrialRecord, read_record, trial_folder, write_record
 from harness.search import resume
+from harness.search.counts import epochs_of
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
 from harness.search.signals import Interrupted
 from harness.search.state import Run
@@ -27,7 +27,7 @@ def take(run: Run, record: TrialRecord) -> None:
         resume.write_failed(folder, record)
         tell(run, record)
     elif record.status == "stopped":
-        known = run.costs.get(record.number) or _taken_up(run, record)
+        known = run.trials.costs.get(record.number) or _taken_up(run, record)
         if known is not None:
             record = record.with_measurements(*known.measurements.values())
         write_record(folder, record)
@@ -37,8 +37,7 @@ def take(run: Run, record: TrialRecord) -> None:
     elif run.latencies.known(record) is not None:
         tell(run, run.latencies.complete(record, folder))
     else:
-        _waits(run)
-        run.waiting.append(record)
+        run.lab.add_trained(record, run.counts.told)
 
 
 def _taken_up(run: Run, record: TrialRecord) -> TrialRecord | None:
@@ -47,47 +46,40 @@ def _taken_up(run: Run, record: TrialRecord) -> TrialRecord | None:
     return None if before is None else read_record(trial_folder(run.folder, before))
 
 
-def _waits(run: Run) -> None:
-    if not run.waiting and not run.priced:
-        run.told_at_wait, run.waits_since = run.told, time.monotonic()
-
-
 def take_cost(run: Run, record: TrialRecord) -> None:
     """A recipe whose structure and size are known: it trains, waits for the lab, or, where it
     breaks a constraint already, is told without training."""
     full = run.latencies.known(record)
     if full is None and run.needs_latency:
-        _waits(run)
-        run.priced.append(record)
+        run.lab.add_untrained(record, run.counts.told)
         return
     full = full or record
-    run.costs[record.number] = full
-    proposal = run.open[record.number]
+    run.trials.costs[record.number] = full
+    proposal = run.trials.open[record.number]
     broken = run.study.broken(full)
     if broken and not proposal.baseline:  # a baseline is drawn in the report, whatever it breaks
         full.file(trial_folder(run.folder, record.number)).unlink(missing_ok=True)
         take(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
         return
-    run.ready.append(proposal)
+    run.trials.ready.append(proposal)
 
 
 def measure(run: Run) -> None:
     """The barrier: no slot is busy, so the machine is quiet."""
-    waiting, run.waiting = run.waiting, []
-    priced, run.priced = run.priced, []
+    trained, untrained = run.lab.take()
     try:
         with run.stop.twice_ends():
-            run.latencies.measure([*waiting, *priced], run.folder)
+            run.latencies.measure([*trained, *untrained], run.folder)
     except Interrupted:
-        run.waiting, run.priced = waiting, priced
+        run.lab.put_back(trained, untrained)
         return
     except TrialError as error:
         log.warning("%s: measuring file by file", error)
-        waiting = [r for r in waiting if _measured_alone(run, r, final=True)]
-        priced = [r for r in priced if _measured_alone(run, r, final=False)]
-    for record in waiting:
+        trained = [r for r in trained if _measured_alone(run, r, final=True)]
+        untrained = [r for r in untrained if _measured_alone(run, r, final=False)]
+    for record in trained:
         tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
-    for record in priced:
+    for record in untrained:
         take_cost(run, record)
     if run.latencies.has_reference:
         run.latencies.teacher(run.space, run.folder)
@@ -102,54 +94,35 @@ def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
         if final:
             take(run, record.model_copy(update={"status": "failed", "reason": str(error)}))
         else:
-            run.ready.append(run.open[record.number])
+            run.trials.ready.append(run.trials.open[record.number])
         return False
     return True
 
 
 def tell(run: Run, record: TrialRecord) -> None:
     """Tell the study, and count."""
-    run.timeline.add(record.number, run.epochs + epochs_of(record))
+    run.timeline.add(record.number, run.counts.epochs + epochs_of(record))
     feasible = run.study.tell(record)
-    run.told += 1
-    run.open.pop(record.number, None)
-    run.costs.pop(record.number, None)
+    run.counts.told += 1
+    run.trials.close(record.number)
     count(run, record, feasible)
-    run.progress.trial(record, record.number in run.front.numbers)
-
-
-def epochs_of(record: TrialRecord) -> int:
-    """That the trial trained itself."""
-    return int(record.diagnostics.get("epochs", 0))
+    run.progress.trial(record, record.number in run.results.front.numbers)
 
 
 def count(run: Run, record: TrialRecord, feasible: bool) -> None:
-    """Account for a told record: the front, the reference, the rule, the counters."""
-    run.epochs += epochs_of(record)
+    """Account for a told record: the counts, the rule, the results."""
+    run.counts.add(record)
     continues = record.diagnostics.get(CONTINUES)
     if continues is not None:
         run.rule.take_up(continues)  # a resumed study's rule has learned of it as of a stopped one
     if record.status == "failed":
-        run.failed += 1
-        run.failures_in_a_row += 1
         return
-    run.failures_in_a_row = 0
     learn(run, record, feasible)
-    if continues is None:
-        run.finished += 1
-    else:
-        run.stopped -= 1  # the stopped trial that it takes up counts as stopped no more
-    if record.status == "stopped":
-        run.stopped += 1
     if record.status == "stopped":
         return
     if record.baseline == WIDEST_FP32:
         run.latencies.use_reference(record, record.file(trial_folder(run.folder, record.number)))
-    if record.baseline:
-        run.sweep.append(record.number)
-    run.reference.see(record)
-    if feasible and run.front.add(record.number, [record.value(o.name) or 0.0 for o in run.space.objectives]):
-        run.ever.add(record.number)
+    run.results.add(record, run.space.objectives, feasible)
 
 
 def learn(run: Run, record: TrialRecord, feasible: bool) -> None:

@@ -1,63 +1,54 @@
-"""``stop: dominated``: stop what seems unable to enter the front, take up again what may after all."""
+"""``search.stop: dominated``: stop a trial that cannot reach the front, and resume it if it may after all."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.search.extrapolate import Fit, Shape, choose, fit, logit, quantile
+from harness.search.forecast import Forecast
 from harness.search.rungs import RUNGS, Curve
 from harness.stats.pareto import Front
 
-CURVES = 128  # finished trials that `dominated` learns from
-PAUSED = 4096  # stopped trials of which it may take up some again: the latest
+PAUSED = 4096  # stopped trials that are remembered, the latest: more would cost memory and time for little
 
 
-@dataclass
-class Dominated:
-    """Stop what cannot enter the front at its size and latency.
+@dataclass(frozen=True)
+class DominatedConfig:
+    """The numbers of the rule; those of ``benchmarks/stopping.py``.
 
-    The final accuracy is extrapolated with a bound learned from the study's own finished curves: a
-    Gaussian process (``extrapolate.py``) expects it from the best accuracy of the last ``window`` rungs
-    (one rung alone is noisy) and the trial's parameters; the bound lies above that by the
-    ``confidence`` quantile of the leave-one-out residuals. Residuals count by the closeness of their
-    prediction to the trial's (Gaussian, ``near`` logits wide: weak students scatter more than good
-    ones; localised conformal prediction, Guan 2023), and 1 / ``exempt`` times where the rule would have
-    stopped the trial, of whose like only so many finish (inverse probability weighting, Horvitz and
-    Thompson 1952). Nothing stops before ``least`` curves have finished; the last CURVES of them are
-    learned from. Nothing stops after the share ``until`` of its epochs: what is left saves little, and
-    being wrong costs as much as ever. ``ties``: relative differences of each cost that are within the noise of its
-    measurement: nothing goes on only because it seems faster by less.
-
-    A stop is no last word (freeze and thaw; Swersky, Snoek, Adams 2014, arXiv:1406.3896). Early ones rest on few
-    curves, so they may be hasty: when the study is nearly done, what would go on by all of its curves, at the
-    higher confidence ``second``, is taken up again, the most promising first, and from there on judged by that.
-
-    A confidence holds from enough curves on only. The largest of n residuals bounds the next one with probability
-    n / (n + 1) (exchangeable, equal weights), and there is no higher bound: ``confidence`` holds from ``least`` = 6
-    curves on (6 / 7 = 85.7 %), ``second`` from 76 on (76 / 77 = 98.7 %). With fewer, what is taken up again is
-    judged at n / (n + 1). Unequal weights need more: the sum of the weights then stands for n.
-    The numbers are those of ``benchmarks/stopping.py``.
+    ties        for each cost, the relative difference that is within the noise of its measurement: a trial does not
+                go on only because it seems cheaper by less
+    confidence  of the bound that stops a trial
+    second      of the bound that decides whether a stopped trial is resumed
+    until       share of the epochs after which nothing is stopped: little is left to save
     """
 
     ties: tuple[float, ...] = ()
     confidence: float = 0.85
-    window: int = 2
-    near: float = 0.5
-    least: int = 6
-    until: float = 0.5
     second: float = 0.987
-    resolution: float = 0.005  # accuracies are taken to lie this far from 0 and 1 at least
+    until: float = 0.5
+
+
+@dataclass
+class Dominated:
+    """Stop a trial that cannot enter the front at its size and latency.
+
+    A trial stops where the bound on its final accuracy (:class:`Forecast`) lies below the accuracy of a front point
+    that costs no more.
+
+    A stopped trial may be resumed (freeze and thaw; Swersky, Snoek, Adams 2014, arXiv:1406.3896). Early decisions
+    rest on few curves, so they may be wrong. When the study is nearly done, stopped trials are judged again by all
+    of its curves, at the higher confidence ``second``. Those that would not be stopped now are resumed, the most
+    promising first, and are judged at that confidence from there on.
+    """
+
+    config: DominatedConfig = DominatedConfig()
+    forecast: Forecast = field(default_factory=Forecast)
     open: dict[int, Curve] = field(default_factory=dict)  # trials that train
     paused: dict[int, Curve] = field(default_factory=dict)  # trials that were stopped
-    done: deque[Curve] = field(default_factory=lambda: deque(maxlen=CURVES))
     front: Front | None = None
-    finished: int = 0
-    fits: dict[int, tuple[int, list[Curve], Fit]] = field(default_factory=dict)  # by rung: when, of which
-    shapes: dict[int, tuple[int, Shape]] = field(default_factory=dict)
     uses_costs = True
     often = True
     takes_up = True
@@ -66,7 +57,7 @@ class Dominated:
         self.open[number] = curve
 
     def rungs(self, total: int) -> dict[int, int]:
-        last = math.floor(self.until * total)
+        last = math.floor(self.config.until * total)
         return {epoch: i for i in range(1, RUNGS) if (epoch := math.ceil(i * total / RUNGS)) <= last}
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
@@ -76,7 +67,8 @@ class Dominated:
         if self.front is None or rival < 0 or accuracy >= self.front.values()[rival, 0]:
             return ""
         needed = float(self.front.values()[rival, 0])
-        hoped = float(self.optimistic([curve], rung, self.second if curve.again else self.confidence)[0])
+        confidence = self.config.second if curve.again else self.config.confidence
+        hoped = float(self.forecast.bound([curve], rung, confidence)[0])
         if hoped >= needed:
             return ""
         curve.flagged = True
@@ -98,9 +90,8 @@ class Dominated:
         if not math.isfinite(final):
             return
         if curve.places is not None:
-            self.finished += 1
             flagged = begun.flagged or curve.flagged
-            self.done.append(replace(curve, rungs=begun.rungs or curve.rungs, flagged=flagged, final=final))
+            self.forecast.add(replace(curve, rungs=begun.rungs or curve.rungs, flagged=flagged, final=final))
         if curve.costs is None or not feasible:
             return
         if self.front is None:
@@ -132,7 +123,7 @@ class Dominated:
         if self.front is None or (rivals < 0).all():
             return np.full(len(curves), math.inf)
         needed = np.where(rivals < 0, -math.inf, self.front.values()[rivals, 0])
-        return self.optimistic(curves, rung, self.second) - needed
+        return self.forecast.bound(curves, rung, self.config.second) - needed
 
     def _rivals(self, curves: list[Curve]) -> np.ndarray:
         """For each trial (of known costs) the place on the front (M,) of the most accurate point that costs
@@ -140,41 +131,7 @@ class Dominated:
         if self.front is None:
             return np.full(len(curves), -1)
         values, bounds = self.front.values(), np.array([c.costs for c in curves])
-        bounds = bounds + np.array(self.ties or 0.0) * np.abs(bounds)
+        bounds = bounds + np.array(self.config.ties or 0.0) * np.abs(bounds)
         cheap = (values[:, 1:] <= bounds[:, None]).all(axis=2)
         best = np.where(cheap, values[:, 0], -math.inf)
         return np.where(best.max(axis=1) > -math.inf, best.argmax(axis=1), -1)
-
-    def optimistic(self, curves: list[Curve], rung: int, confidence: float) -> np.ndarray:
-        """The accuracies (M,) that the trials will not exceed, at this confidence; infinite where that is not
-        known."""
-        done, found = self._fit(rung)
-        if found is None or any(c.places is None for c in curves):
-            return np.full(len(curves), math.inf)
-        expected = found.at(np.array([self._inputs(c, rung) for c in curves]))
-        weights = np.array([1 / c.exempt if c.flagged else 1.0 for c in done])
-        weights = weights * np.exp(-(((found.expected - expected[:, None]) / self.near) ** 2) / 2) + 1e-3
-        hoped = expected + quantile(found.residuals, weights, confidence)
-        return np.maximum([c.rungs[rung] for c in curves], 1 / (1 + np.exp(-hoped)))
-
-    def _fit(self, rung: int) -> tuple[list[Curve], Fit | None]:
-        """The finished curves that have the rung and their fit; None of fewer than ``least``. Its shape is
-        chosen again when a fifth more trials have finished, or half of CURVES."""
-        at, done, found = self.fits.get(rung, (0, [], None))
-        if found is not None and self.finished == at:
-            return done, found
-        done = [c for c in self.done if rung in c.rungs]
-        if len(done) < self.least:
-            return done, None
-        x = np.array([self._inputs(c, rung) for c in done])
-        y = np.array([logit(c.final, self.resolution) for c in done if c.final is not None])
-        chosen, shape = self.shapes.get(rung, (0, None))
-        if shape is None or self.finished > min(1.2 * chosen, chosen + CURVES // 2):
-            shape = choose(x, y)
-            self.shapes[rung] = (self.finished, shape)
-        self.fits[rung] = (self.finished, done, fit(x, y, shape))
-        return done, self.fits[rung][2]
-
-    def _inputs(self, curve: Curve, rung: int) -> np.ndarray:
-        latest = [a for r, a in curve.rungs.items() if rung - self.window < r <= rung]
-        return np.array([logit(max(latest), self.resolution), *(curve.places or ())])

@@ -33,9 +33,10 @@ from harness.measure.lab import Lab
 from harness.recipe import key_of
 from harness.records import read_record, trial_folder
 from harness.search import finish, first_trials, preflight, resume
-from harness.search.account import count, epochs_of, take
+from harness.search.account import count, take
 from harness.search.budget import Budget
 from harness.search.cluster import ClusterLost, connect
+from harness.search.counts import Results, epochs_of
 from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.jobs import Pool
 from harness.search.latencies import Latencies
@@ -45,7 +46,7 @@ from harness.search.pool import RayPool
 from harness.search.progress import Progress
 from harness.search.reference import Reference
 from harness.search.rules import rule_of
-from harness.search.rungs import Never
+from harness.search.rungs import Never, Rule
 from harness.search.signals import Interrupted, Stop
 from harness.search.state import FAILURES_IN_A_ROW, Run
 from harness.search.study import Study
@@ -72,6 +73,16 @@ class Outcome:
     stopped: int = 0  # of the finished ones: before their last epoch
 
 
+@dataclass(frozen=True)
+class _Services:
+    """What a search works with beside its space and its folder."""
+
+    examination: Examination
+    lab: Callable[[], Lab]
+    pool: Callable[[], Pool]
+    rule: Callable[[Space], Rule]
+
+
 def search(
     space: Space,
     folder: Path | str,
@@ -85,6 +96,7 @@ def search(
     examine: Callable[..., Examination] = Examination,
     lab: Callable[[], Lab] = Lab,
     make_pool: Callable[[Space, str | None, str], Pool] | None = None,
+    rule: Callable[[Space], Rule] | None = None,
 ) -> Outcome:
     """Search ``space`` in the study ``folder``; continues what is there.
 
@@ -93,6 +105,7 @@ def search(
         trials: finished trials that the study shall have (default: the space's).
         rebuild: make the study's index again from the trials' records.
         warm_start: folder of an earlier study, whose front is tried first.
+        module, examine, lab, make_pool, rule: what tests and benchmarks replace.
     Raises:
         SpaceError: nothing was run and nothing is left half-written.
         ClusterLost: Ray has died; what finished is kept, and the same call goes on.
@@ -112,8 +125,8 @@ def search(
                 return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
             trust.remember(folder, trust.named_code(space.source.tree))
             with examine(module, preflight.looked_at(space)) as seen:
-                workers = partial(pool, space, address, module)
-                return _search(space, folder, budget, progress, warm_start, lab, seen, workers)
+                services = _Services(seen, lab, partial(pool, space, address, module), rule or rule_of)
+                return _search(space, folder, budget, progress, warm_start, services)
         finally:
             if fresh and not (folder / "space.yaml").exists():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -171,14 +184,12 @@ def _search(
     budget: Budget,
     progress: bool,
     warm_start: Path | None,
-    lab: Callable[[], Lab],
-    examination: Examination,
-    make_pool: Callable[[], Pool],
+    services: _Services,
 ) -> Outcome:
-    started = time.monotonic()
+    started, examination = time.monotonic(), services.examination
     with (
         Stop(lambda: mark_draining(folder)) as stop,
-        lab() as measuring,
+        services.lab() as measuring,
         Progress(folder.name, budget.trials, progress) as shown,
         ExitStack() as opened,
     ):
@@ -188,7 +199,7 @@ def _search(
             found = resume.made_of(space, examination.answer())
         resume.check_same_data(folder, found)
         shown.say("preparing: Ray, teacher, first export")
-        pool = make_pool()
+        pool = services.pool()
         opened.callback(pool.close)
         stop.take_over()
         with space.source.at("", ()):
@@ -197,7 +208,7 @@ def _search(
         pool.share(ready.logits)
         stop.drain()  # until here a signal ends the search: nothing has begun that could be drained
         write_checked_json(folder / resume.MADE_OF, found)
-        run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready))
+        run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready), services.rule(space))
         _work(run, warm_start)
         return _close(run, started)
 
@@ -213,9 +224,9 @@ def _work(run: Run, warm_start: Path | None) -> None:
     if run.stop.now:
         return
     with contextlib.suppress(Interrupted), run.stop.twice_ends():
-        if run.finished:  # else the runtime itself may be what failed
+        if run.counts.finished:  # else the runtime itself may be what failed
             run.latencies.teacher(space, folder)
-        finish.score_front(sorted(run.ever), run.sweep, folder, run.pool)
+        finish.score_front(sorted(run.results.ever), run.results.sweep, folder, run.pool)
 
 
 def chance_of(ready: Prepared) -> dict[str, float]:
@@ -241,6 +252,7 @@ def _open(
     progress: Progress,
     stop: Stop,
     chance: Mapping[str, float],
+    rule: Rule,
 ) -> Run:
     write_bytes_durably(folder / "space.yaml", space.text.encode())
     write_checked_json(folder / "environment.json", environment())
@@ -255,12 +267,11 @@ def _open(
         progress,
         stop,
         budget,
-        Front(tuple(o.direction for o in space.objectives)),
-        Reference(space, chance),
-        rule_of(space),
+        rule,
         Timeline(folder),
+        Results(Front(tuple(o.direction for o in space.objectives)), Reference(space, chance)),
     )
-    study.front = lambda: run.front.numbers
+    study.front = lambda: run.results.front.numbers
     _take_in(run)
     return run
 
@@ -289,32 +300,33 @@ def _take_in(run: Run) -> None:
 
 
 def _close(run: Run, started: float) -> Outcome:
-    if run.failures_in_a_row >= FAILURES_IN_A_ROW and not run.finished:
+    counts, results = run.counts, run.results
+    if counts.failures_in_a_row >= FAILURES_IN_A_ROW and not counts.finished:
         reason = run.study.trials(TrialState.FAIL)[-1].user_attrs.get("reason", "")
         raise HarnessError(
-            f"{run.folder}: {run.failures_in_a_row} trials failed in a row and none finished. The last one: {reason}"
+            f"{run.folder}: {counts.failures_in_a_row} trials failed in a row and none finished. The last one: {reason}"
         )
-    enough = run.budget.trials is not None and run.finished >= run.budget.trials
-    enough = enough or run.budget.spent(run.epochs)
+    enough = run.budget.trials is not None and counts.finished >= run.budget.trials
+    enough = enough or run.budget.spent(counts.epochs)
     status = "interrupted" if run.stop.asked else "complete" if enough else "exhausted"
-    front = sorted(run.front.numbers)
+    front = sorted(results.front.numbers)
     finish.write_summary(
         run.study,
         run.folder,
         {
             "status": status,
-            "finished": run.finished,
-            "failed": run.failed,
+            "finished": counts.finished,
+            "failed": counts.failed,
             "front": front,
-            "stopped": run.stopped,
-            "epochs": run.epochs,
+            "stopped": counts.stopped,
+            "epochs": counts.epochs,
             "budget": {"trials": run.budget.trials, "epochs": run.budget.epochs, "seconds": run.budget.seconds},
-            "reference": run.reference.point(run.front),
-            "chance": dict(run.reference.chance),
-            "hypervolume": run.reference.hypervolume(run.front),
+            "reference": results.reference.point(results.front),
+            "chance": dict(results.reference.chance),
+            "hypervolume": results.hypervolume,
             "driver_peak_mib": peak_memory_mib(),
             "wall_s": round(time.monotonic() - started, 1),
             "command": _command(),
         },
     )
-    return Outcome(run.folder, status, run.finished, run.failed, front, run.stop.exit_code, run.stopped)
+    return Outcome(run.folder, status, counts.finished, counts.failed, front, run.stop.exit_code, counts.stopped)

@@ -8,69 +8,57 @@ structures wait for the lab; groups wait at their next rung meanwhile.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from harness.errors import DiskError
 from harness.records import Artifact, Measurement, read_record, trial_folder
 from harness.search.account import costs_of, curve_of, learn, measure, take, take_cost
 from harness.search.jobs import Finished
-from harness.search.lane_groups import lane_key
 from harness.search.rungs import NEVER_STOPPED, never_stopped
 from harness.search.state import Run
 from harness.search.study import Proposal
 from harness.trial.job import Cost, TrialJob
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
-PATIENCE = 4  # trials per slot that are told or come to wait for the lab too while a new structure waits for it
-PATIENCE_S = 5.0  # for how long it waits at most where trials stand still often: a barrier costs little then
 
 
 def work_through(run: Run) -> None:
     """Keep every slot busy; stop for a barrier when enough new structures wait for the lab."""
-    run.baselines = _baselines_left(run)
+    run.trials.baselines = _baselines_left(run)
     run.timeline.start()
     slots = 1
     while True:
         slots = max(slots, run.pool.free + len(run.pool.running))
-        structures = len({r.structure for r in (*run.waiting, *run.priced)})
-        barrier = bool(structures) and (structures >= 2 * slots or _waited(run, slots))
+        barrier = run.lab.is_due(slots, run.counts.told, run.rule.often)
         if not barrier:
             _resume_held(run)
             _fill_slots(run)
         if not run.pool.running:
-            if structures:
+            if run.lab.structures:
                 measure(run)
             elif _without_workers(run):
                 run.pool.wait(0.5)
-            elif not run.held and (not run.ready or run.stop.asked):
+            elif not run.trials.held and (not run.trials.ready or run.stop.asked):
                 break
             if run.stop.now:
                 break
             continue
-        for answer in run.pool.wait(0.5 if run.ahead or not run.wanted else 0.0):
+        for answer in run.pool.wait(0.5 if run.trials.ahead or not run.wanted else 0.0):
             _collect(run, answer)
         if run.stop.now:
             break
-        if run.wanted and not run.ahead and not barrier:
+        if run.wanted and not run.trials.ahead and not barrier:
             _ask_ahead(run)
-        run.progress.update(run.finished, run.failed, len(run.front.numbers), run.reference.hypervolume(run.front))
-    started = {*(n for group in run.groups.values() for n in group), *(r.number for r in run.waiting)}
-    for number in [n for n in run.open if n not in started]:
+        counts, results = run.counts, run.results
+        run.progress.update(counts.finished, counts.failed, len(results.front.numbers), results.hypervolume)
+    for number in run.trials.unbegun(run.lab.trained):
         run.study.put_back(number)
 
 
 def _without_workers(run: Run) -> bool:
     """Is there work, and no worker that is there to do it?"""
-    work = run.ready or run.ahead or run.wanted
-    return bool(work) and not (run.pool.free or run.held or run.stop.asked)
-
-
-def _waited(run: Run, slots: int) -> bool:
-    """Has the first of the structures that wait for the lab waited long enough?"""
-    late = run.rule.often and time.monotonic() - run.waits_since > PATIENCE_S
-    since = run.told - run.told_at_wait + len(run.waiting) + len(run.priced)
-    return late or since >= PATIENCE * slots
+    work = run.trials.ready or run.trials.ahead or run.wanted
+    return bool(work) and not (run.pool.free or run.trials.held or run.stop.asked)
 
 
 def _baselines_left(run: Run) -> list[int]:
@@ -87,35 +75,39 @@ def _baselines_left(run: Run) -> list[int]:
 def _baseline_is_next(run: Run) -> bool:
     """Baselines come first. Against the clock, where early points count, only the widest student's do:
     the width sweep, from which a front gains little, takes every second turn after them."""
-    if not run.baselines:
+    left = run.trials.baselines
+    if not left:
         return False
-    return run.budget.seconds is None or run.baselines[0] < WIDEST or not run.was_baseline
+    return run.budget.seconds is None or left[0] < WIDEST or not run.trials.was_baseline
 
 
 def _ask_ahead(run: Run) -> None:
     """Propose a trial, and with lanes its followers: other numbers in the same structure."""
-    run.was_baseline = _baseline_is_next(run)
-    proposals = [run.study.baseline(run.baselines.pop(0))] if run.was_baseline else run.study.propose(run.lanes)
+    trials = run.trials
+    trials.was_baseline = _baseline_is_next(run)
+    if trials.was_baseline:
+        trials.propose([run.study.baseline(trials.baselines.pop(0))])
+        return
+    proposals = run.study.propose(run.lanes)
+    trials.propose(proposals)
     if not proposals:
-        run.exhausted = True
+        trials.exhausted = True
         run.progress.say("every recipe that the sampler proposes has run: the space is exhausted")
-    for proposal in proposals:
-        run.open[proposal.number] = proposal
-        run.ahead.append(proposal)
 
 
 def _fill_slots(run: Run) -> None:
+    trials = run.trials
     while run.pool.free and not run.stop.asked:
-        if run.ready and (len(run.ready) >= run.lanes or not run.ahead):
+        if trials.ready and (len(trials.ready) >= run.lanes or not trials.ahead):
             _train(run)
             continue
         if run.closing and _take_up(run):
             continue
-        if not run.ahead and run.wanted:
+        if not trials.ahead and run.wanted:
             _ask_ahead(run)
-        if run.ahead:
-            _price(run, run.ahead.pop(0))
-        elif run.ready:
+        if trials.ahead:
+            _price(run, trials.ahead.pop(0))
+        elif trials.ready:
             _train(run)
         else:
             return
@@ -126,20 +118,18 @@ def _price(run: Run, proposal: Proposal) -> None:
     recipe = proposal.recipe
     known = run.space.registries.pruners[recipe.prune.name].knows_structure(recipe.prune.options)
     if not run.prices or not known or recipe.deploy.format != "onnx":
-        run.ready.append(proposal)
+        run.trials.ready.append(proposal)
         return
-    run.pricing.add(proposal.number)
+    run.trials.pricing.add(proposal.number)
     run.pool.submit(proposal.number, "untrained", recipe, trial_folder(run.folder, proposal.number).resolve())
 
 
 def _train(run: Run) -> None:
     """Start the first ready trial, with others of its structure beside it."""
-    leader = run.ready[0]
-    group = [p for p in run.ready if lane_key(p.recipe) == lane_key(leader.recipe)][: run.lanes]
-    run.ready = [p for p in run.ready if p not in group]
+    group = run.trials.take_group(run.lanes)
     for p in group:
         lucky = NEVER_STOPPED * never_stopped(run.space.settings.seed, p.number)
-        known = run.costs.get(p.number)
+        known = run.trials.costs.get(p.number)
         costs = None if known is None else costs_of(run, known)
         curve = curve_of(run, p.params, p.baseline, costs)
         run.rule.begin(p.number, replace(curve, exempt=1.0 if p.baseline else lucky))
@@ -150,27 +140,27 @@ def _take_up(run: Run) -> bool:
     """Let the most promising stopped trial go on that would go on by what is known now: in the slot
     that keeps its student, once that is idle; from its start where there is none."""
     for number in run.rule.due():
-        home = run.homes.get(number)
+        home = run.trials.slots.get(number)
         if home is not None and not run.pool.idle(home):
             continue
         stopped = read_record(trial_folder(run.folder, number))
         curve = run.rule.take_up(number)
         if stopped is None or curve is None:
             continue
-        if not run.taken_up:
+        if not run.counts.resumed:
             run.progress.say("stopped trials that may enter the front by what is known now go on, as others")
-        run.taken_up += 1
+        run.counts.resumed += 1
         proposal = run.study.again(stopped, kept=home is not None)
-        run.open[proposal.number], run.costs[proposal.number] = proposal, stopped
+        run.trials.resume(proposal, stopped)
         run.rule.begin(proposal.number, curve)
-        _submit(run, [proposal], slot=run.homes.pop(number, None))
+        _submit(run, [proposal], slot=run.trials.slots.pop(number, None))
         return True
     return False
 
 
 def _submit(run: Run, group: list[Proposal], slot: int | None = None) -> None:
     leader = group[0]
-    run.groups[leader.number] = [p.number for p in group]
+    run.trials.groups[leader.number] = [p.number for p in group]
     jobs = [_job(run, p) for p in group]
     epochs = [epoch for epoch in run.rule.rungs(leader.recipe.train.epochs) if epoch > leader.reached]
     run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group), slot=slot)
@@ -187,16 +177,15 @@ def _job(run: Run, proposal: Proposal) -> TrialJob:
 
 def _resume_held(run: Run) -> None:
     """Decide for the groups that wait at a rung, and let them go on."""
-    held, run.held = run.held, []
-    for answer in held:
-        leader = run.open.get(answer.job) or run.open[run.groups[answer.job][0]]
-        total = leader.recipe.train.epochs
+    for answer in run.trials.take_held():
+        total = run.trials.leader(answer.job).recipe.train.epochs
         rungs, epoch, stops = run.rule.rungs(total), answer.value.epoch, {}
         for number, accuracy in answer.value.accuracy.items():
             reason = run.rule.decide(number, rungs[epoch], accuracy)
             if reason:
                 stops[number] = f"after epoch {epoch} of {total}, {reason}"
-        run.pool.submit(answer.job, "go_on", stops, list(rungs), run.rule.takes_up, trials=len(run.groups[answer.job]))
+        lanes = len(run.trials.groups[answer.job])
+        run.pool.submit(answer.job, "go_on", stops, list(rungs), run.rule.takes_up, trials=lanes)
 
 
 def _collect(run: Run, answer: Finished) -> None:
@@ -209,34 +198,34 @@ def _collect(run: Run, answer: Finished) -> None:
         raise answer.exception
     _take_answer(run, answer)
     if answer.error or answer.renewed:
-        # the process may have died, and its students with it
-        run.homes = {number: slot for number, slot in run.homes.items() if slot != answer.slot}
+        run.trials.lose_slot(answer.slot)
 
 
 def _take_answer(run: Run, answer: Finished) -> None:
-    if answer.job in run.pricing:
-        run.pricing.remove(answer.job)
+    trials = run.trials
+    if answer.job in trials.pricing:
+        trials.pricing.remove(answer.job)
         _take_price(run, answer)
         return
     if answer.error:
-        for number in run.groups.pop(answer.job):
-            _lost(run, run.open[number], answer)
+        for number in trials.groups.pop(answer.job):
+            _lost(run, trials.open[number], answer)
         return
     for record in answer.value.records:
-        run.groups[answer.job].remove(record.number)
+        trials.groups[answer.job].remove(record.number)
         if record.status == "stopped":
-            run.homes[record.number] = answer.slot
+            trials.slots[record.number] = answer.slot
         take(run, record)
     if answer.value.held:
-        run.held.append(answer)
+        trials.held.append(answer)
     else:
-        del run.groups[answer.job]
+        del trials.groups[answer.job]
 
 
 def _take_price(run: Run, answer: Finished) -> None:
-    proposal = run.open[answer.job]
+    proposal = run.trials.open[answer.job]
     if answer.error:
-        run.ready.append(proposal)  # the trial itself will say what is wrong
+        run.trials.ready.append(proposal)  # the trial itself will say what is wrong
         return
     cost: Cost = answer.value
     file = Artifact(path=cost.file, format="onnx", sha256="", size_bytes=cost.size_bytes)
@@ -254,13 +243,11 @@ def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
         return
     again = proposal.continues
     tried = proposal.number if again is None else again.number
-    attempt = run.attempts.get(tried, 0)
-    if answer.died and attempt < run.space.settings.retries and not run.stop.asked:
-        run.attempts[tried] = attempt + 1
+    if answer.died and not run.stop.asked and run.trials.lose_worker(tried, run.space.settings.retries):
         if again is None:
-            run.ready.insert(0, proposal)  # its slot may be busy again
+            run.trials.ready.insert(0, proposal)  # its slot may be busy again
         else:
-            run.open.pop(proposal.number)
+            run.trials.close(proposal.number)
             run.study.fail(proposal.number, answer.error, final=False)
             learn(run, again, feasible=False)  # as stopped as before
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.search.dominated import Dominated
+from harness.search.dominated import Dominated, DominatedConfig
 from harness.search.moasha import Moasha
 from harness.search.rungs import Never, Rule
 from harness.search.state import PRICED, TIMED
@@ -22,5 +22,5 @@ def rule_of(space: Space) -> Rule:
 
 
 def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
-    """The rule of ``search.stop``; ``ties``: see :class:`Dominated`."""
-    return Dominated(ties) if name == "dominated" else Moasha() if name == "moasha" else Never()
+    """The rule of ``search.stop``; ``ties``: see :class:`DominatedConfig`."""
+    return Dominated(DominatedConfig(ties)) if name == "dominated" else Moasha() if name == "moasha" else Never()
