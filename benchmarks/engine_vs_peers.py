@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import onnx
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ruamel.yaml import YAML
 
 from benchmarks.report import ROOT, save, spread
@@ -78,7 +78,7 @@ def suggest(trial: Any, hole: Hole) -> Any:
             return trial.suggest_float(hole.internal, d.low, d.high, log=d.log, step=d.step)
         case CategoricalDistribution() as d:
             return hole.labels.index(trial.suggest_categorical(hole.internal, d.choices))
-        case d:
+        case IntDistribution() as d:
             return trial.suggest_int(hole.internal, d.low, d.high, log=d.log, step=d.step)
 
 

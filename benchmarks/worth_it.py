@@ -43,10 +43,10 @@ def study(seed: int, folder: Path) -> StudyData:
 
 def judge(data: StudyData) -> dict[str, Any]:
     """Front against sweep: both chosen on validation, their values those on test."""
-    searched = data.finished[data.finished["feasible"] & (data.finished["baseline"] == "")]
-    values = searched[[o.name for o in data.objectives]].to_numpy(float)
-    front = searched[nondominated(values, [o.direction for o in data.objectives])]
-    scored, sweep = front[front["test_accuracy"].notna()], data.sweep
+    searched = data.finished.loc[data.finished["feasible"] & (data.finished["baseline"] == "")]
+    values = searched.loc[:, [o.name for o in data.objectives]].to_numpy(float)
+    front = searched.loc[nondominated(values, [o.direction for o in data.objectives])]
+    scored, sweep = front.loc[front["test_accuracy"].notna()], data.sweep
     widest = sweep[sweep["baseline"] == "widest-fp32"].iloc[0]
     return {
         "hypervolume_front": hypervolume(on_test(scored), data),
@@ -70,7 +70,7 @@ def on_test(rows: pd.DataFrame) -> pd.DataFrame:
 
 def smallest(rows: pd.DataFrame, widest: pd.Series) -> dict[str, Any] | None:
     """The smallest file within POINTS of the widest student on validation, and what it gives up on test."""
-    near = rows[rows["accuracy"] >= widest["accuracy"] - POINTS].sort_values("size_bytes")
+    near = rows.loc[rows["accuracy"] >= widest["accuracy"] - POINTS].sort_values("size_bytes")
     if near.empty:
         return None
     best = near.iloc[0]

@@ -115,7 +115,7 @@ def forms(module: nn.Module, lanes: int) -> dict[str, Forward]:
     return {"mapped": mapped(module), **({} if several is None else {"stacked": several})}
 
 
-_FASTEST: dict[Hashable, str] = {}
+_FASTEST: dict[tuple[Any, ...], str] = {}
 
 
 def fastest(students: Sequence[Student], examples: Examples, batch: Tensor) -> str:

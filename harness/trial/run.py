@@ -65,7 +65,7 @@ def fingerprint(tree: Mapping[str, Any]) -> dict[str, str]:
     return data_of(parse_recipe(tree, REGISTRIES)).parts()
 
 
-def prepare(trees: list[Mapping[str, Any]], folder: str, device: str = "cpu") -> Prepared:
+def prepare(trees: Sequence[Mapping[str, Any]], folder: str, device: str = "cpu") -> Prepared:
     """What a study needs before its first trial: student built once, teachers ready.
 
     Args:
