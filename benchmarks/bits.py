@@ -27,7 +27,7 @@ import plotly.graph_objects as go
 from benchmarks.report import ROOT, conditions
 from harness.report.plots import page_layout
 
-METHODS = ("uniform", "lsq", "dorefa", "standardised")
+METHODS = ("uniform", "lsq", "dorefa", "standardized")
 BITS = (1, 2, 3, 4, 8)
 SEEDS = 3
 RECIPE = {

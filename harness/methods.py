@@ -21,6 +21,7 @@ from harness.errors import SpaceError
 REQUIRED: Any = object()
 FLOAT_BITS = 32  # `bits` of a layer that is not quantized
 _LARGEST = sys.float_info.max
+RESPELLED = {"regularise": "regularize", "standardised": "standardized"}  # old spellings of names in YAML -> new ones
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ class Param:
         return abs(value) <= _LARGEST and not below and not above
 
     def _wrong(self, path: str, value: Any) -> SpaceError:
-        return SpaceError(path, self.rule(), value, self._remedy())
+        return SpaceError(path, self.rule(), value, self._remedy(value))
 
-    def _remedy(self) -> str:
-        return "" if self.default is REQUIRED or self.default is None else f"The default is {self.default!r}."
+    def _remedy(self, value: Any) -> str:
+        default = "" if self.default is REQUIRED or self.default is None else f"The default is {self.default!r}."
+        return respelling(value, self.choices) or default
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,16 @@ def load_own(target: str, path: str = "") -> Callable[..., Any]:
     return load_target(target, path)
 
 
+def respelling(word: Any, known: Any = None) -> str:
+    """A sentence that names the new spelling of ``word``, where that is ``known`` if given; empty where it has none."""
+    new = RESPELLED.get(word, "") if isinstance(word, str) else ""
+    return f"`{word}` is spelled `{new}`." if new and (known is None or new in known) else ""
+
+
 def nearest(word: str, known: Any) -> str:
-    """A 'did you mean' sentence, or the list of what is known."""
+    """A sentence with the new spelling of ``word`` or the name nearest to it, and the list of what is known."""
+    if new := respelling(word, known):
+        return new
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     listed = ", ".join(str(k) for k in known)
     return f"Did you mean {close[0]!r}? Known: {listed}." if close else f"Known: {listed}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -191,6 +192,15 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
         deploy=_deploy(tree.get("deploy", {}), r.runtimes),
         seed=Param(int, 0, low=0).check("seed", tree.get("seed", 0)),
     )
+
+
+def parse_recorded(tree: Mapping[str, Any], registries: Registries, place: Path) -> Recipe:
+    """:func:`parse_recipe` of what a record or study holds; a mistake names the file or folder ``place``."""
+    try:
+        return parse_recipe(tree, registries)
+    except SpaceError as error:
+        error.file = error.file or str(place)
+        raise
 
 
 def _mapping(path: str, value: Any) -> dict[str, Any]:

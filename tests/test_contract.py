@@ -117,7 +117,7 @@ FILED = [
       for i, (kind, bits) in enumerate(WIDTHS[::3])),
     *((kind, bits, "rollback", {"ratio": 0.5, "of": of, "at": 0.0, "step": 0.25, "tolerance": 1.0})
       for kind, bits, of in [("uniform", 1, "weights"), ("lsq", 1, "both"), ("dorefa", 2, "weights"),
-                             ("standardised", 3, "both"), ("power_of_two", 2, "weights")]),
+                             ("standardized", 3, "both"), ("power_of_two", 2, "weights")]),
 ]  # fmt: skip
 FILED_IDS = [f"{kind}{bits}-{prune}{options.get('ratio', '')}" for kind, bits, prune, options in FILED]
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.errors import SpaceError
+from harness.files.checksums import write_checked_json
 from harness.report.compare import load_contenders
 from harness.report.study_data import load_study
 from harness.verify.check import check
@@ -151,7 +152,7 @@ def test_a_damaged_copy_of_the_space_is_named(study):
     path = study / "space.yaml"
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"task", b"tAsk", 1))
-    with pytest.raises(SpaceError, match=r"copy of its space is damaged.*Remove .*space\.yaml and give"):
+    with pytest.raises(SpaceError, match=r"copy of its space is damaged.*remove .*space\.yaml and give"):
         again(study)
     path.write_bytes(whole.replace(b"0.01", b"0.02", 1))
     with pytest.raises(SpaceError, match=r"(?s)another space.*If .*space\.yaml is damaged, remove it"):
@@ -232,3 +233,40 @@ def test_check_of_a_study_without_its_record_names_it(study):
     (study / "trials" / f"{front[0]:05d}" / "record.json").write_bytes(b"{")
     with pytest.raises(SpaceError, match=rf"records of trials \[{front[0]}\] of the front are lost or broken"):
         check(study)
+
+
+OLDER = "`regularise` is spelled `regularize`."
+
+
+def respelled(study: Path) -> None:
+    """The study as a version left it that spelled `regularize` otherwise, in every trial's record."""
+    for path in sorted(study.glob("trials/*/record.json")):
+        record = json.loads(path.read_text())
+        del record["crc32"]
+        prune = record["recipe"]["prune"]
+        prune["regularise"] = prune.pop("regularize")
+        write_checked_json(path, record)
+
+
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_study_of_an_older_spelling_is_answered_with_the_new_one(study, rebuild):
+    respelled(study)
+    with pytest.raises(SpaceError, match=f"record.json: prune.regularise: .*{OLDER}.*Choose another --study"):
+        again(study, "search.trials=9", rebuild=rebuild)
+    assert len(started(study.parent)) == 8
+
+
+def test_an_older_spelling_in_the_copy_of_the_space_is_answered_with_the_new_one(study):
+    path = study / "space.yaml"
+    path.write_text(path.read_text() + "\nprune: {kind: none, regularise: l1}\n")
+    with pytest.raises(SpaceError, match=rf"space.yaml:\d+: prune.regularise: .*{OLDER} Choose another --study"):
+        again(study)
+
+
+@pytest.mark.parametrize("verb", ["check", "confirm", "report", "status"])
+def test_the_verbs_answer_a_study_of_an_older_spelling(study, verb):
+    respelled(study)
+    ended = CliRunner().invoke(app, [verb, str(study)])
+    assert isinstance(ended.exception, SystemExit | None), ended.exception
+    if verb in ("check", "confirm"):
+        assert ended.exit_code == 2 and OLDER in " ".join(ended.output.split())

@@ -208,7 +208,7 @@ def test_the_waterfall_falls(templates, tmp_path):
     module, full = (build_model(recipe.student, SHAPE, 10, 0) for _ in range(2))
     made = export(fit(recipe, module, examples()), templates, tmp_path / "m.onnx", SHAPE, MEAN, STD, unpruned=full)
     w = made.waterfall
-    assert w["fp32"] > w["pruned"] > w["quantised"] > w["file"]
+    assert w["fp32"] > w["pruned"] > w["quantized"] > w["file"]
     assert w["fp32"] > 4 * (16 * 16 * 48 + 48 * 32 + 32 * 10)
 
 

@@ -205,7 +205,7 @@ def test_bn_scale_follows_the_batch_norms():
 @pytest.mark.parametrize("on", ["weights", "scales"])
 def test_a_penalty_shrinks_what_it_is_taken_of(on):
     def size(strength):
-        section = {"kind": "none", "regularise": "l1", "on": on, "strength": strength}
+        section = {"kind": "none", "regularize": "l1", "on": on, "strength": strength}
         net = fit(recipe(prune=section), network(), examples()).module
         layers = [net[1], net[4]] if on == "scales" else [net[0], net[3], net[8]]
         return sum(float(layer.weight.abs().sum()) for layer in layers)

@@ -89,7 +89,7 @@ def test_each_student_trains_as_if_alone(forced, form):
         ("stacked", {"kind": "uniform", "bits": 1}),
         ("mapped", {"kind": "lsq", "bits": 1}),
         ("stacked", {"kind": "dorefa", "bits": 2}),
-        ("stacked", {"kind": "standardised", "bits": 3}),
+        ("stacked", {"kind": "standardized", "bits": 3}),
         ("stacked", {"kind": "power_of_two", "bits": 3}),
         ("stacked", {"kind": "uniform", "bits": 4, "range": "percentile", "percentile": 95}),
     ],

@@ -57,7 +57,7 @@ MANY: dict[tuple[str, str], dict[str, Any]] = {
     ("quant", "uniform"): {"bits": 4, "range": "mse"},
     ("quant", "lsq"): {"bits": 3, "activations": "pact"},
     ("quant", "dorefa"): {"bits": 2},
-    ("quant", "standardised"): {"bits": 5, "activation_bits": 4},
+    ("quant", "standardized"): {"bits": 5, "activation_bits": 4},
     ("quant", "power_of_two"): {"bits": 3},
     ("quant", "pact"): {"bits": 4},
 }
@@ -68,14 +68,14 @@ MORE: list[tuple[str, str, dict[str, Any]]] = [
     ("quant", "dorefa", {"bits": 1, "activations": "pact", "start": 0.0}),
     ("quant", "lsq", {"bits": 4, "activation_bits": 3}),
     ("quant", "dorefa", {"bits": 8, "scaled": False}),
-    ("quant", "standardised", {"bits": 8, "range": 2.0}),
-    ("quant", "standardised", {"bits": 1}),
+    ("quant", "standardized", {"bits": 8, "range": 2.0}),
+    ("quant", "standardized", {"bits": 1}),
     ("quant", "lsq", {"bits": 1}),
-    ("prune", "none", {"regularise": "l1", "strength": 0.01}),
+    ("prune", "none", {"regularize": "l1", "strength": 0.01}),
     (
         "prune",
         "channel",
-        {"ratio": 0.6, "score": "taylor", "at": 0.0, "end": 1.0, "regularise": "l2", "strength": 0.01},
+        {"ratio": 0.6, "score": "taylor", "at": 0.0, "end": 1.0, "regularize": "l2", "strength": 0.01},
     ),
     ("prune", "channel", {"ratio": {"default": 0.5, "first": 0.0}, "score": "l1"}),
     ("prune", "channel", {"ratio": 0.5, "score": "random"}),
@@ -91,7 +91,7 @@ ON_OTHERS: list[tuple[str, str, dict[str, Any]]] = [
     ("distill", "hint", {"weight": 0.3}),
     ("prune", "channel", {"ratio": 0.6, "score": "bn_scale"}),
     ("quant", "lsq", {"bits": 4, "activations": "pact"}),
-    ("quant", "standardised", {"bits": 6}),
+    ("quant", "standardized", {"bits": 6}),
 ]
 CASES = [*((section, kind, options) for (section, kind), options in MANY.items()), *MORE]
 

@@ -15,7 +15,7 @@ from tests.browser import contrast, opened
 from tests.test_search import FakeLab, Here, Seen, space_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-STEPS = {"fp32": 9000, "pruned": 5000, "quantised": 4000, "file": 1200}
+STEPS = {"fp32": 9000, "pruned": 5000, "quantized": 4000, "file": 1200}
 REPORT = {
     "tradeoff_size_bytes_accuracy", "tradeoff_latency_ms_accuracy", "volume", "waterfall", "parallel", "importance"
 }  # fmt: skip

@@ -33,7 +33,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "convnet": {"model": "convnet", "width": 16},
     "resnet": {"model": "resnet", "depth": 8, "width": 8},  # layers of one width: two read one tensor of zero points
 }
-LARGE = {"8 bits": {"bits": 8}, "table": {"kind": "standardised", "bits": 3}}  # integers up to 127
+LARGE = {"8 bits": {"bits": 8}, "table": {"kind": "standardized", "bits": 3}}  # integers up to 127
 RUNTIMES = [
     "onnxruntime",
     pytest.param(

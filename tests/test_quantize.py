@@ -21,7 +21,7 @@ EACH: dict[str, Callable[..., Any]] = {
     "mse": lambda w, bits: quantize.uniform(w, None, {}, bits=t(bits), range="mse", percentile=t(90)),
     "lsq": lambda w, bits: quantize.lsq(w, None, quantize.lsq_begin(w, None, bits=t(bits)), bits=t(bits)),
     "dorefa": lambda w, bits: quantize.dorefa(w, None, {}, bits=t(bits)),
-    "standardised": lambda w, bits: quantize.standardised(w, None, {}, bits=t(bits), range=t(2.5)),
+    "standardized": lambda w, bits: quantize.standardized(w, None, {}, bits=t(bits), range=t(2.5)),
     "power_of_two": lambda w, bits: quantize.power_of_two(w, None, {}, bits=t(bits)),
 }
 
@@ -106,14 +106,14 @@ def test_scale_is_per_output_channel() -> None:
     assert torch.equal(before[[0, 1, 3, 4]], after[[0, 1, 3, 4]])
 
 
-@pytest.mark.parametrize("method", ["uniform", "mse", "standardised", "power_of_two"])
+@pytest.mark.parametrize("method", ["uniform", "mse", "standardized", "power_of_two"])
 def test_gradient_passes_straight_through(method: str) -> None:
     w, upstream = weights(2).requires_grad_(), weights(3)
     (EACH[method](w, 3).weight * upstream).sum().backward()
     assert w.grad is not None and torch.equal(w.grad, upstream)
 
 
-@pytest.mark.parametrize("method", sorted(set(EACH) - {"dorefa", "standardised"}))  # whose grids have no zero
+@pytest.mark.parametrize("method", sorted(set(EACH) - {"dorefa", "standardized"}))  # whose grids have no zero
 def test_a_zero_channel_stays_zero(method: str) -> None:
     w = weights(4)
     w[0] = 0
@@ -136,7 +136,7 @@ def kept_of(w: torch.Tensor, ratio: float) -> torch.Tensor:
 def pruned(method: str, w: torch.Tensor, mask: torch.Tensor | None, bits: int | torch.Tensor) -> quantize.Rounded:
     name = method if method in QUANTIZERS else "uniform"
     words = {"range": method} if name != method else {}
-    numbers = {"uniform": {"percentile": t(90)}, "standardised": {"range": t(3.0)}}.get(name, {})
+    numbers = {"uniform": {"percentile": t(90)}, "standardized": {"range": t(3.0)}}.get(name, {})
     learned = {} if name != "lsq" else quantize.lsq_begin(w if mask is None else w * mask, mask, bits=t(bits))
     return quantize.rounded(QUANTIZERS[name].load(), w, mask, learned, bits=t(bits), **words, **numbers)
 
@@ -182,9 +182,9 @@ def test_standardized_takes_mean_and_deviation_of_the_kept_weights_at_one_bit_of
     w = weights(4, 1.0)
     mask = kept_of(w, 0.5)
     counted = w[mask > 0] if bits == 1 else w * mask
-    alone = quantize.standardised(counted.reshape(1, -1), None, {}, bits=t(bits), range=t(3.0)).weight.flatten()
+    alone = quantize.standardized(counted.reshape(1, -1), None, {}, bits=t(bits), range=t(3.0)).weight.flatten()
     want = alone if bits == 1 else alone[mask.flatten() > 0]
-    torch.testing.assert_close(pruned("standardised", w, mask, bits).weight[mask > 0], want)
+    torch.testing.assert_close(pruned("standardized", w, mask, bits).weight[mask > 0], want)
 
 
 def test_lsq_begins_at_the_kept_weights_at_one_bit_and_at_all_at_more() -> None:
@@ -239,7 +239,7 @@ def test_dorefa_gradient_goes_through_tanh() -> None:
 def test_standardized_is_invertible_within_a_step(seed: int, bits: int, mean: float, reach: float) -> None:
     """Against numpy, from the file's numbers alone: w' = q * t, and t divides the step."""
     w = weights(seed, mean)
-    found = quantize.standardised(w, None, {}, bits=t(bits), range=t(reach))
+    found = quantize.standardized(w, None, {}, bits=t(bits), range=t(reach))
     q, fine = found.integers.numpy(), float(found.scale.flatten()[0])
     assert np.abs(q).max() <= 127 and len(np.unique(q)) <= 2**bits - 1
     sigma, mu, top = float(np.std(w.numpy())), float(np.mean(w.numpy())), 2 ** (bits - 1) - 1
@@ -261,7 +261,7 @@ def test_three_bits_and_three_deviations_are_the_articles_quantizer(seed: int, m
     values = w.numpy()
     z = (values - values.mean()) / values.std()
     article = np.clip(np.round(z), -3, 3) * values.std() + values.mean()
-    found = quantize.standardised(w, None, {}, bits=t(3), range=t(3.0))
+    found = quantize.standardized(w, None, {}, bits=t(3), range=t(3.0))
     apart = found.weight.numpy() - article
     assert np.ptp(apart) <= 1e-9 * max(1.0, abs(mean)), "differences between weights are the article's"
     assert np.abs(apart).max() <= found.scale.max() / 2 * (1 + 1e-9)
@@ -275,8 +275,8 @@ def test_standardized_keeps_the_mean(bits: int) -> None:
     spread = w.std(correction=0)
     for mean in torch.linspace(-0.5, 0.5, 41, dtype=torch.float64) * spread:
         moved = w - w.mean() + mean
-        found = quantize.standardised(moved, None, {}, bits=t(bits), range=t(2.0))
-        without = quantize.standardised(moved - mean, None, {}, bits=t(bits), range=t(2.0))
+        found = quantize.standardized(moved, None, {}, bits=t(bits), range=t(2.0))
+        without = quantize.standardized(moved - mean, None, {}, bits=t(bits), range=t(2.0))
         shift = (found.weight - without.weight).mean() - mean
         assert shift.abs() <= 0.04 * spread
 

@@ -113,7 +113,7 @@ def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, t
 
 
 def test_one_plain_width_is_not_called_a_sweep(study, tmp_path):
-    """A space of one width (prune_distil) has one plain student to beat; with two it is a sweep again."""
+    """A space of one width (prune_distill) has one plain student to beat; with two it is a sweep again."""
     copied = tmp_path / "copy"
     shutil.copytree(study, copied)
     plain = [

@@ -49,7 +49,7 @@ def test_the_articles_recipes_and_others_of_the_space_become_files(path: Path, t
 
 PLAIN = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "schedule": "constant", "weight_decay": 0.0}
 FACTS: dict[tuple[str, str], dict[str, Any]] = {  # each article's numbers; every entry trains as PLAIN says
-    ("clip_distil", "the article's recipe"): {
+    ("clip_distill", "the article's recipe"): {
         "train": {"epochs": 200},  # labels for 100, then the teacher for 100
         "teacher": {**PLAIN, "epochs": 100, "clip": {"kind": "value", "threshold": 0.01}},
         "clip": {"kind": "none"},
@@ -69,9 +69,9 @@ FACTS: dict[tuple[str, str], dict[str, Any]] = {  # each article's numbers; ever
         "train": {"epochs": 10, "batch_size": 100},
         "clip": {"kind": "weight_range"},
     },
-    ("clip_standardised", "the article's recipe"): {
+    ("clip_standardized", "the article's recipe"): {
         "clip": {"kind": "value"},
-        "quant": {"kind": "standardised", "bits": 3, "range": 3.0},
+        "quant": {"kind": "standardized", "bits": 3, "range": 3.0},
     },
     ("teacher_gradients", "the article's recipe"): {
         "student": {"model": "mlp", "hidden": [100]},
@@ -81,16 +81,16 @@ FACTS: dict[tuple[str, str], dict[str, Any]] = {  # each article's numbers; ever
         "distill": {"kind": "gradient", "weight": 1.0, "threshold": 5.0, "added": True},
         "quant": {"bits": 32},
     },
-    ("prune_distil", "the article's hard pruning"): {
-        "prune": {"kind": "rollback", "of": "both", "score": "random", "tolerance": 0.0, "regularise": "l1"},
+    ("prune_distill", "the article's hard pruning"): {
+        "prune": {"kind": "rollback", "of": "both", "score": "random", "tolerance": 0.0, "regularize": "l1"},
         "distill": {"kind": "none"},
     },
-    ("prune_distil", "the article's soft pruning"): {
-        "prune": {"kind": "rollback", "of": "weights", "score": "random", "tolerance": 0.0, "regularise": "l2"},
+    ("prune_distill", "the article's soft pruning"): {
+        "prune": {"kind": "rollback", "of": "weights", "score": "random", "tolerance": 0.0, "regularize": "l2"},
         "distill": {"kind": "none"},
     },
-    ("prune_distil", "the article's distillation"): {
-        "prune": {"kind": "none", "regularise": "none"},
+    ("prune_distill", "the article's distillation"): {
+        "prune": {"kind": "none", "regularize": "none"},
         "distill": {"kind": "copy", "weight": 1.0, "strength": 0.01},
     },
 }
@@ -119,8 +119,8 @@ def test_every_named_entry_has_the_facts_of_its_article() -> None:
 @pytest.mark.parametrize(
     "name", ["the article's hard pruning", "the article's soft pruning", "the article's distillation"]
 )
-def test_prune_distil_trains_784_128_10_in_batches_of_64_with_strength_001(name: str) -> None:
-    path = next(p for p in SOURCES if p.stem == "prune_distil")
+def test_prune_distill_trains_784_128_10_in_batches_of_64_with_strength_001(name: str) -> None:
+    path = next(p for p in SOURCES if p.stem == "prune_distill")
     tree = entries(path)[name]
     assert (tree["task"]["name"], tree["student"]["hidden"], tree["quant"]["bits"]) == ("mnist", [128], 32)
     assert (tree["train"]["epochs"], tree["train"]["batch_size"]) == (10, 64)
@@ -130,13 +130,13 @@ def test_prune_distil_trains_784_128_10_in_batches_of_64_with_strength_001(name:
         assert tree["prune"]["strength"] == 0.01
 
 
-def test_the_entry_of_clip_standardised_rounds_to_whole_deviations() -> None:
+def test_the_entry_of_clip_standardized_rounds_to_whole_deviations() -> None:
     """The article: subtract the mean, divide by the deviation, round, undo. Read from the quantizer, in numpy."""
-    tree = entries(next(p for p in SOURCES if p.stem == "clip_standardised"))["the article's recipe"]["quant"]
+    tree = entries(next(p for p in SOURCES if p.stem == "clip_standardized"))["the article's recipe"]["quant"]
     g = torch.Generator().manual_seed(0)
     w = torch.randn(40, 60, generator=g, dtype=torch.float64) + 0.3
     given = {"bits": torch.tensor(float(tree["bits"])), "range": torch.tensor(tree["range"])}
-    found = quantize.standardised(w, torch.ones_like(w), {}, **given).weight.numpy()
+    found = quantize.standardized(w, torch.ones_like(w), {}, **given).weight.numpy()
     z = (w.numpy() - w.numpy().mean()) / w.numpy().std()
     whole = np.clip(np.rint(z), -3, 3) * w.numpy().std() + w.numpy().mean()
     assert np.abs(found - whole).max() <= w.numpy().std() / 20  # the mean is off by half a stored unit
@@ -162,10 +162,10 @@ def test_ten_features_are_the_principal_components(monkeypatch: pytest.MonkeyPat
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_report_of_a_search_marks_the_articles_recipes(tmp_path: Path) -> None:
-    path = next(p for p in SOURCES if p.stem == "prune_distil")
+    path = next(p for p in SOURCES if p.stem == "prune_distill")
     command = [sys.executable, "-m", "harness", "search", str(path), "--trials", "5", *(f"--set={s}" for s in TAUGHT)]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stderr
-    page = (tmp_path / "results" / "prune_distil" / "report" / "index.html").read_text()
+    page = (tmp_path / "results" / "prune_distill" / "report" / "index.html").read_text()
     for first in load_space(path).first:
         assert first.name in html.unescape(page)

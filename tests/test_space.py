@@ -43,11 +43,11 @@ def test_shipped_spaces_load_fill_and_have_baselines(path: Path) -> None:
 
 def test_the_spaces_that_are_shipped() -> None:
     assert {p.stem for p in SHIPPED} == {
-        "clip_distil",
+        "clip_distill",
         "teacher_gradients",
         "clip_mnist",
-        "clip_standardised",
-        "prune_distil",
+        "clip_standardized",
+        "prune_distill",
         "digits",
         "mnist_mlp",
         "mnist_lenet300",

@@ -98,8 +98,8 @@ def test_a_trial_of_tied_layers(tmp_path):
 
 
 def test_batch_norms_of_one_scale_are_pulled_once(data):
-    regularise = {"regularise": "l1", "on": "scales", "strength": 0.01}
-    prune = {"kind": "channel", "ratio": 0.5, "at": 0.5, **regularise}
+    regularize = {"regularize": "l1", "on": "scales", "strength": 0.01}
+    prune = {"kind": "channel", "ratio": 0.5, "at": 0.5, **regularize}
     module = own_networks.Called("two")
     module.b2.weight = module.b.weight
     pulled = begun(module, data, 256, prune=prune).plan.penalized

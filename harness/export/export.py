@@ -107,7 +107,7 @@ def export(
     waterfall = {
         "fp32": full.ByteSize(),
         "pruned": plain.ByteSize(),
-        "quantised": wide.ByteSize(),
+        "quantized": wide.ByteSize(),
         "file": len(data),
     }
     return Export(describe_file(path, deploy.format), structure, waterfall)

@@ -16,7 +16,7 @@ from harness.space.settings import Objective
 
 MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce"
 LEVEL = "#dc2626"
-STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantised", "quantized, stored wide"), ("file", "the file"))
+STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantized", "quantized, stored wide"), ("file", "the file"))
 
 
 def page_layout(figure: go.Figure, height: int = 430) -> go.Figure:

@@ -142,6 +142,7 @@ def _before(space: Space, folder: Path, budget: Budget, rebuild: bool, fresh: bo
     if done is None and not fresh:
         preflight.check_given(space)
         resume.check_same_code(space, folder)
+        resume.check_same_words(space, folder)
     return done
 
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from harness.errors import SpaceError
 from harness.files.access import TABLE_BYTES
 from harness.files.checksums import read_or_damage, read_whole
-from harness.recipe import parse_recipe
+from harness.recipe import parse_recipe, parse_recorded
 from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_record, read_told, trial_folder, write_record
 from harness.search import sources
 from harness.search.budget import Budget
@@ -43,8 +43,9 @@ def check_same_space(space: Space, folder: Path) -> None:
     try:
         before = load_space(path, space.registries)
     except SpaceError as error:
-        error.rule = f"the study's copy of its space is damaged: {error.rule}"
-        error.remedy = f"Remove {path} and give the same command again, with the space as it was."
+        error.rule = f"the study's copy of its space is damaged or of an older version: {error.rule}"
+        again = f"If it is damaged, remove {path} and give the same command again, with the space as it was."
+        error.remedy = f"{error.remedy} Choose another --study name. {again}".lstrip()
         raise
     if before.fingerprint() == space.fingerprint():
         return
@@ -55,6 +56,24 @@ def check_same_space(space: Space, folder: Path) -> None:
         f"the study was made with another space:\n{changed}\n",
         remedy=f"Choose another --study name, or give the space as it was. If {path} is damaged, remove it.",
     )
+
+
+def check_same_words(space: Space, folder: Path) -> None:
+    """Refuse to go on with trials whose recipes this version reads no more: names in them are spelled otherwise.
+
+    Raises:
+        SpaceError: with the first such name. (One record is looked at: a study's have the same names.)
+    """
+    records = (read_record(path, folder) for path in sorted((folder / "trials").glob("*")))
+    record = next(filter(None, records), None)
+    if record is None:
+        return
+    try:
+        parse_recorded(record.recipe, space.registries, trial_folder(folder, record.number) / "record.json")
+    except SpaceError as error:
+        error.rule = f"the trials were recorded by an older version: {error.rule}"
+        error.remedy = f"{error.remedy} Choose another --study name.".lstrip()
+        raise
 
 
 def check_same_code(space: Space, folder: Path) -> None:
@@ -167,6 +186,7 @@ def write_failed(folder: Path, record: TrialRecord) -> None:
 def rebuild(space: Space, folder: Path) -> None:
     """Make the study's index again from the trials' records. The old journal is kept beside the new one; in a
     database the old study stays, and the folder gets another."""
+    check_same_words(space, folder)
     journal = folder / JOURNAL
     if space.settings.storage is not None:
         from harness.search.database import new_id

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import SpaceError
+from harness.methods import respelling
 from harness.recipe import flatten
 from harness.records import BASELINES
 from harness.space.baselines import narrowest_code, widest_code
@@ -115,5 +116,6 @@ def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants
     taken |= {f"{hole}.{selector}" for hole in taken for selector in SELECTORS}
     for leaf, got in leaves.items():
         if leaf not in taken and not (leaf in constants and same(constants[leaf], got)):
-            raise SpaceError(f"{path}.{leaf}", "must be a value that the space can take there", got)
+            remedy = next(filter(None, (respelling(word) for word in (*leaf.split("."), got))), "")
+            raise SpaceError(f"{path}.{leaf}", "must be a value that the space can take there", got, remedy)
     return First(params, name)

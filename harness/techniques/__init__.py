@@ -41,13 +41,13 @@ _ROUND_TO = Param(int, 1, low=1, shapes=True, doc="kept channels are a multiple 
 _SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"))
 _SCOPE = Param(str, "layer", choices=("layer", "global"), doc="scores are ranked in a layer, or all together")
 _PENALTY = {
-    "regularise": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
+    "regularize": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
     "on": Param(str, "weights", choices=("weights", "scales"), doc="what it is taken of: layers or batch norms"),
     "strength": Param(float, 1e-4, low=0),
 }
 
 PRUNERS = {
-    "none": PruneMethod(f"{_HERE}.prune:none", {}, _PENALTY, off={"regularise": "none"}),
+    "none": PruneMethod(f"{_HERE}.prune:none", {}, _PENALTY, off={"regularize": "none"}),
     "channel": PruneMethod(
         f"{_HERE}.prune:channel",
         {
@@ -57,7 +57,7 @@ PRUNERS = {
             "round_to": _ROUND_TO,
         },
         {"score": _SCORE, "scope": replace(_SCOPE, shapes=True), **_PENALTY},
-        off={"ratio": 0.0, "regularise": "none"},
+        off={"ratio": 0.0, "regularize": "none"},
         after_where={"scope": "global"},
     ),
     "rollback": PruneMethod(
@@ -77,7 +77,7 @@ PRUNERS = {
             "score": _SCORE,
             **_PENALTY,
         },
-        off={"ratio": 0.0, "regularise": "none"},
+        off={"ratio": 0.0, "regularize": "none"},
         structure_known="after",
         graph_known="after",
     ),
@@ -89,7 +89,7 @@ PRUNERS = {
             "end": Param(float, 0.6, low=0, high=1, doc="share of the epochs when the ratio is reached"),
         },
         {"scope": _SCOPE, **_PENALTY},
-        off={"ratio": 0.0, "regularise": "none"},
+        off={"ratio": 0.0, "regularize": "none"},
         structure_known="after",
     ),
 }
@@ -135,8 +135,8 @@ QUANTIZERS = {
         {**_ROUNDING, "activations": Param(str, "pact", choices=("range", "pact"))},
         off={"bits": FLOAT_BITS},
     ),
-    "standardised": QuantMethod(
-        f"{_HERE}.quantize:standardised",
+    "standardized": QuantMethod(
+        f"{_HERE}.quantize:standardized",
         {
             "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
             "range": Param(float, 3.0, low=0, low_open=True, doc="in deviations; what lies further out is clipped"),

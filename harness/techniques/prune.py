@@ -99,7 +99,7 @@ def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generato
     the paper; the channels of a residual stream have several, and their sum would keep them for their number.
 
     The paper ranks the channels of all layers together, after training with a penalty on the scales:
-    ``scope: global``, ``regularise: l1``, ``on: scales``. Within a layer (the default) it differs from the
+    ``scope: global``, ``regularize: l1``, ``on: scales``. Within a layer (the default) it differs from the
     paper: every layer loses the same share, and size and latency are known before training.
     """
     return scales.abs().mean(1)

@@ -199,7 +199,7 @@ def dorefa(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tenso
     return Rounded(passed + (q * scale - passed).detach(), q, scale)
 
 
-def standardised(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tensor, range: Tensor) -> Rounded:
+def standardized(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tensor, range: Tensor) -> Rounded:
     """Subtract the mean, divide by the deviation, round, and undo both.
 
         z = (w - mu) / sigma;  k = clamp(round(z * sigma / s), -K, K);  w' = (m * k + o) * s / m
@@ -217,7 +217,7 @@ def standardised(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits:
     the step widens to s = (sigma * range + |mu|) / 126, with K = round(sigma * range / s) < Q.
     Bound: |w' - w| <= s / 2 + s / 2m where |z| <= range, at 2 to 8 bits. At one bit k = sign(z) and
     s = sigma * mean|z|, the scale of least squared error.
-    Source: the article behind ``search_spaces/sources/clip_standardised.yaml``, which rounds z to whole
+    Source: the article behind ``search_spaces/sources/clip_standardized.yaml``, which rounds z to whole
     deviations, scales by R, and undoes the standardization. ``bits: 3, range: 3`` is that with R = 1: then
     s = sigma, so that k is round(z), up to three deviations. Differs from it: any share of a deviation is
     a step; no R, which would only stretch all weights about their mean; the mean as above.

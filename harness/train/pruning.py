@@ -59,7 +59,7 @@ def check(prune: Selected) -> None:
 def penalized(run: Run) -> Run:
     """Switch on what the recipe's regularizer asks for."""
     options = run.recipe.prune.options
-    if options["regularise"] == "none":
+    if options["regularize"] == "none":
         return run
     norms = tuple(f"{n}.weight" for n, m in run.module.named_modules() if isinstance(m, NORMS) and m.affine)
     norms = tuple(name for name in norms if name in run.plan.layout.shapes)  # of tied ones the first
@@ -67,7 +67,7 @@ def penalized(run: Run) -> Run:
     if not names:
         raise SpaceError("prune.on", "there is no batch norm whose scales could be regularized", "scales")
     strength = torch.tensor(float(options["strength"]), device=run.device)
-    plan = replace(run.plan, penalty=PENALTIES[options["regularise"]], penalized=names)
+    plan = replace(run.plan, penalty=PENALTIES[options["regularize"]], penalized=names)
     return replace(run, plan=plan, hparams=replace(run.hparams, prune={"strength": strength}))
 
 

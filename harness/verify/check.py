@@ -100,12 +100,12 @@ def _bytes(folder: Path, record: TrialRecord) -> Claim:
 
 def _scores(folder: Path, record: TrialRecord) -> list[Claim]:
     """Accuracy and the task's own metrics, from the file."""
-    from harness.recipe import parse_recipe
+    from harness.recipe import parse_recorded
     from harness.registries import REGISTRIES
     from harness.trial import score
 
     path = record.file(trial_folder(folder, record.number))
-    recipe = parse_recipe(record.recipe, REGISTRIES)
+    recipe = parse_recorded(record.recipe, REGISTRIES, path.parent / "record.json")
     data = score.data_of(recipe)
     allowed, rule = _allowed(record.environment, len(data.validation[1]))
     claims = []

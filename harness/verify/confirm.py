@@ -18,7 +18,7 @@ from harness.files.checksums import AGAIN, read_or_damage, write_checked_json
 from harness.files.folders import check_cache
 from harness.measure.bench import Timing, bench
 from harness.measure.lab import Job, Lab
-from harness.recipe import Recipe, parse_recipe
+from harness.recipe import Recipe, parse_recorded
 from harness.records import WIDEST_FP32, TrialRecord, read_json, read_record, trial_folder
 from harness.search.driver import TRIAL_MODULE
 from harness.search.jobs import Pool
@@ -117,6 +117,8 @@ def _train(
     jobs = {n * 1000 + s: (n, s, place / f"{n:05d}" / str(s)) for n in chosen for s in range(seeds)}
     todo = [job for job, (_, _, path) in jobs.items() if not _done(path)]
     if todo:
+        folders = {n: trial_folder(place.parent.parent, n) for n in chosen}
+        again = {n: parse_recorded(t, space.registries, folders[n] / "record.json") for n, t in chosen.items()}
         with Stop() as stop:  # a signal ends it: what is trained is kept
             pool = (make_pool or (lambda s: _pool(s, address)))(space)
             try:
@@ -126,7 +128,6 @@ def _train(
                 ready: Prepared = pool.call("prepare", teacher_trees(space), str(place.resolve()))
                 pool.share(ready.logits)
                 seed = SEEDS_FROM + repeat * 1_000_000
-                again = {n: parse_recipe(tree, space.registries) for n, tree in chosen.items()}
                 _work(pool, todo, jobs, lambda n, s: again[n].model_copy(update={"seed": seed + n * 1000 + s}), say)
                 _score(pool, [path for job in todo if _trained(path := jobs[job][2])])
             finally:
