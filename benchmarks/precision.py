@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def in_precision(recipe: Recipe, precision: str) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+    return replace(recipe, train=replace(recipe.train, precision=precision))
 
 
 def timed(student: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def learned(device: str) -> dict[str, Any]:
     for seed in range(SEEDS):
         for p in PRECISIONS:
             module = build_model(recipe.student, data.input_shape, data.classes, seed).to(device)
-            started = begin(in_precision(recipe.model_copy(update={"seed": seed}), p), module, Examples(x, y))
+            started = begin(in_precision(replace(recipe, seed=seed), p), module, Examples(x, y))
             [run] = advance([started], recipe.train.epochs)
             assert isinstance(run, Run)
             found[p].append(accuracy(run, *held))

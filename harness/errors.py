@@ -12,7 +12,7 @@ class _Unset(Enum):
     UNSET = "unset"  # an enum stays itself when an error is pickled between processes
 
 
-_SHOWN = 500  # characters of a value in a message
+SHOWN = 500  # characters of a value in a message
 
 
 class HarnessError(Exception):
@@ -44,7 +44,7 @@ class SpaceError(HarnessError):
         text = ": ".join([*parts, self.rule])
         if self.got is not SpaceError.UNSET:
             got = repr(self.got)
-            text += f", but got {got if len(got) <= _SHOWN else got[:_SHOWN] + ' ...'}"
+            text += f", but got {got if len(got) <= SHOWN else got[:SHOWN] + ' ...'}"
         return cut(f"{text}. {self.remedy}".rstrip() if self.remedy else f"{text}.", MAX_MESSAGE)
 
 

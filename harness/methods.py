@@ -89,8 +89,37 @@ class Param:
         return SpaceError(path, self.rule(), value, self._remedy(value))
 
     def _remedy(self, value: Any) -> str:
-        default = "" if self.default is REQUIRED or self.default is None else f"The default is {self.default!r}."
-        return respelling(value, self.choices) or default
+        untold = self.default is REQUIRED or self.default is None or isinstance(value, Mapping)  # that meant a hole
+        return respelling(value, self.choices) or ("" if untold else f"The default is {self.default!r}.")
+
+
+def mapping(path: str, value: Any, remedy: str) -> dict[str, Any]:
+    """A section's ``value`` with texts as keys; ``remedy`` says how it is written."""
+    if not isinstance(value, Mapping):
+        raise SpaceError(path, "must be a mapping", value, remedy)
+    return {str(name): given for name, given in value.items()}
+
+
+def checked(path: str, value: Any, params: Mapping[str, Param]) -> dict[str, Any]:
+    """The section ``value`` as ``params`` declare it, defaults filled in. Every section of a space or recipe that
+    has declared keys is checked here.
+
+    Raises:
+        SpaceError: with the dotted name of the first mistake.
+    """
+    given = mapping(path, value, f"Keys: {', '.join(params)}.")
+    for name in given:
+        if name not in params:
+            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, params))
+    result = {}
+    for name, param in params.items():
+        if name in given and not (given[name] is None and param.default is None):
+            result[name] = param.check(f"{path}.{name}", given[name])
+        elif param.default is REQUIRED:
+            raise SpaceError(f"{path}.{name}", "is required and " + param.rule(), remedy=f"Add `{name}:`.")
+        else:
+            result[name] = param.default
+    return result
 
 
 @dataclass(frozen=True)

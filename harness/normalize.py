@@ -8,9 +8,8 @@ The exported file takes raw samples and does this inside.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from harness.errors import SpaceError
 from harness.methods import is_number
@@ -18,10 +17,9 @@ from harness.methods import is_number
 EXAMPLE = "In the data's raw units: a network that read bytes divided by 255 (ToTensor) has {mean: 0, std: 255}."
 
 
-class Normalize(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Normalize:
     """Means and deviations, equally many: one for all values, or one a channel of an image (a feature of a vector)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def train(
 
     check_cache()
     folder = Path(out)
-    changed = {} if epochs is None else {"train": recipe.train.model_copy(update={"epochs": epochs})}
-    recipe = recipe.model_copy(update={**changed, **({} if seed is None else {"seed": seed})})
+    train = recipe.train if epochs is None else replace(recipe.train, epochs=epochs)
+    recipe = replace(recipe, train=train, seed=recipe.seed if seed is None else seed)
     (on_loaded or _log_weak)(loaded(recipe, allow_weak=True))
     record = run.run(TrialJob(recipe, 0, folder), None, device)
     if record.status != "ok":

@@ -9,31 +9,42 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from harness.errors import SpaceError
-from harness.methods import FLOAT_BITS, REQUIRED, DistillMethod, Method, Param, Registries, nearest
+from harness.methods import FLOAT_BITS, DistillMethod, Method, Param, Registries, checked, mapping, nearest
 from harness.normalize import Normalization, Normalize, read_normalize
 
-Part = TypeVar("Part", bound="Frozen")
+TRAIN = {
+    "epochs": Param(int, 10, low=1),
+    "batch_size": Param(int, 64, low=1),
+    "lr": Param(float, 0.05, low=0, low_open=True),
+    "optimizer": Param(str, "sgd", choices=("sgd", "adamw")),
+    "momentum": Param(float, 0.9, low=0, high=1, high_open=True),
+    "weight_decay": Param(float, 0.0, low=0),
+    "schedule": Param(str, "cosine", choices=("cosine", "constant")),
+    "precision": Param(str, "float32", choices=("float32", "bfloat16")),
+}
+DEPLOY = {
+    "runtime": Param(str, "onnxruntime"),
+    "batch_size": Param(int, 1, low=1),
+    "threads": Param(int, 1, low=1),
+    "format": Param(str, "onnx", choices=("onnx", "packed")),
+    "metadata": Param(str, "short", choices=("short", "none")),
+}
 
 
-class Frozen(BaseModel):
-    """Base of the parts: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Selected(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Selected:
     """One registry entry and its validated keyword arguments."""
 
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Task(Selected):
     """The data, and how samples are normalized before the network sees them.
 
@@ -50,6 +61,7 @@ class Task(Selected):
         return {"name": self.name, **self.options, **({} if own == "auto" else {"normalize": told})}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Model(Selected):
     """A model family, its options and where its weights start (``checkpoint``: a safetensors
     or weights-only file)."""
@@ -57,41 +69,45 @@ class Model(Selected):
     checkpoint: str | None = None
 
 
-class Train(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Train:
     """How a student (or teacher) is trained. ``precision`` is that of convolutions and products, forward
     and backward; parameters, loss and optimizer stay float32."""
 
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    epochs: int = TRAIN["epochs"].default
+    batch_size: int = TRAIN["batch_size"].default
+    lr: float = TRAIN["lr"].default
+    optimizer: str = TRAIN["optimizer"].default
+    momentum: float = TRAIN["momentum"].default
+    weight_decay: float = TRAIN["weight_decay"].default
+    schedule: str = TRAIN["schedule"].default
+    precision: str = TRAIN["precision"].default
 
 
-class Teacher(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
     """The teacher: a model trained once per content, or a given checkpoint."""
 
     model: Model
     train: Train = Train()
-    clip: Selected = Selected(name="none")
+    clip: Selected = field(default_factory=lambda: Selected(name="none"))
     seed: int = 0
 
 
-class Deploy(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Deploy:
     """Where the file must run, and as which file: ``packed`` is entropy-coded, for flash-bound devices;
     ``metadata``: the file itself says how to feed it, in some 20 to 70 bytes."""
 
-    runtime: str = "onnxruntime"
-    batch_size: int = Field(default=1, ge=1)
-    threads: int = Field(default=1, ge=1)
-    format: Literal["onnx", "packed"] = "onnx"
-    metadata: Literal["short", "none"] = "short"
+    runtime: str = DEPLOY["runtime"].default
+    batch_size: int = DEPLOY["batch_size"].default
+    threads: int = DEPLOY["threads"].default
+    format: str = DEPLOY["format"].default
+    metadata: str = DEPLOY["metadata"].default
 
 
-class Recipe(Frozen):
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
     """What a trial is. ``teacher`` is None where nothing is distilled."""
 
     task: Task
@@ -117,7 +133,7 @@ class Recipe(Frozen):
             if self.teacher is None
             else {
                 **model(self.teacher.model),
-                **self.teacher.train.model_dump(),
+                **asdict(self.teacher.train),
                 "clip": {"kind": self.teacher.clip.name, **self.teacher.clip.options},
                 "seed": self.teacher.seed,
             }
@@ -126,12 +142,12 @@ class Recipe(Frozen):
             "task": self.task.to_tree(),
             "teacher": teacher,
             "student": model(self.student),
-            "train": self.train.model_dump(),
+            "train": asdict(self.train),
             **{
                 s: {"kind": getattr(self, s).name, **getattr(self, s).options}
                 for s in ("clip", "prune", "quant", "distill")
             },
-            "deploy": self.deploy.model_dump(),
+            "deploy": asdict(self.deploy),
             "seed": self.seed,
         }
 
@@ -181,10 +197,10 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
     r = registries
     student = _model("student", tree["student"], r.models)
     return Recipe(
-        task=_task(tree["task"], r.tasks),
+        task=parse_task(tree["task"], r),
         teacher=_teacher(tree.get("teacher"), student, r),
         student=student,
-        train=_fixed("train", tree.get("train", {}), Train),
+        train=Train(**checked("train", tree.get("train", {}), TRAIN)),
         clip=_selected("clip", tree.get("clip", {"kind": "none"}), "kind", r.clips),
         prune=_selected("prune", tree.get("prune", {"kind": "none"}), "kind", r.pruners),
         quant=_selected("quant", tree.get("quant", {"bits": FLOAT_BITS}), "kind", r.quantizers, default="uniform"),
@@ -203,12 +219,6 @@ def parse_recorded(tree: Mapping[str, Any], registries: Registries, place: Path)
         raise
 
 
-def _mapping(path: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SpaceError(path, "must be a mapping", value)
-    return {str(k): v for k, v in value.items()}
-
-
 def _selected(
     path: str,
     value: Any,
@@ -217,16 +227,21 @@ def _selected(
     default: str | None = None,
     user_code: bool = False,
 ) -> Selected:
-    options = _mapping(path, value)
+    options = _section(path, value, selector, registry)
     name = options.pop(selector, default)
     method = _method(f"{path}.{selector}", name, registry, user_code)
-    return Selected(name=name, options=_options(path, options, method))
+    return Selected(name=name, options=options if method.free else checked(path, options, method.options))
 
 
-def _task(value: Any, registry: Mapping[str, Method]) -> Task:
-    options = _mapping("task", value)
+def _section(path: str, value: Any, selector: str, registry: Mapping[str, Method]) -> dict[str, Any]:
+    return mapping(path, value, f"Example: {{{selector}: {next(iter(registry))}}}.")
+
+
+def parse_task(value: Any, registries: Registries) -> Task:
+    """The ``task`` section of a recipe alone, as :func:`parse_recipe` reads it."""
+    options = _section("task", value, "name", registries.tasks)
     normalize = read_normalize("task.normalize", options.pop("normalize", "auto"))
-    chosen = _selected("task", options, "name", registry, user_code=True)
+    chosen = _selected("task", options, "name", registries.tasks, user_code=True)
     return Task(name=chosen.name, options=chosen.options, normalize=normalize)
 
 
@@ -239,26 +254,8 @@ def _method(path: str, name: Any, registry: Mapping[str, Method], user_code: boo
     return registry[name]
 
 
-def _options(path: str, options: dict[str, Any], method: Method) -> dict[str, Any]:
-    if method.free:
-        return options
-    declared = method.options
-    for name in options:
-        if name not in declared:
-            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, declared))
-    checked = {}
-    for name, param in declared.items():
-        if name in options:
-            checked[name] = param.check(f"{path}.{name}", options[name])
-        elif param.default is REQUIRED:
-            raise SpaceError(f"{path}.{name}", "is required and " + param.rule(), remedy=f"Add `{name}:`.")
-        else:
-            checked[name] = param.default
-    return checked
-
-
 def _model(path: str, value: Any, registry: Mapping[str, Method]) -> Model:
-    options = _mapping(path, value)
+    options = _section(path, value, "model", registry)
     checkpoint = options.pop("checkpoint", None)
     if checkpoint is not None and not isinstance(checkpoint, str):
         raise SpaceError(f"{path}.checkpoint", "must be the path of a weights file", checkpoint)
@@ -277,12 +274,12 @@ def _teacher(value: Any, student: Model, registries: Registries) -> Teacher | No
                 remedy="Add `student.checkpoint: FILE`, or describe the teacher.",
             )
         return Teacher(model=student)
-    options = _mapping("teacher", value)
-    train = {k: options.pop(k) for k in list(options) if k in Train.model_fields}
+    options = _section("teacher", value, "model", registries.models)
+    train = {k: options.pop(k) for k in list(options) if k in TRAIN}
     seed = Param(int, 0, low=0).check("teacher.seed", options.pop("seed", 0))
     clip = _selected("teacher.clip", options.pop("clip", {"kind": "none"}), "kind", registries.clips)
     model = _model("teacher", options, registries.models)
-    return Teacher(model=model, train=_fixed("teacher", train, Train), clip=clip, seed=seed)
+    return Teacher(model=model, train=Train(**checked("teacher", train, TRAIN)), clip=clip, seed=seed)
 
 
 def _distill(tree: Mapping[str, Any], registry: Mapping[str, DistillMethod]) -> Selected:
@@ -293,22 +290,6 @@ def _distill(tree: Mapping[str, Any], registry: Mapping[str, DistillMethod]) -> 
 
 
 def _deploy(value: Any, registry: Mapping[str, Method]) -> Deploy:
-    deploy = _fixed("deploy", value, Deploy)
+    deploy = Deploy(**checked("deploy", value, DEPLOY))
     _method("deploy.runtime", deploy.runtime, registry, user_code=True)
     return deploy
-
-
-def _fixed(path: str, value: Any, model: type[Part]) -> Part:
-    options = _mapping(path, value)
-    for name in options:
-        if name not in model.model_fields:
-            raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, model.model_fields))
-    for name, got in options.items():
-        if isinstance(got, bool):
-            raise SpaceError(f"{path}.{name}", "must not be true or false", got)
-    try:
-        return model(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SpaceError(f"{path}.{name}", first["msg"][0].lower() + first["msg"][1:], first["input"]) from None

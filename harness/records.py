@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.errors import SHOWN, cut
 from harness.files.access import TABLE_BYTES, FileMistake, read_bytes, write_bytes_durably
 from harness.files.checksums import read_whole, unsealed, write_checked_json
 from harness.stats.direction import Direction
@@ -59,8 +60,38 @@ def metric_name_mistake(name: Any) -> str:
     return ""
 
 
+_KINDS = {
+    "int": "an integer", "float": "a number", "finite": "a finite number", "string": "a text", "bool": "true or false",
+    "list": "a list", "dict": "a mapping", "model": "a mapping",
+}  # fmt: skip
+_RULES = {
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} values",
+    "literal_error": "must be one of {expected}",
+    "string_pattern_mismatch": "must be a file's name",
+}
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def mistake_in(error: ValidationError) -> str:
+    """The first mistake of a file's content, in the words of :class:`harness.errors.SpaceError`: dotted name, rule,
+    value."""
+    first = error.errors()[0]
+    kind, told = first["type"], first.get("ctx", {})
+    if kind == "missing":
+        rule = "is missing"
+    elif kind == "extra_forbidden":
+        rule = "unknown key"
+    elif kind == "value_error":
+        rule = str(told["error"])  # of our own validators
+    else:
+        known = _RULES.get(kind) or "must be " + _KINDS.get(kind.split("_")[0], "of another kind")
+        rule = f"{known.format(**told)}, but got {cut(repr(first['input']), SHOWN)}"
+    return ": ".join([*filter(None, [".".join(map(str, first["loc"]))]), rule])
 
 
 class Measurement(_Data):
@@ -181,7 +212,10 @@ def parse_record(folder: Path, root: Path | None = None) -> TrialRecord:
     Raises:
         FileNotFoundError, FileMistake, ValueError: there is none that can be read.
     """
-    return TrialRecord.model_validate(read_whole(folder / "record.json", root or folder))
+    try:
+        return TrialRecord.model_validate(read_whole(folder / "record.json", root or folder))
+    except ValidationError as error:
+        raise ValueError(f"{folder / 'record.json'}: {mistake_in(error)}") from None
 
 
 def read_told(path: Path) -> tuple[list[tuple[int, str, str]], list[int]]:

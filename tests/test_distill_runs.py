@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def test_the_teachers_gradient_is_clamped_before_it_is_added() -> None:
     assert REGISTRIES.distills["gradient"].params["threshold"].default == 5.0
     weight, lr, threshold = 0.3, 0.05, 1e-3
     recipe = recipe_of("mlp", "distill", "gradient", {"weight": weight, "threshold": threshold})
-    run = begun(recipe.model_copy(update={"train": recipe.train.model_copy(update={"momentum": 0.0})}))
+    run = begun(replace(recipe, train=replace(recipe.train, momentum=0.0)))
     x, y, _ = run.examples.batch(torch.arange(16))
 
     def gradients(params: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -194,7 +195,7 @@ def test_an_input_gradient_is_that_of_its_own_sample() -> None:
 def test_decoupled_distillation_warms_up_as_in_the_paper() -> None:
     """Zhao et al. 2022: min(epoch / 20, 1) of 240 epochs, counted from 1; the labels keep their weight."""
     recipe = recipe_of("mlp", "distill", "dkd", {"weight": 0.5})
-    run = begun(recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 240})}))
+    run = begun(replace(recipe, train=replace(recipe.train, epochs=240)))
     for epoch in (1, 2, 7, 20, 21, 240):
         given = enter(run, (epoch - 1) / 240).hparams.distill
         factor = min(epoch / 20, 1)

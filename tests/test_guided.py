@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_the_teachers_gradient_is_clamped_and_blended_or_added() -> None:
 
 
 def plain(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"momentum": 0.0})})
+    return replace(recipe, train=replace(recipe.train, momentum=0.0))
 
 
 def test_a_step_adds_the_teachers_clamped_gradient_to_the_students() -> None:
@@ -80,7 +81,7 @@ def test_copy_is_the_teachers_labels_and_the_sum_of_absolute_differences() -> No
 def test_a_copy_ends_nearer_to_its_teacher_the_stronger_it_is_pulled(strength: float) -> None:
     def distance(strength: float) -> float:
         recipe = recipe_of("mlp", "distill", "copy", {"weight": 1.0, "strength": strength})
-        run = begun(recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"options": OFF})}))
+        run = begun(replace(recipe, prune=replace(recipe.prune, options=OFF)))
         [run] = advance([run], EPOCHS)
         assert not isinstance(run, Exception)
         ours = run.plan.layout.split(run.state.params)

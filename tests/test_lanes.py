@@ -1,5 +1,7 @@
 """Students side by side: each as if it had trained alone, through removal, rounding and failure."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -131,7 +133,7 @@ def _seeded() -> nn.Module:
 def test_a_failed_student_leaves_and_the_others_go_on(forced):
     data = double_examples()
     made = recipes()
-    made[1] = made[1].model_copy(update={"train": made[1].train.model_copy(update={"lr": 1e300})})
+    made[1] = replace(made[1], train=replace(made[1].train, lr=1e300))
     wanted = fit(made[0], double(7), data)
     sizes = forced("stacked")
     runs = advance([begin(r, double(7), data) for r in made[:3]], 6)

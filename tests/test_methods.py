@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def test_gradient_blends_those_of_the_two_networks() -> None:
     """One step without momentum: w - lr * ((1 - weight) * g_student + weight * g_teacher)."""
     weight, lr = 0.3, 0.05
     recipe = recipe_of("mlp", "distill", "gradient", {"weight": weight})
-    run = begun(recipe.model_copy(update={"train": recipe.train.model_copy(update={"momentum": 0.0})}))
+    run = begun(replace(recipe, train=replace(recipe.train, momentum=0.0)))
     x, y, _ = run.examples.batch(torch.arange(16))
 
     def gradients(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

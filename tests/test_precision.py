@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ IDS = [f"{model}-{section}.{kind}" for model, section, kind, _ in CASES]
 
 
 def in_bfloat16(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": "bfloat16"})})
+    return replace(recipe, train=replace(recipe.train, precision="bfloat16"))
 
 
 def moved(recipe: Recipe) -> Tensor:

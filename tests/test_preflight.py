@@ -127,7 +127,7 @@ def test_what_a_shipped_space_names_is_found(space, monkeypatch):
 def test_numbers_that_cannot_be(tmp_path):
     with pytest.raises(SpaceError, match="trials: must be at least 1, but got -1"):
         Budget.of(Settings(), -1)
-    assert "train.lr: input should be greater than 0 over the hole's whole range, but got -0.1" in mistake_of(
+    assert "train.lr: must be a number with 0 < value over the hole's whole range, but got -0.1" in mistake_of(
         tmp_path, train="{lr: {float: [-0.1, 0.1]}}"
     )
 

@@ -16,7 +16,7 @@ from harness.machine import host
 from harness.measure.bench import Bench, timings_of
 from harness.measure.device_bench import PROBE
 from harness.measure.lab import Job, Session
-from harness.records import Measurement, read_record, write_json_durably, write_record
+from harness.records import Measurement, mistake_in, read_record, write_json_durably, write_record
 from harness.runtimes.base import refuse_external_data
 
 HARNESS = Path(__file__).resolve().parents[1]
@@ -93,9 +93,7 @@ def read_results(path: Path) -> tuple[Bench, list[str]]:
     except FileNotFoundError:
         raise SpaceError(str(path), "no such file", remedy="Copy it back from the device.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
-        raise SpaceError(str(path), f"must be the results.json of a bundle ({what})") from None
+        raise SpaceError(str(path), f"must be the results.json of a bundle ({mistake_in(error)})") from None
     other = [f.path for f in found.files if f.model_sha256 != f.measured_sha256]
     if other:
         raise SpaceError(str(path), f"the device timed other files than were bundled: {other}")

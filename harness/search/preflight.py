@@ -23,7 +23,7 @@ from typing import Any
 
 from harness.errors import SpaceError
 from harness.methods import FLOAT_BITS, nearest
-from harness.recipe import Train
+from harness.recipe import TRAIN
 from harness.records import DIRECTIONS
 from harness.space.baselines import widest_code
 from harness.space.distributions import Hole
@@ -42,7 +42,7 @@ _RUNTIME = ("path", "threads")
 _NOT_OPTIONS = {
     "task": {"name", "normalize"},
     "student": {"model", "checkpoint"},
-    "teacher": {"model", "checkpoint", "clip", "seed", *Train.model_fields},
+    "teacher": {"model", "checkpoint", "clip", "seed", *TRAIN},
 }
 _FILES = ("train", "test", "validation_samples", "split")
 PROOF_BITS = 4  # few enough that no processor's sums of bytes saturate

@@ -128,7 +128,7 @@ class Study:
         self.enqueue(baseline.params or {}, {"baseline_index": index})
         trial = self.optuna.ask()
         params = {} if baseline.params is None else self.space.sample(lambda hole: self._suggest(trial, hole))
-        recipe = baseline.recipe.model_copy(update={"seed": self.seed_of(trial.number)})
+        recipe = replace(baseline.recipe, seed=self.seed_of(trial.number))
         return self._opened(trial, params, recipe, baseline.name)
 
     def propose(self, lanes: int = 1) -> list[Proposal]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from harness.errors import SpaceError
-from harness.methods import Param, is_number, nearest
+from harness.methods import Param, checked, is_number, nearest
 from harness.records import DIRECTIONS, metric_name_mistake
 from harness.stats.direction import Direction
 
@@ -83,23 +83,9 @@ class Objective:
 
 def read_settings(tree: Mapping[str, Any]) -> Settings:
     """The ``search:`` and ``resources:`` sections of a space."""
-    resources = _options("resources", tree.get("resources", {}), _RESOURCES)
+    resources = checked("resources", tree.get("resources", {}), _RESOURCES)
     _check_gpu(resources["gpu"])
-    return Settings(**_options("search", tree.get("search", {}), _SEARCH), resources=Resources(**resources))
-
-
-def _options(section: str, value: Any, params: Mapping[str, Param]) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SpaceError(section, "must be a mapping", value, f"Keys: {', '.join(params)}.")
-    for name in value:
-        if name not in params:
-            raise SpaceError(f"{section}.{name}", "unknown key", remedy=nearest(name, params))
-    result = {}
-    for name, param in params.items():
-        got = value.get(name, param.default)
-        absent = got is None and param.default is None
-        result[name] = None if absent else param.check(f"{section}.{name}", got)
-    return result
+    return Settings(**checked("search", tree.get("search", {}), _SEARCH), resources=Resources(**resources))
 
 
 def _check_gpu(gpu: float) -> None:

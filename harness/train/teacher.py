@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from harness.train.predict import normalized
 
 def teacher_key(teacher: Teacher, fingerprint: str) -> str:
     """Content key: equal for the same teacher recipe on the same data."""
-    text = json.dumps({"teacher": teacher.model_dump(), "data": fingerprint}, sort_keys=True)
+    text = json.dumps({"teacher": asdict(teacher), "data": fingerprint}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

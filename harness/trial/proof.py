@@ -197,8 +197,8 @@ def prove_student(recipe: Recipe, device: str) -> Proven:
         SpaceError: one message, of the first thing that cannot be done.
     """
     name, data = recipe.student.name, data_of(recipe)
-    step = recipe.train.model_copy(update={"epochs": 1})
-    alone = recipe.model_copy(update={"train": step, "teacher": None, "distill": Selected(name="none")})
+    step = replace(recipe.train, epochs=1)
+    alone = replace(recipe, train=step, teacher=None, distill=Selected(name="none"))
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
     found = Proven(left_alone(module), frozen=[name for name, p in module.named_parameters() if not p.requires_grad])
     doing = "be trained for a step"

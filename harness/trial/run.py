@@ -263,7 +263,7 @@ def untrained(recipe: Recipe, folder: Path, device: str = "cpu") -> Cost:
         TrialError: the student cannot be made, which the trial itself will say too.
     """
     _settle()
-    alone = recipe.model_copy(update={"distill": Selected(name="none")})  # no teacher changes a structure
+    alone = replace(recipe, distill=Selected(name="none"))  # no teacher changes a structure
     try:
         made = ship(finish(_begin(alone, {}, {}, device)), recipe, folder / UNTRAINED)
     except (Exception, SystemExit) as error:

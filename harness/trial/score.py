@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.errors import TrialError
-from harness.recipe import Recipe, Task, parse_recipe
+from harness.recipe import Recipe, parse_recipe, parse_task
 from harness.records import parse_record
 from harness.registries import REGISTRIES
 from harness.runtimes import base
@@ -25,12 +26,16 @@ RESAMPLES = 200
 
 @lru_cache(maxsize=2)
 def _data(task_json: str) -> Data:
-    return load_data(Task.model_validate_json(task_json))
+    return load_data(parse_task(json.loads(task_json), REGISTRIES))
+
+
+def _told(recipe: Recipe) -> str:
+    return json.dumps(recipe.task.to_tree())
 
 
 def data_of(recipe: Recipe) -> Data:
     """The recipe's data, loaded once per process."""
-    return _data(recipe.task.model_dump_json())
+    return _data(_told(recipe))
 
 
 @lru_cache(maxsize=4)
@@ -42,7 +47,7 @@ def _normalized(task_json: str, part: str, device: str) -> tuple[torch.Tensor, t
 
 def normalized_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """``train`` or ``validation`` of the recipe's data, normalized, on the device; once per process."""
-    return _normalized(recipe.task.model_dump_json(), part, device)
+    return _normalized(_told(recipe), part, device)
 
 
 @lru_cache(maxsize=2)
@@ -59,7 +64,7 @@ def rung_part(recipe: Recipe, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Validation samples for the accuracy at a rung: all of them, unless they are more than RUNG_SAMPLES
     and a sixth of the training samples; the same random ones at every rung of every trial then. An
     epoch has backward passes too, so a rung stays a small part of it."""
-    return _at_rungs(recipe.task.model_dump_json(), device)
+    return _at_rungs(_told(recipe), device)
 
 
 def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:

@@ -10,6 +10,7 @@ a seed that has its record is not trained again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _train(
                 ready: Prepared = pool.call("prepare", teacher_trees(space), str(place.resolve()))
                 pool.share(ready.logits)
                 seed = SEEDS_FROM + repeat * 1_000_000
-                _work(pool, todo, jobs, lambda n, s: again[n].model_copy(update={"seed": seed + n * 1000 + s}), say)
+                _work(pool, todo, jobs, lambda n, s: replace(again[n], seed=seed + n * 1000 + s), say)
                 _score(pool, [path for job in todo if _trained(path := jobs[job][2])])
             finally:
                 pool.close()
