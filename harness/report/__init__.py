@@ -1,7 +1,7 @@
 """The report of a study: its files as tables, plots, a page and a comparison with other studies.
 
-A study's folder comes in, also one from somebody else; a page, tables and recipes go out. Nothing here runs code that
-a study names, and nothing imports torch or optuna.
+Input: a study's folder, which may come from somebody else. Output: a page, tables and recipes. Nothing here runs code
+that a study names, and nothing imports torch or optuna.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["StudyData", "load_study", "pick", "terminal_table", "write_report"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imported on first use: pandas and jinja2 cost a second that `harness --help` need not pay."""
+    """Import a public name on first use: pandas and jinja2 take a second, and `harness --help` needs neither."""
     if name in _LAZY:
         import importlib
 

@@ -1,4 +1,4 @@
-"""What each file on the front really is: one row a point, from the audits in the records."""
+"""What each file on the front stores and computes: one row per point, from the audits in the records."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def audit_rows(data: StudyData) -> list[list[str]]:
 
 
 def slower_integers(data: StudyData) -> list[str]:
-    """A sentence where a network that was timed with float32 and with integer kernels is slower with
-    integers, beyond both intervals: on some runtimes a narrow network gains nothing."""
+    """A sentence if integer kernels are slower than float32 for some network that was timed with both, and the
+    latency intervals do not overlap. It happens: on some runtimes a narrow network gains nothing from integers."""
     both = [(kinds[False], kinds[True]) for kinds in _timed_networks(data).values() if len(kinds) == 2]
     slower = [(plain, whole) for plain, whole in both if whole.low > plain.high]
     if not slower:
@@ -48,7 +48,7 @@ class _Timed:
 
 
 def _timed_networks(data: StudyData) -> dict[tuple[Any, ...], dict[bool, _Timed]]:
-    """Layer shapes -> integer kernels or not -> the first trial that was timed so."""
+    """Layer shapes -> whether the kernels are integer -> the first trial that was timed that way."""
     found: dict[tuple[Any, ...], dict[bool, _Timed]] = {}
     for number, record in data.records.items():
         layers = record.diagnostics.get("audit", {}).get("layers", [])
@@ -95,14 +95,14 @@ def _counted(words: Any) -> str:
 
 
 NEEDS = {
-    "x86": "on x86 without VNNI onnxruntime must be told session.x64quantprecision=1 for these trials, or their "
+    "x86": "on x86 without VNNI, set onnxruntime's session.x64quantprecision=1 for these trials; otherwise their "
     "accuracy is lower there",
-    "wrong": "OpenVINO computes the files of these trials wrongly (weights stored as a stream of bits)",
+    "wrong": "OpenVINO computes wrong outputs for the files of these trials (weights stored as a stream of bits)",
 }
 
 
 def needs(data: StudyData) -> list[str]:
-    """What production must know of the front's files, each sentence with the trials that it holds for."""
+    """What deployment of the front's files must respect: sentences, each with the trials that it applies to."""
     front = {n: data.records[n].diagnostics.get("facts", {}) for n in data.front["number"].tolist()}
     found = {sentence: [str(n) for n, facts in front.items() if name in facts] for name, sentence in NEEDS.items()}
     return [f"{sentence}: {', '.join(numbers)}" for sentence, numbers in found.items() if numbers]

@@ -1,8 +1,8 @@
 """Studies side by side: hypervolume over time and epochs, fronts, attained accuracy, a verdict.
 
-Fronts are compared on test values: a search that tries more takes the luckier validation values.
-Over time, the front is the one that validation had chosen by then, and its volume that of its
-members' test accuracies.
+Fronts are chosen on validation values and compared on test values, because the best of more trials overestimates more
+on validation. Each point of a curve over time takes the front that validation had chosen by then, and computes the
+hypervolume of its members' test values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POINTS = 5  # sizes and latencies at which attained accuracies are given
 
 @dataclass(frozen=True)
 class Step:
-    """The state of a search when a trial had been told."""
+    """The state of a search just after one trial was reported to Optuna."""
 
     elapsed_s: float
     epochs: int
@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to search: its studies (seeds), and for each the steps of its hypervolume."""
+    """One way to search: its studies (one per seed), and for each study the steps of its hypervolume."""
 
     label: str
     studies: tuple[StudyData, ...]
@@ -49,10 +49,10 @@ class Contender:
 
 
 def load_contenders(arguments: Sequence[str]) -> list[Contender]:
-    """``LABEL=STUDY[,STUDY...]`` or ``STUDY``.
+    """Read the studies that the command line names: each argument is ``LABEL=STUDY[,STUDY...]`` or ``STUDY``.
 
     Raises:
-        SpaceError: not a study, or studies of other objectives.
+        SpaceError: a folder is not a study, or two studies have different objectives.
     """
     named = [a.partition("=") if "=" in a else (Path(a).name, "=", a) for a in arguments]
     loaded = {label: tuple(load_study(p) for p in paths.split(",")) for label, _, paths in named}
@@ -70,7 +70,7 @@ def load_contenders(arguments: Sequence[str]) -> list[Contender]:
 
 
 def common_reference(studies: Sequence[StudyData]) -> dict[str, float]:
-    """The worst of the studies' own reference points in every objective."""
+    """In every objective the worst value among the studies' own reference points."""
     points = [reference_point(s) for s in studies]
     worst = {"maximize": min, "minimize": max}
     return {o.name: worst[o.direction](p[o.name] for p in points) for o in studies[0].objectives}
@@ -85,7 +85,7 @@ def volume(
 
 
 def steps(study: StudyData, reference: Mapping[str, float]) -> list[Step]:
-    """The hypervolume, on test values, after every told trial."""
+    """The hypervolume, on test values, after every trial that was reported to Optuna."""
     directions = tuple(o.direction for o in study.objectives)
     front, found, last = Front(directions), [], 0.0
     rows = study.finished[study.finished["feasible"]].to_dict("index")
@@ -98,7 +98,7 @@ def steps(study: StudyData, reference: Mapping[str, float]) -> list[Step]:
 
 
 def tested(row: Mapping[str, float], qualities: Sequence[Objective]) -> dict[str, float]:
-    """The row with its test values of the qualities, where it has them, in place of validation's."""
+    """The row with validation values of the qualities replaced by test values, where it has them."""
     known = {q.name: row[f"test_{q.name}"] for q in qualities if not math.isnan(row[f"test_{q.name}"])}
     return {**row, **known}
 
@@ -113,24 +113,24 @@ def _timeline(study: StudyData) -> list[tuple[int, float, int]]:
             "",
             f"line {damaged[0]} is damaged",
             file=str(path),
-            remedy="Give the search's command again: it makes the line again from the trial's record.",
+            remedy="Run the search's command again: it restores the line from the trial's record.",
         )
     return [(number, float(elapsed), int(epochs)) for number, elapsed, epochs in rows if epochs]
 
 
 def at(curve: Sequence[Step], where: float, axis: str) -> float:
-    """The volume that the curve has reached at ``where`` on ``elapsed_s`` or ``epochs``."""
+    """The volume that the curve has reached at position ``where`` of the axis ``elapsed_s`` or ``epochs``."""
     reached = [s.volume for s in curve if getattr(s, axis) <= where]
     return reached[-1] if reached else 0.0
 
 
 def reach(curve: Sequence[Step], volume: float, axis: str) -> float:
-    """Where the curve first has ``volume``; infinite where it never has."""
+    """The first position on ``axis`` at which the curve has ``volume``; infinite if it never has."""
     return next((float(getattr(s, axis)) for s in curve if s.volume >= volume - 1e-12), math.inf)
 
 
 def verdicts(contenders: Sequence[Contender]) -> list[str]:
-    """The first contender against each other one, in sentences."""
+    """One sentence for each contender but the first: how the first compares with it."""
     first, told = contenders[0], []
     for other in contenders[1:]:
         mean, low, high = difference_interval(first.final, other.final)
@@ -150,8 +150,11 @@ def verdicts(contenders: Sequence[Contender]) -> list[str]:
 
 
 def attained(contenders: Sequence[Contender], cost: str) -> list[tuple[float, list[float]]]:
-    """Bounds on ``cost`` and, for each contender, the median over its studies of the test value of the point
-    within the bound that is best on validation in the first quality (NaN where none is within)."""
+    """Attained quality under bounds on ``cost``: pairs of a bound and one value per contender.
+
+    In each study the point within the bound that is best on validation in the first quality is taken. The value is
+    the median, over the contender's studies, of that point's test value; NaN if no study has a point within it.
+    """
     quality = contenders[0].studies[0].quality
     fronts = [[f.to_dict("records") for f in (s.front for s in c.studies)] for c in contenders]
     values = [row[cost] for studies in fronts for rows in studies for row in rows]

@@ -32,7 +32,7 @@ GRID = 200
 
 
 def write_comparison(contenders: Sequence[Contender], path: Path) -> Path:
-    """Write the page."""
+    """Write the comparison page to ``path``."""
     environment = Environment(
         loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -101,7 +101,7 @@ def over(contenders: Sequence[Contender], axis: str) -> go.Figure:
 
 
 def fronts(contenders: Sequence[Contender], cost: str, quality: Objective) -> go.Figure:
-    """Every study's front in the plane of ``cost`` and the quality by validation, drawn at its test values."""
+    """Every study's front in the plane of ``cost`` and ``quality``, chosen on validation, drawn at test values."""
     figure, values, name = go.Figure(), [], quality.name
     for contender, color in zip(contenders, COLORS * 9, strict=False):
         for i, study in enumerate(contender.studies):

@@ -1,4 +1,4 @@
-"""The confirmed front beside what the search had promised: one row a point."""
+"""The confirmed front beside the values that the search reported: one row per point."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TERMINAL = ("trial", "on the front", "validation", "search said", "test", "size"
 
 
 def columns(result: Mapping[str, Any]) -> list[str]:
-    """``COLUMNS``, and three for each metric of the task that was an objective."""
+    """``COLUMNS``, and three columns for each metric of the task that is an objective."""
     points = result.get("points", [])
     own = points[0].get("metrics", {}) if points else {}
     return [*COLUMNS, *(head for name in own for head in (name, f"search's {name}", f"test {name}"))]
@@ -61,9 +61,9 @@ def _row(point: Mapping[str, Any]) -> list[str]:
 
 
 def terminal_table(result: Mapping[str, Any]) -> str:
-    """The confirmed points for the terminal: of the columns those that fit into 80, the page has them all."""
+    """The confirmed points for the terminal: only the columns that fit into 80 characters. The page has all columns."""
     names = columns(result)
-    own = len(names) > len(COLUMNS)  # beside metrics of the task there is no room for what the search said
+    own = len(names) > len(COLUMNS)  # metrics of the task take the room of the column "search said"
     wanted = [name for name in TERMINAL if not (own and name == "search said")]
     shown = [i for i, n in enumerate(names) if n in wanted or (i >= len(COLUMNS) and not n.startswith("search's "))]
     table = Table(*(names[i] for i in shown), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
@@ -77,9 +77,9 @@ def terminal_table(result: Mapping[str, Any]) -> str:
 
 
 def note(result: Mapping[str, Any]) -> str:
-    """What the numbers are."""
+    """The legend below the table: what the columns mean."""
     return (
         f"validation, test: means of {result['seeds']} new trainings (n = {result['test_n']:.0f} each on test); the "
-        "interval holds the mean of another such confirmation in 95 of 100 cases. sure: by validation, on the front "
-        "in 95 of 100 draws; possible: in 5 of 100. Test decides nothing here."
+        "interval contains the mean of another such confirmation in 95 of 100 cases. sure: by validation, on the "
+        "front in 95 of 100 draws; possible: in 5 of 100. Membership does not use test values."
     )

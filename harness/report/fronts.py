@@ -1,8 +1,7 @@
-"""The report's one door to :mod:`harness.stats.pareto`: fronts, hypervolumes, ties.
+"""Fronts, hypervolumes and ties of a study's table, computed by :mod:`harness.stats.pareto`.
 
-Hypervolume is measured in qualities (accuracy, metrics of the task) as they are and in logarithms of
-costs: halving a file counts the same at 100 kB as at 10 kB. The reference point is beyond every baseline
-and every point of the front.
+The hypervolume uses qualities (accuracy, metrics of the task) as they are and logarithms of costs: halving a file
+counts the same at 100 kB as at 10 kB. The reference point is worse than every baseline and every point of the front.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from harness.stats import pareto
 
 
 def projected(rows: pd.DataFrame, cost: str, quality: Objective) -> pd.DataFrame:
-    """The rows that no other beats in the plane (cost, quality), cheapest first."""
+    """The nondominated rows in the plane (cost, quality), cheapest first."""
     name = quality.name
     rows = rows[rows[cost].notna() & rows[name].notna()]
     directions = (quality.direction, "minimize")
@@ -28,9 +27,12 @@ def projected(rows: pd.DataFrame, cost: str, quality: Objective) -> pd.DataFrame
 
 
 def reference_point(data: StudyData) -> dict[str, float]:
-    """Raw value of every objective at the hypervolume's reference: that of ``study.json``, moved where a baseline
-    or a point of the front, on validation or on test, would not count (:func:`harness.stats.pareto.reference_point`).
-    Where ``study.json`` has none: accuracy 0 and the same rule."""
+    """The hypervolume's reference point: objective name -> raw value.
+
+    It is the point in ``study.json``, made worse where a baseline or a point of the front, on validation or on test,
+    would otherwise contribute nothing (:func:`harness.stats.pareto.reference_point`). Without a point in
+    ``study.json`` the same rule starts from accuracy 0.
+    """
     names = [o.name for o in data.objectives]
     given = data.study.get("reference")
     bounds = {"accuracy": 0.0, **data.chance, **(given if isinstance(given, Mapping) else {})}
@@ -52,7 +54,7 @@ def _volume(values: np.ndarray, data: StudyData, point: Mapping[str, float]) -> 
 
 
 def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:
-    """Hypervolume after each of the rows; computed anew only when the front changes."""
+    """Hypervolume after each of the rows; computed only when the front changes."""
     values = rows[[o.name for o in data.objectives]].to_numpy(float)
     kept = np.empty((0, len(data.objectives)))
     volumes, point = list[float](), reference_point(data)
@@ -66,10 +68,11 @@ def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:
 
 
 def tied_members(data: StudyData) -> dict[int, int]:
-    """Points that stand on the front only by a difference in latency within the noise.
+    """Points that are on the front only by a latency difference within the measurement noise.
 
-    Trial number -> number of a point that is at least as good in everything else, better in
-    something, and whose latency interval overlaps.
+    Returns:
+        Trial number -> number of a front point whose latency interval overlaps and which is at least as good in all
+        other objectives and better in one.
     """
     if "latency_ms" not in [o.name for o in data.objectives]:
         return {}
@@ -88,8 +91,8 @@ def tied_members(data: StudyData) -> dict[int, int]:
 
 
 def at_chance(accuracy: float, chance: float | None, n: float | None) -> bool:
-    """Is an accuracy on ``n`` samples not shown to be above ``chance``, that of always saying the most frequent
-    class? Normal approximation of the binomial, one-sided at 95 %."""
+    """Whether an accuracy on ``n`` samples is not significantly above ``chance``, the accuracy of always predicting
+    the most frequent class. Normal approximation of the binomial, one-sided at 95 %."""
     if chance is None:
         return False
     margin = 1.645 * math.sqrt(chance * (1 - chance) / n) if n else 0.0
@@ -112,10 +115,10 @@ def accuracy_interval(share: float, n: float) -> tuple[float, float]:
 
 
 def comparison(data: StudyData) -> dict[str, Any]:
-    """The search's own trials against the plain fp32 width sweep, as hypervolumes.
+    """Hypervolumes of the search's own trials and of the plain fp32 width sweep.
 
-    ``front`` is that of all trials; ``searched`` leaves the baselines out, so that a search is not
-    credited with points that it was given.
+    ``front`` is the hypervolume of all trials. ``searched`` leaves the baselines out, so that a search gets no credit
+    for points that it was given.
     """
     finished = data.finished[data.finished["feasible"]]
     searched = hypervolume(finished[finished["baseline"] == ""], data)

@@ -27,7 +27,7 @@ from harness.report.training import still_falling, weak_teacher
 from harness.space.settings import Objective
 from harness.stats.pareto import LOGGED
 
-PARITY_DISAGREEMENTS = 2
+PARITY_DISAGREEMENTS = 2  # samples; a warning above it. Float rounding may flip the class of a near-tied sample
 ENDED = {"stopped": "stopped early", "failed": "failed"}  # a record's status, in words
 
 
@@ -45,7 +45,7 @@ def write_report(data: StudyData) -> Path:
 
 
 def render(data: StudyData, points: dict[str, int]) -> str:
-    """The page's HTML; equal studies give equal bytes."""
+    """The page's HTML; the same study gives the same bytes."""
     environment = Environment(
         loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -86,12 +86,13 @@ def _confirmed(data: StudyData) -> dict[str, Any]:
 
 
 def figure_id(*names: str) -> str:
-    """An id of a figure. Names come from the study's files, so it holds nothing of them but letters and digits."""
+    """A figure's HTML id. The names come from the study's files, which are not trusted, so other characters than
+    letters and digits become ``_``."""
     return re.sub(r"\W", "_", "_".join(names))
 
 
 def tradeoffs(data: StudyData) -> dict[str, tuple[str, tuple[str, Objective]]]:
-    """Id of each figure of a quality against a cost -> its heading, and the two."""
+    """Every figure of a quality against a cost: id -> (heading, (cost, quality))."""
     return {
         figure_id("tradeoff", cost, q.name): (f"{_capital(q.name)} against {units.head(cost)}", (cost, q))
         for q in data.qualities
@@ -126,7 +127,7 @@ def _figures(data: StudyData) -> dict[str, str]:
 
 
 def facts(data: StudyData) -> list[tuple[str, str]]:
-    """What a reader needs to judge the numbers."""
+    """The conditions under which the numbers were measured: pairs of name and value."""
     machine = data.environment
     counts = data.trials["status"].value_counts()
     ended = ", ".join(f"{counts[s]} {words}" for s, words in ENDED.items() if counts.get(s))
@@ -152,12 +153,12 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
 
 
 def _told(latency: Mapping[str, Any]) -> str:
-    """What the runtime was told so that integers are exact on this machine."""
+    """The options that the runtime needs on this machine for exact integer arithmetic, as text."""
     return "".join(f", {name}={value}" for name, value in latency.get("options", {}).items())
 
 
 def summary(data: StudyData) -> list[str]:
-    """What the search found, in sentences; also when it found nothing."""
+    """The result of the search in sentences; an empty front also gets one."""
     if data.front.empty:
         return ["No trial finished within the constraints: there is no front yet."]
     told = [_shrinking(data)] if data.widest is not None else []
@@ -169,8 +170,8 @@ def summary(data: StudyData) -> list[str]:
         told.append(f"This front has bought nothing over the plain {data.sweep_name}: {against}.")
     told += slower_integers(data)
     told.append(
-        "Points are chosen on the validation split, so their values there flatter. The test column is measured once, "
-        "at the end."
+        "Points are chosen on the validation split, so their validation values are optimistic. The test column is "
+        "measured once, at the end."
     )
     return told
 
@@ -199,7 +200,7 @@ def _unstable(data: StudyData, number: int) -> bool:
 
 
 def warnings(data: StudyData) -> list[str]:
-    """What weakens a number on this page."""
+    """What limits the trust in a number on this page: one sentence each."""
     found = [f"{wrong}; left out" for wrong in (*data.damaged, *(f"trials/{n}: {BROKEN}" for n in data.unreadable))]
     for number in data.front["number"].tolist():
         parity = data.records[number].diagnostics.get("parity", {})
@@ -248,7 +249,7 @@ def _columns(data: StudyData) -> list[str]:
 
 
 def _rows(data: StudyData) -> list[dict[str, Any]]:
-    """Cells as (text, sort key)."""
+    """The rows of the table of trials; each cell is (text, sort key)."""
     rows, level = [], majority_level(data, data.front)
     for _, row in data.trials.sort_values(["front", "number"], ascending=[False, True]).iterrows():
         cells = {name: _cell(name, row.get(name)) for name in _columns(data)}

@@ -1,4 +1,4 @@
-"""Which points of a front to take: the four named ones, and the best under given limits."""
+"""Choosing points of a front: the four named ones, and the best under given limits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from harness.report.study_data import StudyData
 from harness.space.settings import Objective
 from harness.stats import pareto
 
-TOLERANCE = 0.02  # of quality that ``smallest`` and ``fastest`` may give up against the best
+TOLERANCE = 0.02  # quality that ``smallest`` and ``fastest`` may lose against the best; more allows smaller files
 
 
 def best_points(data: StudyData) -> dict[str, int]:
-    """Name -> trial number: ``knee``, ``most_accurate`` (``best_NAME`` where the quality is a metric NAME
-    of the task), and near the best quality the ``smallest`` and the ``fastest``.
+    """The front's named points: name -> trial number.
 
-    Near is within ``TOLERANCE``, of a metric beyond 1 within that share of it.
+    ``most_accurate`` has the best quality; it is called ``best_NAME`` if the quality is a metric NAME of the task.
+    ``knee``, ``smallest`` and ``fastest`` are chosen among the points within ``TOLERANCE`` of the best quality, or
+    within that share of it where its absolute value is above 1.
     """
     front = data.front
     if front.empty:
@@ -55,7 +56,7 @@ def _log(column: pd.Series) -> pd.Series:
 
 
 def recipe_yaml(data: StudyData, number: int) -> str:
-    """The recipe of a trial with what it promises: a file for ``harness train``."""
+    """A file for ``harness train``: the recipe of a trial and, under ``promise``, the values that it reached."""
     record, row = data.records[number], data.trials.loc[number]
     promise: dict[str, Any] = {"study": data.name, "trial": number}
     for name, measured in record.measurements.items():
@@ -77,12 +78,15 @@ def recipe_yaml(data: StudyData, number: int) -> str:
 
 
 def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mapping[str, float] | None = None) -> str:
-    """The recipe to take: of the front's points within the limits (measured quantity -> its highest, its
-    lowest value) the one of the best quality, and where only qualities are limited, the smallest file
-    that has them.
+    """The recipe of the best front point within limits, as YAML.
 
+    It is the point of the best quality; if only qualities are limited, it is the point with the smallest file.
+
+    Args:
+        most: measured quantity -> its highest allowed value.
+        least: measured quantity -> its lowest allowed value.
     Raises:
-        SpaceError: an unknown quantity, or no point is within the limits; names the nearest one.
+        SpaceError: a quantity is unknown, or no point is within the limits; the message names the nearest point.
     """
     most, least = most or {}, least or {}
     for side, limits in (("--max", most), ("--min", least)):
@@ -106,7 +110,11 @@ def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mappin
 
 
 def _nearest(data: StudyData, most: Mapping[str, float], least: Mapping[str, float]) -> str:
-    """The point that misses the limits least, in shares of them; a share of a quality counts ten times."""
+    """A sentence about the point that misses the limits least.
+
+    The miss is relative to each limit, summed over the limits. A miss in a quality counts ten times: a given share of
+    an accuracy matters more than the same share of a cost.
+    """
     if data.front.empty:
         return "The front is empty."
     miss = pd.Series(0.0, index=data.front.index)

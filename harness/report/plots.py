@@ -1,4 +1,4 @@
-"""The report's figures: plotly, no text of a study is ever taken as markup."""
+"""The report's figures in plotly. Every text from a study is escaped, never used as markup."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantized", "quantized, store
 
 
 def page_layout(figure: go.Figure, height: int = 430) -> go.Figure:
-    """The look of every figure."""
+    """Apply the layout that all figures share."""
     figure.update_layout(
         template="none",
         height=height,
@@ -141,7 +141,8 @@ def tick_format(quality: str) -> str:
 
 
 def _range(data: StudyData, quality: str) -> list[float]:
-    """All of the front and of the sweep; far off them only what fits (double-click shows all)."""
+    """The y range: the whole front, sweep and named trials. Trials far from these may lie outside (a double click
+    shows them)."""
     seen = [*data.front[quality], *data.sweep[quality], *data.named[quality]]
     seen = seen or data.finished[quality].tolist()
     teacher = [data.teacher[quality]] if quality in data.teacher else []
@@ -161,12 +162,12 @@ def log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:
 
 
 def _round(text: str) -> str:
-    """``5.00 kB`` as ``5 kB``: ticks are round."""
+    """``5.00 kB`` becomes ``5 kB``: tick values are round numbers."""
     return re.sub(r"\.0+(?= )", "", text)
 
 
 def volume(data: StudyData) -> go.Figure:
-    """Hypervolume over the finished trials, with the width sweep's own beside it."""
+    """Hypervolume over the finished trials, with a line at the width sweep's hypervolume."""
     rows = data.finished[data.finished["feasible"]].sort_values("number")
     values = running_hypervolume(rows, data)
     figure = go.Figure(
@@ -192,8 +193,10 @@ def volume(data: StudyData) -> go.Figure:
 
 
 def parallel(data: StudyData) -> go.Figure:
-    """One line a trial through the searched leaves, colored by its quality; drag along an axis to
-    filter, drag its title to move it."""
+    """Parallel coordinates: one line per trial through the searched leaves, colored by quality.
+
+    Drag along an axis to filter; drag an axis title to move the axis.
+    """
     rows, quality = data.finished, data.quality.name
     axes = [_axis(rows[name], name) for name in data.searched]
     ends = [
@@ -248,12 +251,12 @@ def importance(data: StudyData) -> go.Figure:
 
 
 def stepped(data: StudyData) -> list[int]:
-    """Points of the front whose bytes after each step are known."""
+    """Points of the front whose bytes after each compression step are known."""
     return [n for n in data.front["number"].tolist() if all(k in data.records[n].waterfall for k, _ in STEPS)]
 
 
 def waterfall(data: StudyData) -> go.Figure:
-    """Bytes after each step for a chosen point of the front; first the one that shrank most."""
+    """Bytes after each compression step, for one point of the front at a time; first the one that shrank most."""
     figure, buttons = go.Figure(), []
     members = stepped(data)
     shrunk = [data.records[n].waterfall[STEPS[0][0]] / data.records[n].waterfall[STEPS[-1][0]] for n in members]

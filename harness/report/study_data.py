@@ -1,7 +1,7 @@
 """A study as one table, read from the files in its folder.
 
-Only data is read: a study's folder may come from somebody else, so nothing that it names is ever
-imported. A missing or unreadable part leaves a gap and a warning, never a crash.
+A study's folder may come from somebody else, so only data is read: nothing that the folder names is imported.
+A missing or unreadable part leads to a gap and a warning, never to a crash.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.stats.pareto import LOGGED, nondominated
 
 log = logging.getLogger(__name__)
 _WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a terminal obeys them
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a terminal would execute them as commands
 PARTS = ("test.json", "teacher.json", "environment.json", "importances.json", "confirm.json")
 BROKEN = "the record is broken or does not match its file"
 SWEEP = (WIDEST_FP32, WIDTH_SWEEP)  # the plain fp32 student at every width
@@ -48,16 +48,16 @@ COSTS = ("size_bytes", "latency_ms")
 
 @dataclass(frozen=True)
 class StudyData:
-    """What the files of a study say.
+    """The content of a study's files.
 
-    trials       one row a trial, by number: ``status`` (ok, stopped, failed; continued: stopped, and
-                 taken up again as another) ``reason baseline accuracy size_bytes latency_ms``
+    trials       one row per trial, indexed by number. ``status`` is ok, stopped, failed, or continued (stopped,
+                 then resumed as another trial). Other columns: ``reason baseline accuracy size_bytes latency_ms``
                  (medians, and every other measured quantity), ``latency_low latency_high`` (95 %
                  interval), ``test_accuracy test_n structure duration_s feasible front model``, ``test_NAME``
-                 of the task's other metrics, and one column a leaf of the recipe, by its dotted name
-    searched     dotted names that differ between the searched trials
+                 of the task's other metrics, and one column per leaf of the recipe, by its dotted name
+    searched     dotted names whose values differ between the searched trials
     unreadable   names of trial folders whose record is broken or does not match its file
-    damaged      what is wrong with which other file that is left out
+    damaged      one text for each other file that is left out: what is wrong with it
     """
 
     folder: Path
@@ -86,39 +86,39 @@ class StudyData:
 
     @property
     def sweep(self) -> pd.DataFrame:
-        """The plain fp32 width sweep, the widest student among it."""
+        """The plain fp32 width sweep, including the widest student."""
         return self.finished[self.finished["baseline"].isin(SWEEP)].sort_values(["size_bytes", "number"])
 
     @property
     def sweep_name(self) -> str:
-        """What the report calls the sweep: a single student is none."""
+        """The sweep's name in the report; one student alone is not called a sweep."""
         return "fp32 width sweep" if len(self.sweep) > 1 else "fp32 student"
 
     @property
     def named(self) -> pd.DataFrame:
-        """First trials that the space gave a name."""
+        """Those of the first trials that have a name in the space file."""
         return self.finished[~self.finished["baseline"].isin(["", *BASELINES])]
 
     @property
     def widest(self) -> pd.Series | None:
-        """The widest fp32 student, None where it has no result."""
+        """The widest fp32 student; None if it has no result."""
         rows = self.finished[self.finished["baseline"] == WIDEST_FP32]
         return None if rows.empty else rows.iloc[0]
 
     @property
     def qualities(self) -> tuple[Objective, ...]:
-        """The objectives that predictions are scored by: accuracy, metrics of the task. Accuracy where
-        only costs are objectives."""
+        """The objectives that score predictions: accuracy and metrics of the task. If all objectives are costs:
+        accuracy."""
         return tuple(o for o in self.objectives if o.name not in LOGGED) or (Objective(QUALITY, "maximize"),)
 
     @property
     def quality(self) -> Objective:
-        """The first of them: what points are named, picked and compared by."""
+        """The first quality. Points are named, picked and compared by it."""
         return self.qualities[0]
 
     @property
     def chance(self) -> dict[str, float]:
-        """What always saying the most frequent class scores, by quality, where the study says so."""
+        """Quality name -> the score of always predicting the most frequent class, as far as the study gives it."""
         reference: Any = self.study.get("reference")
         known = (
             {"accuracy": reference["accuracy"]} if isinstance(reference, Mapping) and "accuracy" in reference else {}
@@ -128,28 +128,28 @@ class StudyData:
 
     @property
     def costs(self) -> list[str]:
-        """Quantities to draw qualities against: size, latency, and any other cost that is an objective."""
+        """The x axes of the trade-off figures: size, latency, and any other cost that is an objective."""
         names = dict.fromkeys([*COSTS, *(o.name for o in self.objectives if o.name in LOGGED)])
         return [n for n in names if n in self.trials and self.finished[n].notna().any()]
 
     @property
     def measured(self) -> list[str]:
-        """All quantities that limits can be put on: what was measured of any trial."""
+        """All quantities that can be limited: those measured in at least one trial."""
         names = dict.fromkeys(name for record in self.records.values() for name in record.measurements)
         return [n for n in names if n in self.trials]
 
     def best_first(self, rows: pd.DataFrame, *then: str) -> pd.DataFrame:
-        """The rows by their quality, the best first; among equals by the columns ``then``, ascending."""
+        """The rows sorted by quality, the best first; ties are sorted by the columns ``then``, ascending."""
         up = self.quality.direction == "minimize"
         return rows.sort_values([self.quality.name, *then], ascending=[up, *(True for _ in then)])
 
 
 @contextlib.contextmanager
 def reading(folder: Path | str) -> Iterator[None]:
-    """Turns what a value of the wrong type or range in the study's files leads to into one message.
+    """Turn the errors that a value of the wrong type or range in the study's files causes into one message.
 
     Raises:
-        SpaceError: with the kind of the failure; ``harness -v`` shows where.
+        SpaceError: a value is wrong; the text names the original error, and ``harness -v`` logs its traceback.
         DiskError: the report cannot be written.
     """
     try:
@@ -169,7 +169,7 @@ def reading(folder: Path | str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, without what a terminal would obey."""
+    """``text`` on one line, without control characters."""
     return _CONTROL.sub(" ", text)
 
 
@@ -177,9 +177,9 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
     """Read a study's folder.
 
     Args:
-        objectives: other ones than the study was searched for; any measured quantity.
+        objectives: measured quantities that replace the objectives of the search.
     Raises:
-        SpaceError: the folder holds no study, or no trial has an objective.
+        SpaceError: the folder holds no study, or no trial has a value of one of ``objectives``.
     """
     folder = Path(folder)
     check_way(folder / "trials" / "0", folder)
@@ -201,7 +201,7 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
                 "--objectives", "must be a quantity that the study measured", name, "Name measured quantities."
             )
     for wrong in (*damaged, *(f"trials/{name}: {BROKEN}" for name in unreadable)):
-        log.warning("%s: %s; left out. The search's command mends it.", folder, wrong)
+        log.warning("%s: %s; left out. Run the search's command again to repair it.", folder, wrong)
     trials = _table(records, chosen, constraints, parts["test.json"][0])
     return StudyData(
         folder=folder,
@@ -221,10 +221,10 @@ def load_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
 
 
 def _study(folder: Path) -> dict[str, Any]:
-    """``study.json``: what was searched for, so nothing can be said where it is damaged.
+    """The content of ``study.json``. It names the objectives, so no report is possible without it.
 
     Raises:
-        SpaceError: it is.
+        SpaceError: the file is damaged.
     """
     study, wrong = read_or_damage(folder / "study.json")
     try:
@@ -242,8 +242,8 @@ def _dict(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _objectives(study: Mapping[str, Any]) -> tuple[Objective, ...]:
-    """``objectives`` are names, or mappings with a name and a direction; ``directions`` may be a
-    mapping by name or a list in the same order."""
+    """The objectives in ``study``: its ``objectives`` are names, or mappings with a name and a direction; its
+    ``directions`` are a mapping by name or a list in the same order."""
     given = study.get("objectives") or [QUALITY, *COSTS]
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) > MAX_OBJECTIVES + 1:
         raise SpaceError("study.json: objectives", f"must be a list of at most {MAX_OBJECTIVES + 1} names", given)
@@ -318,7 +318,7 @@ def _row(record: TrialRecord, test: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {
         printable(name): printable(v) if isinstance(v, str) else v
         for name, v in leaves.items()
-        if "." in name or name in ("seed", "teacher")  # no other name can hide a column
+        if "." in name or name in ("seed", "teacher")  # any other name could overwrite a column
     }
     return {
         "number": record.number,
@@ -343,7 +343,7 @@ def _is_quantity(name: str) -> bool:
 
 
 def _chance(record: TrialRecord, after: int | None) -> dict[str, str]:
-    """What a row says otherwise of a stopped trial that was taken up again as ``after``, and of that one."""
+    """The cells that differ for a stopped trial that was resumed as trial ``after``, and for the resumed trial."""
     if after is not None:
         return {"status": "continued", "reason": f"{record.reason}; taken up again as trial {after}"}
     before = record.diagnostics.get(CONTINUES)
@@ -351,7 +351,7 @@ def _chance(record: TrialRecord, after: int | None) -> dict[str, str]:
 
 
 def _feasible(row: pd.Series, constraints: Mapping[str, Mapping[str, float]]) -> bool:
-    """A constraint on a quantity that was not measured is not met."""
+    """Whether the row meets all constraints; a constraint on a quantity that was not measured is not met."""
     for name, bounds in constraints.items():
         value = row.get(name, math.nan)
         if not bounds.get("min", -math.inf) <= value <= bounds.get("max", math.inf):
@@ -360,7 +360,7 @@ def _feasible(row: pd.Series, constraints: Mapping[str, Mapping[str, float]]) ->
 
 
 def _searched(trials: pd.DataFrame, records: Mapping[int, TrialRecord]) -> tuple[str, ...]:
-    """Leaves of the recipe with two or more values among the trials that the sampler chose."""
+    """Leaves of the recipe that have at least two values among the trials that the sampler chose."""
     names = dict.fromkeys(name for record in records.values() for name, _ in flatten(record.recipe))
     chosen = trials[trials["baseline"] == ""]
     rows = chosen if len(chosen) > 1 else trials

@@ -17,7 +17,7 @@ from harness.report import units
 from harness.report.fronts import majority_level, tied_members
 from harness.report.study_data import StudyData
 
-NARROW = 60  # columns
+NARROW = 60  # characters; a narrower terminal wraps the table's lines
 NOTES = {
     "~": "on the front only by a difference in latency within the noise of the measurement",
     "!": "no better than always saying the most frequent class",
@@ -45,8 +45,10 @@ def _leaves(data: StudyData, row: pd.Series) -> list[str]:
 
 
 def terminal_table(data: StudyData) -> str:
-    """The front, the smallest file first, with the plain width sweep's widest student for scale; no line is
-    wider than the terminal (80 columns where there is none, ``NARROW`` at least)."""
+    """The front as text, the smallest file first. The last row is the widest student of the fp32 sweep, for scale.
+
+    Lines fit the terminal's width (80 characters without a terminal, at least ``NARROW``).
+    """
     ties, level = tied_members(data), majority_level(data, data.front)
     names = [n for q in data.qualities for n in (q.name, f"test_{q.name}")] + _costs(data)
     rows = [
@@ -81,8 +83,8 @@ def terminal_table(data: StudyData) -> str:
 
 
 def _costs(data: StudyData) -> list[str]:
-    """Size and latency, and what else is an objective; beside several qualities, whose columns need the
-    room, only objectives."""
+    """Names of the cost columns: size, latency and every other cost that is an objective. With several qualities,
+    whose columns need the room, only objectives."""
     asked = [o.name for o in data.objectives if o.name in data.costs]
     return asked if len(data.qualities) > 1 else [*dict.fromkeys(["size_bytes", "latency_ms", *asked])]
 
@@ -92,7 +94,7 @@ def _cells(names: Sequence[str], row: pd.Series) -> list[str]:
 
 
 def folded(parts: Sequence[str], width: int) -> str:
-    """``parts`` with commas between them, in lines of at most ``width`` where no part is longer."""
+    """``parts`` with commas between them, wrapped to lines of ``width`` characters; a longer part gets its own line."""
     lines: list[str] = []
     for i, part in enumerate(parts):
         text = part + "," * (i < len(parts) - 1)
@@ -104,14 +106,14 @@ def folded(parts: Sequence[str], width: int) -> str:
 
 
 def write_csv(data: StudyData, folder: Path) -> None:
-    """``trials.csv`` and ``pareto.csv``, made safe for spreadsheets: cells and heads."""
+    """Write ``trials.csv`` and ``pareto.csv``; no cell or heading can run as a formula in a spreadsheet."""
     for name, rows in (("trials", data.trials), ("pareto", data.front)):
         safe = rows.drop(columns=["complete"]).map(_no_formula).rename(columns=_no_formula)
         write_bytes_durably(folder / f"{name}.csv", safe.to_csv(index=False).encode(), data.folder)
 
 
 def _no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    """The value; a text that a spreadsheet would run as a formula gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in _FORMULA else value
 
 

@@ -1,4 +1,4 @@
-"""What training itself says against the numbers: a weak teacher, a loss that was still falling."""
+"""Warnings from training: a weak teacher, a training loss that was still falling at the end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from harness.report import units
 from harness.report.fronts import at_chance
 from harness.report.study_data import StudyData
 
-LATE = 0.25  # share of the epochs that are the end of a training
-FALLING = 0.1  # of the loss's whole fall: a loss that falls evenly has 0.25 of it at the end, one that settled 0
+LATE = 0.25  # the last quarter of the epochs counts as the end of training
+FALLING = 0.1  # a warning appears if more than this share of the loss's fall came in that quarter: it is 0 for a
+# loss that has converged, 0.25 for one that falls linearly
 
 
 def weak_teacher(data: StudyData) -> list[str]:
-    """A sentence where the teacher is below the best student, or not shown to be above chance."""
+    """Sentences if the teacher is worse than the best student, or not significantly above chance."""
     quality = data.quality
     found = data.teacher.get(quality.name)
     if not isinstance(found, int | float) or data.finished.empty:
@@ -53,8 +54,10 @@ def still_falling(data: StudyData) -> list[str]:
 
 
 def late_fall(history: Path, root: Path | None = None) -> float:
-    """Share of the loss's fall from the first epoch on that came in the last ``LATE`` of the epochs; 0 where
-    it did not fall, or fewer than four epochs say nothing."""
+    """Share of the loss's total fall since the first epoch that came in the last ``LATE`` of the epochs.
+
+    0 if the loss did not fall, if there are fewer than four epochs, or if the history cannot be read.
+    """
     try:
         text = read_bytes(history, TABLE_BYTES, root or history.parent).decode()
         losses = [float(row["loss"]) for row in csv.DictReader(io.StringIO(text, newline=""))]

@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in the page, the picture and the terminal."""
+"""Numbers as text with units, the same on the page, in figures and in the terminal."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HEADS = {
 
 
 def missing(value: Any) -> bool:
-    """None and NaN: not measured."""
+    """Whether a value was not measured: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def size(value: float) -> str:
-    """1 kB = 1000 bytes."""
+    """A file size as text; 1 kB = 1000 bytes."""
     if missing(value):
         return ""
     for unit, factor in (("MB", 1e6), ("kB", 1e3)):
@@ -38,7 +38,7 @@ def size(value: float) -> str:
 
 
 def time(value: float) -> str:
-    """Milliseconds, or microseconds below one."""
+    """A time given in ms as text: in milliseconds, below 1 ms in microseconds."""
     if missing(value):
         return ""
     return f"{_three(value)} ms" if value >= 0.9995 else f"{_three(value * 1000)} µs"
@@ -49,19 +49,19 @@ def share(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of two accuracies."""
+    """A difference of two accuracies, in percentage points."""
     return f"{100 * value:.2f} points"
 
 
 def _three(value: float) -> str:
-    """Three digits that count, no exponent."""
+    """Three significant digits, no exponent."""
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def plain(value: Any) -> str:
-    """A recipe's value: short, exact enough to recognize."""
+    """A value of a recipe, rounded to three significant digits."""
     if missing(value):
         return ""
     if isinstance(value, float):
@@ -70,14 +70,14 @@ def plain(value: Any) -> str:
 
 
 def score(value: float) -> str:
-    """A metric of the task: four decimals, where it is of the order of 1."""
+    """A metric of the task: four decimals, outside 1e-3 to 10 four significant digits."""
     if missing(value):
         return ""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 10 else f"{value:.4g}"
 
 
 def quantity(name: str, value: float) -> str:
-    """A measured value with its unit; what is no cost and no accuracy is a metric of the task."""
+    """A measured value with its unit. A name that is neither a cost nor an accuracy is a metric of the task."""
     if "accuracy" in name:
         return share(value)
     if name.endswith("_bytes"):
@@ -91,20 +91,20 @@ def difference(name: str, value: float) -> str:
 
 
 def title(name: str) -> str:
-    """A quantity on an axis, in a legend: with the part of the data that it was measured on."""
+    """A quantity's name on an axis or in a legend, with the split of the data that it was measured on."""
     if name.startswith("test_"):
         return TITLES.get(name, f"{name[5:]} (test)")
     return TITLES.get(name, f"{name} (validation)")
 
 
 def head(name: str) -> str:
-    """A quantity above a column, whose cells bring their own units."""
+    """A quantity's name above a column, without a unit, because the cells have units."""
     return f"test {name[5:]}" if name.startswith("test_") else HEADS.get(name, name)
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten in the range (1 only, where that is already many), or round
-    linear steps where it spans less than a factor of three."""
+    """Ticks of a log axis: 1, 2 and 5 times powers of ten (only powers of ten over more than three decades), or
+    round linear steps where the range spans less than a factor of three."""
     decades = math.log10(high / low) if high > low > 0 else 0.0
     if decades < math.log10(3):
         return linear_ticks(low, high, 10)
@@ -115,7 +115,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def linear_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Round steps in the range."""
+    """About ``wanted`` ticks at round steps in the range."""
     raw = max(high - low, 1e-9) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
