@@ -1,8 +1,8 @@
 """Clipping, pruning, quantization, distillation and the optimizers: pure functions, and their registries.
 
-Tensors and numbers come in, tensors go out; no function here knows a module, a recipe or a device. A new method is one
-function in a module beside this one and one line here. Importing this package imports no torch; ``Method.load`` does,
-in the process that trains.
+All functions take tensors and numbers and return tensors; none uses a module, a recipe or a device. A new method is one
+function in a module of this package and one line here. Importing this package does not import torch; ``Method.load``
+does, in the process that trains.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLIPS = {
     "value": ClipMethod(f"{_HERE}.clip:value", {"threshold": _THRESHOLD}),
     "agc": ClipMethod(
         f"{_HERE}.clip:agc",
-        {"threshold": _THRESHOLD, "least": Param(float, 1e-3, low=0, low_open=True, doc="norm of a unit at zero")},
+        {"threshold": _THRESHOLD, "least": Param(float, 1e-3, low=0, low_open=True, doc="floor of a unit's norm")},
         on="gradients",
     ),
     "auto": ClipMethod(
@@ -39,10 +39,10 @@ _RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, shapes=True,
 _SHARE = Param(float, low=0, high=1, high_open=True, by_layer=True, doc="share of single weights removed")
 _ROUND_TO = Param(int, 1, low=1, shapes=True, doc="kept channels are a multiple of this")
 _SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"))
-_SCOPE = Param(str, "layer", choices=("layer", "global"), doc="scores are ranked in a layer, or all together")
+_SCOPE = Param(str, "layer", choices=("layer", "global"), doc="rank scores within a layer, or over all layers")
 _PENALTY = {
     "regularize": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
-    "on": Param(str, "weights", choices=("weights", "scales"), doc="what it is taken of: layers or batch norms"),
+    "on": Param(str, "weights", choices=("weights", "scales"), doc="penalized: layer weights, or batch norm scales"),
     "strength": Param(float, 1e-4, low=0),
 }
 
@@ -53,7 +53,7 @@ PRUNERS = {
         {
             "ratio": _RATIO,
             "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before removal"),
-            "end": Param(float, 0.0, low=0, high=1, doc="removed step by step until then; up to `at`: at once"),
+            "end": Param(float, 0.0, low=0, high=1, doc="share of epochs at the last removal; up to `at`: one shot"),
             "round_to": _ROUND_TO,
         },
         {"score": _SCORE, "scope": replace(_SCOPE, shapes=True), **_PENALTY},
@@ -63,17 +63,17 @@ PRUNERS = {
     "rollback": PruneMethod(
         f"{_HERE}.prune:rollback",
         {
-            "ratio": Param(float, low=0, high=1, high_open=True, shapes=True, doc="share that is aimed at"),
+            "ratio": Param(float, low=0, high=1, high_open=True, shapes=True, doc="target share removed"),
             "round_to": _ROUND_TO,
         },
         {
             "at": Param(float, 0.25, low=0, high=1, doc="share of the epochs trained before the first attempt"),
             "of": Param(
-                str, "channels", choices=("channels", "weights", "both"), shapes=True, doc="what an attempt takes"
+                str, "channels", choices=("channels", "weights", "both"), shapes=True, doc="what an attempt removes"
             ),
             "step": Param(float, 0.1, low=0, high=1, low_open=True, doc="share that an attempt removes"),
             "attempts": Param(int, 1, low=1, doc="attempts that may fail in an epoch"),
-            "tolerance": Param(float, 0.01, low=0, high=1, doc="training accuracy that an epoch's attempts may cost"),
+            "tolerance": Param(float, 0.01, low=0, high=1, doc="training accuracy that an epoch's attempts may lose"),
             "score": _SCORE,
             **_PENALTY,
         },
@@ -97,7 +97,7 @@ PRUNERS = {
 _ROUNDING = {
     "start": Param(float, 0.5, low=0, high=1, doc="share of the epochs before weights are rounded; 1: after training"),
     "activation_bits": Param(int, 8, low=2, high=8, shapes=True),
-    "activations": Param(str, "range", choices=("range", "pact"), doc="observed and frozen, or trained from there"),
+    "activations": Param(str, "range", choices=("range", "pact"), doc="ranges: observed and frozen, or trained"),
 }
 
 
@@ -129,7 +129,7 @@ QUANTIZERS = {
         _ROUNDING,
         off={"bits": FLOAT_BITS},
     ),
-    "pact": QuantMethod(  # the paper's pair: DoReFa's weights, trained activation ranges
+    "pact": QuantMethod(  # the pair in PACT's paper: DoReFa's weights, trained activation ranges
         f"{_HERE}.quantize:dorefa",
         {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
         {**_ROUNDING, "activations": Param(str, "pact", choices=("range", "pact"))},
@@ -139,7 +139,7 @@ QUANTIZERS = {
         f"{_HERE}.quantize:standardized",
         {
             "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
-            "range": Param(float, 3.0, low=0, low_open=True, doc="in deviations; what lies further out is clipped"),
+            "range": Param(float, 3.0, low=0, low_open=True, doc="in deviations; values further out are clipped"),
         },
         _ROUNDING,
         off={"bits": FLOAT_BITS},

@@ -1,6 +1,6 @@
 """Quantization of activations: unsigned integers of 2 to 8 bits with a zero point.
 
-top  0-d tensor, 2**bits - 1: the largest integer; the file stores bytes whatever the bits
+top  0-d tensor, 2**bits - 1: the largest integer. The file computes with bytes at any number of bits
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ def integer_range(low: Tensor, high: Tensor, top: Tensor) -> tuple[Tensor, Tenso
 def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, top: Tensor) -> Tensor:
     """Fake-quantized activation, x of any shape.
 
-    Gradient to x: 1 inside the range, 0 outside. Gradient to the scale: what is clipped above
-    passes top - zero_point, the rest nothing: that of PACT's alpha = scale * top where the zero
-    point is 0 (Choi et al. 2018, arXiv:1805.06085, section 3, equation 3). Where alpha is trained,
-    ``train.weight_decay`` acts on it as on the weights: the paper's L2 regularizer for alpha (section 3), with
-    the coefficient that it found to work, the weights'. Differs from the paper: alpha begins at the largest
-    activation seen, not at one value for all layers; inputs below zero keep their observed range.
+    Gradient to x: 1 inside the range, 0 outside. Gradient to the scale: top - zero_point for values clipped above,
+    0 for all others. With zero point 0 this is the gradient of PACT's alpha = scale * top (Choi et al. 2018,
+    arXiv:1805.06085, section 3, equation 3).
+    Where alpha is trained, ``train.weight_decay`` acts on it as on the weights. This is the paper's L2 regularizer
+    for alpha (section 3), which used the coefficient of the weights.
+    Differs from the paper: alpha starts at the largest activation seen, not at one value for all layers; inputs below
+    zero keep their observed range.
     """
-    x = x.to(scale.dtype)  # under autocast x may have fewer bits than its grid
+    x = x.to(scale.dtype)  # under autocast x may have a coarser resolution than the quantization grid
     low, high = -zero_point * scale, (top - zero_point) * scale
     inside = torch.minimum(torch.maximum(x, low), high)
     levels = torch.minimum(torch.clamp(torch.round(x / scale) + zero_point, min=0.0), top)

@@ -1,12 +1,12 @@
-"""Clipping: bound one step's gradient before the optimizer sees it, or the weights after it.
+"""Clipping: bound the gradient before an optimizer step, or the weights after it.
 
 grads, params  dicts of tensors of any shape; ``on: gradient`` methods get the whole gradient as one
                tensor, the others every parameter by its name
 memory         the method's own tensors, carried from step to step ({} for most)
 threshold      0-d tensor > 0; ``inf`` means off (the gradients are returned unchanged in value)
 
-Every method returns the gradients (or weights), a 0-d bool: did this step get clipped? and its
-memory. The mean of the bools over the steps is the record's share of clipped steps.
+Every method returns the gradients (or weights), a 0-d bool that is true if this step was clipped, and its memory.
+The mean of the bools over the steps is the record's share of clipped steps.
 """
 
 from __future__ import annotations
@@ -76,13 +76,14 @@ def _clamped(tensors: Tensors, threshold: Tensor) -> tuple[Tensors, Tensor]:
 
 
 def agc(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor, least: Tensor) -> Clipped:
-    """Adaptive gradient clipping: each unit's gradient at most a share of its weights' norm.
+    """Adaptive gradient clipping: each unit's gradient norm is at most a share of its weight norm.
 
         g'_i = g_i * min(1, threshold * max(||w_i||, least) / ||g_i||)
 
     w_i, g_i   the weights of one output unit (row, filter) and their gradient; a bias or a gain is
                one unit as a whole
-    threshold  > 0, 0.01 to 0.16 in the paper;  least  > 0: lets units at zero move
+    threshold  > 0, 0.01 to 0.16 in the paper
+    least      > 0: lower bound on the weight norm, so that units with zero weights can train
     Bound: ||g'_i|| <= threshold * max(||w_i||, least) for every unit.
     Source: Brock, De, Smith, Simonyan 2021 (arXiv:2102.06171), section 4.1, equation 3. The paper
     leaves the last linear layer out; here it is clipped like the others.
@@ -110,8 +111,8 @@ def auto(grads: Tensors, params: Tensors, memory: Tensors, *, percentile: Tensor
         threshold_t = P-th percentile of ||g_1||, ..., ||g_t||;  g' = g * min(1, threshold_t / ||g||)
 
     percentile  P in [0, 100]; 10 in the paper; 100 is off
-    memory      ``norms`` (H,), ``inf`` where none is yet, and ``seen`` (0-d): after H = 1024 steps
-                the newest norm replaces the oldest (the paper keeps all)
+    memory      ``norms`` (H,), the last H = 1024 norms, ``inf`` where there is none yet; ``seen`` (0-d), the number
+                of steps. From step H + 1 on the newest norm replaces the oldest (the paper keeps all)
     Bound: ||g'|| <= threshold_t.
     Source: Seetharaman, Wichern, Pardo, Le Roux 2020 (arXiv:2007.14469), section 3.
     """

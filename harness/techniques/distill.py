@@ -1,17 +1,19 @@
-"""Distillation: what the student is pulled towards.
+"""Distillation: losses that train the student towards its teacher.
 
-student  what the step saw of the student, by name; always ``logits`` z (B, C)
+student  quantities of the student in this step, by name; always ``logits`` z (B, C)
 labels   y (B,), int64
-teacher  the same quantities of the teacher for these samples ({} where a method needs none)
+teacher  quantities of the teacher for the same samples ({} where a method needs none)
 learned  tensors that the method trains beside the network ({} for most)
-weight   0-d tensor w in [0, 1]: 0 is off, 1 leaves the labels out
+weight   0-d tensor w in [0, 1]: 0 is off, 1 ignores the labels
 
 Every method returns the loss, mean over the batch, 0-d. ``logits``, ``labels`` and ``copy`` average two targets, as
-their papers do: (1 - w) * CE + w * term. Where a paper adds its term to the labels' loss (:func:`_added`):
+their papers do: (1 - w) * CE + w * term. The other papers add their term to the labels' loss. For them
+(:func:`_added`):
 
     loss = ((1 - w) * CE + w * term) / max(w, 1 - w)
 
-At w = 1/2 that is CE + term, the paper's loss. An average would be half of it there, which halves the learning rate.
+At w = 1/2 this is CE + term, the paper's loss. An average would be half of it, with the effect of half the learning
+rate.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 
-PLACES = 128  # the fewest that an attention map counts as, set by hand: the term of a smaller map outweighs the labels
+PLACES = 128  # lower bound on n in `attention`, set by hand: without it the term of a small map outweighs the labels
 
 
 def none(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors) -> Tensor:
@@ -33,13 +35,13 @@ def none(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors) -
 def logits(
     student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, temperature: Tensor
 ) -> Tensor:
-    """Soft targets: labels and the teacher's softened distribution, mixed.
+    """Soft targets: an average of the labels' loss and the divergence from the teacher's softened distribution.
 
         loss = (1 - weight) * CE(z, y) + weight * T**2 * KL(softmax(t / T) || softmax(z / T))
 
     t            the teacher's logits (B, C);  temperature  T > 0 softens both distributions
-    The factor T**2 keeps the soft gradient's size as T changes. KL is 0 where z equals t up to a
-    shift per row, and invariant to such shifts.
+    The factor T**2 keeps the magnitude of the soft gradient as T changes. KL is 0 where z equals t up to a
+    shift per row, and it is invariant to such shifts.
     Source: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531), section 2; KL instead of cross-entropy
     (equal gradients: the difference is the teacher's entropy).
     """
@@ -73,15 +75,15 @@ def dkd(
     alpha: Tensor,
     beta: Tensor,
 ) -> Tensor:
-    """Decoupled distillation: the target class and the others weighed apart.
+    """Decoupled distillation: separate weights for the target class and for the other classes.
 
         loss = CE(z, y) + T**2 * (alpha * TCKD + beta * NCKD)      at weight = 1/2
         TCKD = KL(b_t || b_z),  b = (p_y, 1 - p_y) of softmax(. / T)
         NCKD = KL(r_t || r_z),  r = softmax over the classes other than y
 
-    alpha, beta  >= 0; the loop lets both rise from 0 (``warmup``). With alpha = 1 and beta = 1 - p_y of the
-    teacher (per sample) it would be :func:`logits`; a constant beta stresses what the teacher knows of the
-    other classes.
+    alpha, beta  >= 0; the training loop raises both from 0 (``warmup``). With alpha = 1 and beta = 1 - p_y of the
+    teacher (per sample) the term would be that of :func:`logits`. A constant beta gives the teacher's probabilities of
+    the other classes more weight.
     Source: Zhao, Cui, Song, Qiu, Liang 2022 (arXiv:2203.08679), equations 7 and 8, with their warm-up of 20
     of 240 epochs as a share of the epochs.
     """
@@ -104,15 +106,14 @@ def dkd(
 
 
 def hint(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor) -> Tensor:
-    """Hints: the student's embedding, through a learned projection, meets the teacher's.
+    """Hints: a learned projection of the student's embedding regresses the teacher's embedding.
 
         loss = CE(z, y) + ||P e_s - e_t||**2 / 2      mean over the batch, at weight = 1/2
 
-    e_s, e_t  what the last layer reads: (B, F_s), (B, F_t);  learned  ``projection`` P (F_t, F_s)
-    Source: Romero et al. 2015 (arXiv:1412.6550), section 2.2,
-    equation 3.
-    Differs from them: the penultimate layer is the guided one, and both losses are taken at once instead
-    of one after the other, because a trial's epochs are few and searched as one number.
+    e_s, e_t  inputs of the last layer: (B, F_s), (B, F_t);  learned  ``projection`` P (F_t, F_s)
+    Source: Romero et al. 2015 (arXiv:1412.6550), section 2.2, equation 3.
+    Differs from the paper: the guided layer is the penultimate one, and both losses are minimized together instead of
+    one after the other, because a trial has few epochs and their number is searched as one parameter.
     """
     guided = student["embedding"] @ learned["projection"].T
     regressed = (guided - teacher["embedding"]).square().sum(-1).mean() / 2
@@ -122,21 +123,21 @@ def hint(student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *
 def attention(
     student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, beta: Tensor
 ) -> Tensor:
-    """Attention transfer: where the last feature map is active.
+    """Attention transfer: match the spatial activity of the last feature map.
 
         loss = CE(z, y) + beta / 2 * ||q_s - q_t||**2 / n      mean over the batch, at weight = 1/2
         q = vec(A) / ||vec(A)||_2,  A = sum over channels of F_c**2,  n = max(H * W, PLACES)
 
-    student  ``map`` F (B, C, H, W);  teacher  ``map`` A (B, H', W'). Where the sizes differ, the
+    student  ``map`` F (B, C, H, W);  teacher  ``map`` A (B, H', W'). If the sizes differ, the
     larger is averaged down to the smaller. beta > 0, 1000 as in the paper (there "10^3 divided by the
     number of elements and the batch size").
-    Bound: ||q_s - q_t||**2 <= 2 (no entry is negative), so that the teacher's term is at most beta / n.
-    Source: Zagoruyko, Komodakis 2017 (arXiv:1612.03928), section 3.1, equation 2, with the squared
-    distance, mean over samples and places, of the authors' code (``at_loss``).
-    Differs from them: a map of fewer than PLACES places counts as one of PLACES. A sample's squared distance is
-    weighed by beta / 2 / n: theirs by 7.8 to 0.5 (maps of 64 to 1024 places), here by at most 3.9. A map of 2 x 2
-    places would weigh it by 125, and the digits convnet fell from 0.959 to 0.681 so (three seeds). One map, the
-    last, instead of one a group of blocks, because students of other depths than the teacher's have no such groups.
+    Bound: ||q_s - q_t||**2 <= 2 (no entry is negative), so the teacher's term is at most beta / n.
+    Source: Zagoruyko, Komodakis 2017 (arXiv:1612.03928), section 3.1, equation 2. The squared distance and its mean
+    over samples and map elements are those of the authors' code (``at_loss``).
+    Differs from the paper: n is at least PLACES. The weight of a sample's squared distance is beta / 2 / n: 7.8 to 0.5
+    in the paper (maps of 64 to 1024 elements), at most 3.9 here. A 2 x 2 map would get weight 125; with that the
+    accuracy of the digits convnet fell from 0.959 to 0.681 (three seeds). Only the last map is matched, instead of one
+    map per group of blocks, because a student of another depth than the teacher's has no corresponding groups.
     """
     own, other = student["map"].square().sum(1), teacher["map"]
     size = (min(own.shape[-2], other.shape[-2]), min(own.shape[-1], other.shape[-1]))
@@ -148,16 +149,16 @@ def attention(
 def jacobian(
     student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, beta: Tensor
 ) -> Tensor:
-    """The teacher's gradients guide the student's, at the input, whatever the two architectures.
+    """Match the student's and the teacher's gradient to the input; works for any two architectures.
 
         loss = CE(z, y) + beta * ||g_s - g_t||**2,  g = G / ||G||      at weight = 1/2
         G = gradient of a sample's CE to its input, flattened
 
-    beta > 0. Both gradients are normalized: a confident network's are small. Both are those of the network
-    in eval mode, the student's with the running statistics after its step, for which a step computes it a
-    second time: batch norm in training mode mixes the samples of a batch (cosine to a sample's own gradient
-    down to -0.69), and the digits convnet then reached 0.946 instead of 0.955 (three seeds).
-    Source: Srinivas, Fleuret 2018 (arXiv:1803.00443), section 4, of the loss instead of one logit;
+    beta > 0. Both gradients are normalized, because those of a confident network are small. Both are computed in eval
+    mode; the student's needs a second pass, with the running statistics after its step. In training mode batch norm
+    mixes the samples of a batch (the cosine to a sample's own gradient falls to -0.69), and the digits convnet reached
+    0.946 instead of 0.955 (three seeds).
+    Source: Srinivas, Fleuret 2018 (arXiv:1803.00443), section 4, with the gradient of the loss instead of one logit;
     Czarnecki et al. 2017 (arXiv:1706.04859), section 2.
     """
     g = [F.normalize(found["input_gradient"].flatten(1), dim=1) for found in (student, teacher)]
@@ -175,15 +176,15 @@ def gradient(
     threshold: Tensor,
     added: bool,
 ) -> Tensor:
-    """The teacher's parameter gradients guide the student's, for networks of equal shapes.
+    """The labels' loss; the teacher's parameter gradients are combined with the student's. Needs equal shapes.
 
-    The step joins the two by :func:`guided` (:mod:`harness.train.step`); the loss is the labels' alone.
+    :mod:`harness.train.step` combines the gradients with :func:`guided`.
     """
     return F.cross_entropy(student["logits"], labels)
 
 
 def guided(own: Tensor, theirs: Tensor, *, weight: Tensor, threshold: Tensor, added: bool) -> Tensor:
-    """The student's gradient, joined with the teacher's on the same batch.
+    """The student's gradient combined with the teacher's on the same batch.
 
         g = (1 - weight) * g_s + weight * clamp(g_t, -threshold, threshold)
         g =                g_s + weight * clamp(g_t, -threshold, threshold)      where ``added``
@@ -198,17 +199,17 @@ def guided(own: Tensor, theirs: Tensor, *, weight: Tensor, threshold: Tensor, ad
 def parameter(
     student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, strength: Tensor
 ) -> Tensor:
-    """Stay near the teacher's parameters, for networks of equal shapes.
+    """An L1 penalty on the distance to the teacher's parameters, for networks of equal shapes.
 
         loss = CE(z, y) + strength * sum|w_s - w_t|      over all parameters, at weight = 1/2
 
-    strength  >= 0, 0.01 by default; 0 leaves the labels alone
-    A step of plain SGD then moves every parameter by lr * strength towards the teacher's, whatever
-    their distance, and so no nearer than that; with momentum m by 1 / (1 - m) as much. The gradient's
-    norm is strength * sqrt(n) for n parameters: a threshold of ``clip: norm`` below it slows
-    the labels' gradient too.
-    L1 towards a starting point instead of zero: Li, Grandvalet, Davoine 2018 (arXiv:1802.01483),
-    section 3, with the absolute value for the square.
+    strength  >= 0, 0.01 by default; 0 leaves only the labels' loss
+    Each step of plain SGD moves every parameter by lr * strength towards the teacher's, at any distance; it therefore
+    comes no nearer than that. With momentum m the move is 1 / (1 - m) times as large. The penalty's gradient has the
+    norm strength * sqrt(n) for n parameters: a smaller threshold of ``clip: norm`` scales the labels' gradient down
+    too.
+    Source: Li, Grandvalet, Davoine 2018 (arXiv:1802.01483), section 3 (a penalty towards a starting point instead of
+    zero), with the absolute value instead of the square.
     """
     return _added(student, labels, strength * _distance(student, teacher), weight)
 
@@ -216,12 +217,12 @@ def parameter(
 def copy(
     student: Tensors, labels: Tensor, teacher: Tensors, learned: Tensors, *, weight: Tensor, strength: Tensor
 ) -> Tensor:
-    """The teacher's arg-max as labels, and near its parameters, for networks of equal shapes.
+    """The teacher's arg-max as a second label, and an L1 penalty on the distance to its parameters. Needs equal shapes.
 
         loss = (1 - weight) * CE(z, y) + weight * CE(z, argmax t) + strength * sum|w_s - w_t|
 
     strength  >= 0, 0.01 by default: a step of plain SGD moves every parameter by lr * strength towards the teacher's
-    Source: :func:`labels`, with the penalty of :func:`parameter` at a strength of its own.
+    Source: :func:`labels`, plus the penalty of :func:`parameter`, which ``weight`` does not scale.
     """
     own = F.cross_entropy(student["logits"], labels)
     hard = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
@@ -229,7 +230,7 @@ def copy(
 
 
 def _added(student: Tensors, labels: Tensor, term: Tensor, weight: Tensor) -> Tensor:
-    """The labels' loss and a term beside it: the larger of both counts once, whatever ``weight``."""
+    """The labels' loss plus ``term``, scaled so that the larger of the factors w and 1 - w becomes 1."""
     own = F.cross_entropy(student["logits"], labels)
     return ((1 - weight) * own + weight * term) / torch.maximum(weight, 1 - weight)
 

@@ -1,7 +1,7 @@
 """Optimizers and schedules as pure functions: ``(params, grads, state, **settings) -> (params, state)``.
 
-Equal to ``torch.optim`` step for step (tested); written as functions of dicts of tensors so that
-one student and stacked students share one implementation.
+Every step equals that of ``torch.optim`` (tested). They are functions of dicts of tensors, so that one implementation
+serves one student and several stacked students.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ def adamw(
     momentum: Tensor,
     weight_decay: Tensor,
 ) -> tuple[Tensors, dict[str, Tensors]]:
-    """Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2; beta1 is ``momentum``, beta2
-    0.999, epsilon 1e-8. ``step`` counts from 1."""
+    """AdamW (``torch.optim.AdamW``); ``step`` counts from 1.
+
+    beta1 is ``momentum``, beta2 is 0.999, epsilon is 1e-8.
+    Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2.
+    """
     first = {k: momentum * state["first"][k] + (1 - momentum) * g for k, g in grads.items()}
     second = {k: 0.999 * state["second"][k] + 0.001 * g.square() for k, g in grads.items()}
     correct1, correct2 = 1 - momentum**step, torch.sqrt(1 - 0.999**step)

@@ -1,4 +1,4 @@
-"""Order statistics that can be mapped: no branch and no number leaves the tensors."""
+"""Order statistics that work under ``torch.vmap``: no branches on values, no conversion to Python numbers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from torch import Tensor
 
 
 def percentile(ascending: Tensor, share: Tensor, count: Tensor | None = None) -> Tensor:
-    """The value below which a ``share`` (0-d, in [0, 1]) of each row lies, between two neighbors
-    linearly (``torch.quantile``, which cannot be mapped over shares).
+    """The ``share``-quantile (0-d, in [0, 1]) of each row, linear between two neighbors.
+
+    Equals ``torch.quantile``, which vmap cannot map over shares.
 
     ascending  (..., n) sorted rows
-    count      0-d or (...): only the first so many of a row count (at least 1; default: all)
+    count      0-d or (...): use only the first ``count`` values of a row (at least 1; default: all)
     """
     last = ascending.new_tensor(float(ascending.shape[-1])) - 1 if count is None else count - 1
     place = share * last

@@ -1,19 +1,19 @@
-"""Quantization of weights: small integers times a scale, with a gradient that passes the rounding.
+"""Quantization of weights: small integers times a scale, with a straight-through gradient.
 
-    w' = q * s      q integral, |q| <= 127, at most 2**bits different values a layer; 0 where w is pruned
+    w' = q * s      q integral, |q| <= 127, at most 2**bits different values per layer; 0 where w is pruned
 
 w        weight of one layer, (C_out, ...), float, 0 where it is pruned
-mask     of w's shape, 1 where a weight is kept, 0 where it is pruned; None: nothing is
+mask     of w's shape, 1 where a weight is kept, 0 where it is pruned; None if nothing is pruned
 learned  tensors that the method trains beside the network ({} for most)
-bits     0-d tensor; what each method takes is in the registry. Layers of 32 bits never come here
+bits     0-d tensor; the registry lists the values that each method accepts. 32 bits (float) are not passed here
 Q        2**(bits-1) - 1
 
-Every method returns :class:`Rounded`, and is called through :func:`rounded`, which holds pruned weights
-at 0: not every grid has a zero. What a one-bit scale averages, it averages over the kept weights: a layer
-of which a tenth is kept would else get a tenth of its scale. At more bits, where 0 is a level or close to
-one, mean and deviation are those of the whole layer, zeros included.
+Every method returns :class:`Rounded`. Call it through :func:`rounded`, which holds pruned weights at 0, since not
+every grid has a zero. A one-bit scale is a mean over the kept weights only: over all weights, a layer of which a
+tenth is kept would get a tenth of the scale. At more bits, where 0 is a level or close to one, mean and deviation
+are those of the whole layer, zeros included.
 Scales are per output channel (dimension 0), so that they commute with BatchNorm folding (s *= |gamma / sigma|);
-a method that has one scale for a layer repeats it. Symmetric grids have 2Q+1 values. Unless a method says
+a method with one scale per layer repeats it. Symmetric grids have 2Q+1 values. Unless a method says
 otherwise its gradient is the identity (straight through: Bengio, Leonard, Courville 2013, arXiv:1308.3432).
 """
 
@@ -29,13 +29,13 @@ from harness.techniques import order
 
 Tensors = dict[str, Tensor]
 BYTE = 127  # the largest integer that a file stores
-SHRINKS = 32  # ranges that ``mse`` tries: this many steps down from the maximum
-LAST_SHRINK = 0.2
+SHRINKS = 32  # number of ranges that ``mse`` tries; more find a smaller error and take longer
+LAST_SHRINK = 0.2  # the smallest of them, as a share of max|w|
 
 
 class Rounded(NamedTuple):
-    """``weight`` = integers * scale with a gradient; ``integers`` of the weight's shape, integral
-    floats; ``scale`` (C_out, 1, ...)."""
+    """A quantized layer: ``weight`` = integers * scale, with a gradient; ``integers``, integral floats of the weight's
+    shape; ``scale`` (C_out, 1, ...)."""
 
     weight: Tensor
     integers: Tensor
@@ -45,7 +45,7 @@ class Rounded(NamedTuple):
 def rounded(
     method: Callable[..., Rounded], weight: Tensor, mask: Tensor | None, learned: Tensors, **given: Any
 ) -> Rounded:
-    """What ``method`` makes of a layer's weight; pruned weights are 0 and have no gradient."""
+    """A layer's weight quantized by ``method``; pruned weights are 0 and have no gradient."""
     if mask is None:
         return method(weight, None, learned, **given)
     found = method(weight * mask, mask, learned, **given)
@@ -53,12 +53,12 @@ def rounded(
 
 
 def or_one(scale: Tensor) -> Tensor:
-    """1 where a scale is 0 or subnormal, so that nothing is divided by it."""
+    """The scale, replaced by 1 where it is 0 or subnormal, so that division by it is safe."""
     return torch.where(scale >= torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
 
 
 def _count(rows: Tensor, mask: Tensor | None) -> Tensor:
-    """How many weights of each row (..., n) are kept, at least 1, of shape (...)."""
+    """Number of kept weights of each row (..., n), at least 1, of shape (...)."""
     if mask is None:
         return rows.new_full(rows.shape[:-1], float(rows.shape[-1]))
     return torch.clamp(mask.reshape(rows.shape).sum(-1), min=1.0)
@@ -72,12 +72,12 @@ def _mean(rows: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _averaged(mask: Tensor | None, bits: Tensor) -> Tensor | None:
-    """The mask of the weights that statistics are taken of: the kept ones at one bit, all at more."""
+    """The mask of the weights that enter mean and deviation: the kept ones at one bit, all at more bits."""
     return None if mask is None else torch.where(bits == 1, mask, torch.ones_like(mask))
 
 
 def _across(per_channel: Tensor, weight: Tensor) -> Tensor:
-    """(C_out,) or 0-d as (C_out, 1, ...)."""
+    """A scale (C_out,) or 0-d, reshaped to (C_out, 1, ...)."""
     return per_channel.expand(weight.shape[0]).reshape(-1, *[1] * (weight.dim() - 1))
 
 
@@ -102,12 +102,12 @@ def uniform(
         q = clamp(round(w / s), -Q, Q),  s = r / Q        bits >= 2
         q = sign(w) (sign(0) = 1),       s = mean|w|      bits = 1, over the kept weights
 
-    range  r of a channel's kept weights: ``max`` of |w|; the ``percentile``-th percentile of |w|; ``mse``: of 32
-           evenly spaced shares of the maximum, 1 to 0.2, the one of least squared error
+    range  r of a channel's kept weights: ``max`` of |w|; the ``percentile``-th percentile of |w|; or ``mse``: among
+           32 evenly spaced shares of the maximum, from 1 to 0.2, the one with the least squared error
     Bound: |w' - w| <= s / 2 where |w| <= r.
     Source: Krishnamoorthi 2018 (arXiv:1806.08342), sections 2.2 to 2.4; one bit: Rastegari et al.
     2016 (arXiv:1603.05279), section 3.1; ``mse``: Banner, Nahshan, Soudry 2019
-    (arXiv:1810.05723), section 3.1, searched instead of solved for a distribution.
+    (arXiv:1810.05723), section 3.1, by a search instead of a closed form for an assumed distribution.
     """
     w = weight.detach()
     sizes, top = w.abs().flatten(1), _top(bits)
@@ -124,7 +124,7 @@ def uniform(
 
 
 def _percentile(sizes: Tensor, mask: Tensor | None, share: Tensor) -> Tensor:
-    """Of the kept values of each row (C, n), of shape (C,); 0 where none is kept."""
+    """The ``share``-quantile of the kept values of each row (C, n), of shape (C,); 0 where none is kept."""
     if mask is None:
         return order.percentile(torch.sort(sizes, dim=1)[0], share)
     kept = mask.reshape(sizes.shape) > 0
@@ -134,7 +134,7 @@ def _percentile(sizes: Tensor, mask: Tensor | None, share: Tensor) -> Tensor:
 
 
 def _least_squares(rows: Tensor, peak: Tensor, top: Tensor) -> Tensor:
-    """The range (C,) of least squared error of each row (C, n)."""
+    """The range (C,) with the least squared quantization error for each row (C, n)."""
     best, least = peak, torch.full_like(peak, float("inf"))
     for share in torch.linspace(1, LAST_SHRINK, SHRINKS).tolist():
         scale = or_one(share * peak / top).unsqueeze(1)
@@ -144,11 +144,11 @@ def _least_squares(rows: Tensor, peak: Tensor, top: Tensor) -> Tensor:
 
 
 def lsq(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tensor) -> Rounded:
-    """Learned step size: one step a layer, trained by the loss.
+    """Learned step size: one step per layer, trained by the loss.
 
         q = round(clamp(w / s, -Q, Q));  dw'/ds = q - w/s inside the clamp, +-Q outside, times g
 
-    learned  ``step`` s, 0-d, begun by :func:`lsq_begin`;  g = 1 / sqrt(n * Q) with n weights
+    learned  ``step`` s, 0-d, initialized by :func:`lsq_begin`;  g = 1 / sqrt(n * Q) with n weights
     The gradient to w is 1 inside the clamp, 0 outside. At one bit q = sign(w), clamped at +-s.
     Source: Esser et al. 2020 (arXiv:1902.08153), equations 1 to 3 and section 2.2, with -Q instead
     of -Q-1 as the lowest integer.
@@ -163,10 +163,11 @@ def lsq(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tensor) 
 
 
 def lsq_begin(weight: Tensor, mask: Tensor | None, *, bits: Tensor) -> Tensors:
-    """s = 2 * mean|w| / sqrt(Q) (Esser et al. 2020, section 2.1); at one bit mean|w| of the kept weights.
+    """The initial step s = 2 * mean|w| / sqrt(Q) (Esser et al. 2020, section 2.1); at one bit mean|w| of kept weights.
 
-    Zeros of pruned weights count at two bits and more. On the digits with 90 % pruned, three seeds, that is
-    no worse than the mean of the kept ones: 0.931 and 0.955 at two and three bits, and 0.943 and 0.937.
+    At two bits and more the mean includes the zeros of pruned weights. On the digits with 90 % pruned (three seeds)
+    this is not worse: accuracy 0.931 and 0.955 at two and three bits, against 0.943 and 0.937 with the mean of the
+    kept weights.
     """
     size = _mean(weight.abs().flatten(), _averaged(mask, bits))
     return {"step": torch.where(bits == 1, 1.0, 2.0) * size / _top(bits).sqrt()}
@@ -177,10 +178,10 @@ def dorefa(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tenso
 
         t = tanh(w) / max|tanh(w)|;   w' = m * (2 * round(n * (t + 1) / 2) / n - 1),  n = 2**bits - 1
 
-    scaled  m is max|tanh(w)|, so that a layer keeps its size; false: m = 1 as in the paper
-    At 8 bits n is 254 (255 values, so that they are bytes), at one bit w' = mean|w| * sign(w), the mean
-    that of the kept weights.
-    The gradient passes the rounding and goes through tanh; m and the maximum are constants to it.
+    scaled  true: m = max|tanh(w)|, so that the weights keep their magnitude; false: m = 1 as in the paper
+    At 8 bits n is 254 (255 values, which fit into a byte). At one bit w' = mean|w| * sign(w), with the mean of
+    the kept weights.
+    The gradient is straight through for the rounding and exact for tanh; m and the maximum are treated as constants.
     Source: Zhou et al. 2016 (arXiv:1606.06160), section 2.3.
     """
     squashed = torch.tanh(weight)
@@ -189,7 +190,7 @@ def dorefa(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tenso
     unit = squashed / peak
     level = torch.round(span * (unit.detach() + 1) / 2)
     size = peak if scaled else torch.ones_like(peak)
-    odd = span.remainder(2) == 1  # 2 * level - n is odd where n is: steps of one half need twice the integers
+    odd = span.remainder(2) == 1  # for odd n the grid has steps of one half: doubled integers make it integral
     q = torch.where(odd, 2 * level - span, level - span / 2)
     scale = torch.where(odd, size / span, 2 * size / span)
     one = bits == 1
@@ -205,22 +206,22 @@ def standardized(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits:
         z = (w - mu) / sigma;  k = clamp(round(z * sigma / s), -K, K);  w' = (m * k + o) * s / m
         s = sigma * range / Q,  K = Q,  o = round(m * mu / s)
 
-    mu, sigma  mean and deviation (population) of the layer's weights, pruned ones among them as zeros; of
-               the kept ones at one bit. (With 90 % pruned the kept weights lie about a deviation from their
-               own mean, so that at two bits a range of three rounds nearly all of them to it: on the
-               digits 0.565 instead of 0.927.)
-    range      > 0, in deviations: what lies further out is clipped
-    m          the largest whole number for which m * k + o are bytes: the file stores those, 2Q + 1
-               different ones, and the mean is off by s / 2m at most. (An offset in whole steps, m = 1,
-               moves all weights together by up to half a step, and batch norm's averages with them.)
-    Where k + o are no bytes even at m = 1 (at 8 bits with |mu| > s / 2; at fewer where |mu| is many sigma),
-    the step widens to s = (sigma * range + |mu|) / 126, with K = round(sigma * range / s) < Q.
+    mu, sigma  mean and population deviation of the layer's weights, with pruned weights as zeros; at one bit those of
+               the kept weights. (With 90 % pruned, the kept weights lie about one deviation from their own mean.
+               Statistics of the kept weights would then round nearly all of them to that mean at two bits and range 3:
+               0.565 instead of 0.927 on the digits.)
+    range      > 0, in deviations: values further out are clipped
+    m          the largest integer for which m * k + o fits into a byte. The file stores m * k + o, 2Q + 1
+               different values, and the mean is off by at most s / 2m. (With m = 1 the offset is a whole number of
+               steps: it moves all weights by up to half a step, and with them the averages in batch norm.)
+    If k + o does not fit into a byte even at m = 1 (at 8 bits with |mu| > s / 2; at fewer where |mu| is many sigma),
+    the step grows to s = (sigma * range + |mu|) / 126, with K = round(sigma * range / s) < Q.
     Bound: |w' - w| <= s / 2 + s / 2m where |z| <= range, at 2 to 8 bits. At one bit k = sign(z) and
-    s = sigma * mean|z|, the scale of least squared error.
-    Source: the article behind ``search_spaces/sources/clip_standardized.yaml``, which rounds z to whole
-    deviations, scales by R, and undoes the standardization. ``bits: 3, range: 3`` is that with R = 1: then
-    s = sigma, so that k is round(z), up to three deviations. Differs from it: any share of a deviation is
-    a step; no R, which would only stretch all weights about their mean; the mean as above.
+    s = sigma * mean|z|, the scale with the least squared error.
+    Source: the article that ``search_spaces/sources/clip_standardized.yaml`` reproduces. It rounds z to whole
+    deviations, scales by R, and undoes the standardization. ``bits: 3, range: 3`` equals R = 1: then
+    s = sigma, so k is round(z), up to three deviations. Differs from the article: a step may be any share of a
+    deviation; there is no R, which would only stretch all weights about their mean; the mean is stored as above.
     """
     w, top, one = weight.detach(), _top(bits), bits == 1
     counted = _averaged(mask, bits)
@@ -239,12 +240,12 @@ def standardized(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits:
 
 
 def power_of_two(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tensor) -> Rounded:
-    """Zero and signed powers of two of the channel's largest weight: products become shifts.
+    """Zero and signed powers of two, scaled to the channel's largest weight, so that products are bit shifts.
 
         q = sign(w) * 2**e,  e = clamp(round(log2(|w| / s)), 0, n - 1),  n = Q magnitudes;  0 below s / 2
         s = max|w| / 2**(n - 1)
 
-    bits  2, 3 or 4 (more would need integers above a byte)
+    bits  2, 3 or 4 (more bits need integers that do not fit into a byte)
     Source: Miyashita, Lee, Murmann 2016 (arXiv:1603.01025), section 3.1, equation 3; Zhou et al.
     2017 (arXiv:1702.03044), section 2.1, for zero.
     """
