@@ -1,4 +1,4 @@
-"""The constant part of a graph: what a tensor is computed from, and its value."""
+"""The constant part of a graph: the nodes that compute a tensor, and its value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.machine.onnx_session import open_session
 
 
 def behind(name: str, made_by: dict[str, onnx.NodeProto]) -> tuple[list[onnx.NodeProto], set[str]]:
-    """All nodes that a tensor is computed from, and the names where they begin."""
+    """All nodes that a tensor is computed from, and the names of the inputs and initializers that these start from."""
     nodes, sources, waiting, seen = [], set(), [name], set()
     while waiting:
         at = waiting.pop()
@@ -27,7 +27,7 @@ def behind(name: str, made_by: dict[str, onnx.NodeProto]) -> tuple[list[onnx.Nod
 
 
 def evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
-    """The values of constant tensors as float32, unfolded by onnxruntime."""
+    """The values of constant tensors as float32, computed by onnxruntime."""
     if not names:
         return []
     part = onnx.ModelProto()
@@ -37,7 +37,7 @@ def evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
     needed = {id(node) for name in names for node in behind(name, made_by)[0]}
     part.graph.node.extend(node for node in model.graph.node if id(made_by[node.output[0]]) in needed)
     wanted = list(dict.fromkeys(names))
-    for name in wanted:  # an output must be computed, an initializer alone is not
+    for name in wanted:  # the Cast is needed because an initializer alone cannot be an output
         part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
         part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
     session = open_session(part.SerializeToString(), session_options())

@@ -2,8 +2,8 @@
 
     template + weights -> fold BatchNorm -> quantize / dequantize pairs -> narrow storage -> bytes
 
-Scales are the trained ones: nothing is calibrated or rounded again here, so the file computes
-what the training's simulation computes.
+Scales and integers are the trained ones; nothing is calibrated or rounded here. The file therefore computes
+the same as the simulated quantization in training.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from harness.recipe import Deploy
 from harness.records import Artifact, describe_file
 from harness.train.fit import Trained
 
-DIVERGED = 1e6  # no weight of a student that learned; a graph that does not reproduce it is not at fault
+DIVERGED = 1e6  # a larger weight means that training diverged: then a mismatch is not the exported graph's fault
 # Runtimes that fold packed streams and gaps into constants when they load a file.
 UNFOLD = frozenset({"onnxruntime", "onnxruntime-cuda", "torch", "torch-compiled", "torch-cuda", "torch-cuda-compiled"})
-REUSE_TOLERANCE = 1e-3  # of the largest logit: a template of other widths must reproduce the module
+REUSE_TOLERANCE = 1e-3  # share of the largest logit by which graph and module may differ: above float32 rounding,
+# below what a wrong graph does
 
 
 @dataclass(frozen=True)
 class Export:
-    """A written file, the key of the graph that its runtime runs, and bytes after each step."""
+    """A written file, the key of the graph that its runtime runs, and the bytes after each compression step."""
 
     artifact: Artifact
     structure: str
@@ -47,8 +48,11 @@ class Export:
 
 
 def structure_key(model: onnx.ModelProto) -> str:
-    """Key of the graph that the runtime runs, of a model stored wide: operators, attributes,
-    tensor shapes and types, not values. Equal keys have equal latency on one machine."""
+    """Key of the graph that the runtime runs: a hash of operators, attributes, tensor shapes and types, not values.
+
+    ``model`` must be the wide one (int8 and float32 tensors). Models with equal keys have equal latency on one
+    machine.
+    """
     tensors = {t.name: (list(t.dims), t.data_type) for t in model.graph.initializer}
     parts = [
         (
@@ -77,16 +81,17 @@ def export(
     deploy: Deploy | None = None,
     task: Mapping[str, str] | None = None,
 ) -> Export:
-    """Write ``path`` durably: the smallest of the wide file, the narrow one, and the narrow one of INT4 and INT8 alone
-    (a stream of bits costs some 300 bytes of operators, more than it saves in a small network).
+    """Write ``path`` durably: the smallest of the wide file, the narrow one, and the narrow one of INT4 and INT8 only.
+
+    In a small network a stream of bits may save less than the 300 bytes of its operators; then the last is smallest.
 
     Args:
         unpruned: the student before removal, for the first step of the waterfall.
-        deploy: the runtime that will load the file decides which containers may be used (default:
-            plain ONNX for onnxruntime); ``packed`` codes the one that gets smallest.
+        deploy: its runtime decides which containers are allowed (default: plain ONNX for onnxruntime). With the
+            format ``packed``, the files are compared after coding.
         task: entries of the file's metadata that follow from the data (:mod:`harness.export.facts`).
     Raises:
-        TrialError: even a graph exported for this very module does not reproduce it, or it diverged.
+        TrialError: a graph exported from this module does not reproduce it, or training diverged.
     """
     module, deploy = trained.module, deploy or Deploy()
     template = _template(templates, module, input_shape, mean, std)
@@ -128,8 +133,8 @@ def _template(
     largest = max((float(v.abs().nan_to_num(torch.inf).max()) for v in floats), default=0.0)
     if largest > DIVERGED:
         raise TrialError(
-            f"diverged: the student's largest weight or statistic is {largest:.3g}, so that float32 cannot tell what "
-            "it computes. Lower train.lr or clip the gradients."
+            f"diverged: the student's largest weight or statistic is {largest:.3g}, so float32 cannot reproduce its "
+            "outputs. Lower train.lr or clip the gradients."
         )
     raise TrialError(
         "the exported graph does not reproduce the module's outputs in float32. Is its forward "
@@ -139,7 +144,7 @@ def _template(
 
 @torch.no_grad()
 def _reproduces(template: Template, module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
-    """Does the float32 graph give the module's logits on random inputs?"""
+    """Whether the float32 graph computes the module's logits on random inputs."""
     x = torch.randn(3, *template.input_shape, generator=torch.Generator().manual_seed(0))
     center, spread = (torch.from_numpy(per_channel(v, template.input_shape)) for v in (mean, std))
     want = module(x).numpy()

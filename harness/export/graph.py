@@ -1,4 +1,4 @@
-"""The ONNX graph of a student: a template's nodes, weights folded and stored, bytes at every
+"""The ONNX graph of a student: a template's nodes, folded and stored weights, and a quantize/dequantize pair at every
 quantization point."""
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Range = tuple[float, int, int]  # scale, zero point, largest integer
 
 @dataclass
 class _Layer:
-    """One weighted layer on its way into the file. ``weight`` is int8 with ``scale`` (C_out,), or
-    float32 without, of the layer at ``owner``; ``bias`` float32 or None."""
+    """One weighted layer that is being built. ``weight`` is int8 with ``scale`` (C_out,), or float32 without a scale;
+    ``owner`` is the path of the layer that holds the weight; ``bias`` is float32 or None."""
 
     owner: str
     weight: np.ndarray
@@ -39,7 +39,7 @@ class _Layer:
     bits: int = FLOAT_BITS
 
     def fold(self, factor: np.ndarray, shift: np.ndarray) -> None:
-        """Put ``y * factor + shift`` (per output channel) into the layer."""
+        """Fold ``y * factor + shift`` (per output channel) into the layer."""
         shape = (-1, *[1] * (self.weight.ndim - 1))
         if self.scale is None:
             self.weight = (self.weight * factor.reshape(shape)).astype(np.float32)
@@ -63,30 +63,36 @@ class _Build:
     parts: Parts = field(default_factory=Parts)
     bytes_of: dict[tuple[str, Range], str] = field(default_factory=dict)  # tensor, range -> its dequantized twin
     scale_of: dict[str, float] = field(default_factory=dict)
-    stored: dict[Any, str] = field(default_factory=dict)  # owner and values -> a weight in the store
-    zeros_taken: dict[int, str] = field(default_factory=dict)  # width -> the layer of large integers that has the zeros
+    stored: dict[Any, str] = field(default_factory=dict)  # owner and values -> name of a weight in the store
+    zeros_taken: dict[int, str] = field(default_factory=dict)  # width -> the layer of large integers that uses them
 
     def shared(self, name: str, values: np.ndarray) -> str:
-        """An initializer that several nodes read; onnxruntime builds its int8 operators only where
-        the weight's zero point is written out, so equal ones are written once."""
+        """The name of an initializer that several nodes read, written once.
+
+        Zero points are among them: onnxruntime uses its int8 operators only if the weight's zero point is explicit.
+        """
         if name not in {t.name for t in self.parts.tensors}:
             self.parts.tensor(name, values)
         return name
 
     def dequantized(self, inputs: list[str], name: str, axis: int) -> str:
-        """A weight's or bias's floats, from its integers; written once."""
+        """The name of a weight or bias dequantized from its integers; the node is written once."""
         if name not in {output for node in self.parts.nodes for output in node.output}:
             self.parts.node("DequantizeLinear", inputs, name, axis=axis)
         return name
 
     def again(self, weight: str) -> str:
-        """The weight of a layer that is called once more: what onnxruntime turns to uint8 may have one reader."""
+        """A copy of the weight for a further call of its layer: onnxruntime converts a weight to uint8 only if it has
+        one reader."""
         name = f"{weight}{len(self.parts.nodes)}"
-        return self.parts.node("Concat", [weight], name, axis=0)  # folded when loaded; an Identity is just left out
+        return self.parts.node("Concat", [weight], name, axis=0)  # folded on load; an Identity would be removed
 
     def zeros(self, own: str, weight: np.ndarray, product: bool) -> str:
-        """The zero points of a layer: one tensor for all layers of a width, or ``own``. onnxruntime may turn a
-        product's to uint8, and those of large integers (facts.py), each once: no other such layer may share it."""
+        """The zero points of a layer: one tensor shared by all layers of a width, or the layer's own tensor ``own``.
+
+        onnxruntime may convert the zero points of a MatMul and those of large integers (facts.py) to uint8, each
+        once. Two such layers therefore must not share a tensor.
+        """
         width = len(weight)
         if product:
             return self.shared(own, np.zeros(width, np.int8))
@@ -109,12 +115,12 @@ def build_graph(
 
     Args:
         quantized: the integers and ranges, None for a float32 file.
-        sparse: zeros may be left out of the storage.
-        narrow: store at the true width; False stores int8 and float32 tensors as they are (equal
-            outputs bit for bit).
+        sparse: whether a weight may be stored without its zeros.
+        narrow: True stores integers at their width in bits; False stores int8 and float32 tensors. The outputs are
+            equal bit for bit.
         unfolds: see :class:`harness.export.narrow.Store`.
     """
-    tensors = {**dict(module.named_buffers()), **module.state_dict()}  # buffers that are not saved are computed with
+    tensors = {**dict(module.named_buffers()), **module.state_dict()}  # state_dict lacks non-persistent buffers
     state = {k: v.detach().numpy() for k, v in tensors.items()}
     groups = {name: m.groups for name, m in module.named_modules() if isinstance(m, nn.Conv2d)}
     readers = Counter(name for node in template.nodes for name in node.input)
@@ -145,8 +151,10 @@ def _layer(path: str, owner: str, state: dict[str, np.ndarray], quantized: Quant
 
 
 def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Fold every BatchNormalization that is the only reader of a layer's output; of a layer that is called more
-    than once only where one of equal values stands behind every call."""
+    """Fold every BatchNormalization that is the only reader of a layer's output.
+
+    A layer that is called more than once is folded only if norms of equal values follow all of its calls.
+    """
     while found := _foldable(build, nodes):
         for path, pairs in found.items():
             build.layers[path].fold(*_affine(build, pairs[0][1]))
@@ -159,7 +167,7 @@ def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodePro
 
 
 def _foldable(build: _Build, nodes: list[onnx.NodeProto]) -> dict[str, list[tuple[onnx.NodeProto, onnx.NodeProto]]]:
-    """Path of a layer -> its calls, each with the norm behind it, where these can be folded."""
+    """The layers whose norms can be folded: path -> pairs of a call and the norm that reads its output."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     calls: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
@@ -171,7 +179,7 @@ def _foldable(build: _Build, nodes: list[onnx.NodeProto]) -> dict[str, list[tupl
     found = {}
     for path, own in calls.items():
         behind = [readers.get(call.output[0], []) for call in own]
-        product = any(call.op_type == "MatMul" for call in own)  # its channels are its last axis
+        product = any(call.op_type == "MatMul" for call in own)  # a MatMul has its channels on the last axis
         if product or any([node.op_type for node in read] != ["BatchNormalization"] for read in behind):
             continue
         affine = [_affine(build, norm) for [norm] in behind]
@@ -189,7 +197,7 @@ def _affine(build: _Build, norm: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray
 
 
 def _place(build: _Build, node: onnx.NodeProto, store: Store, sparse: bool) -> None:
-    """Append one node to the graph, with its weights, and bytes where it has a quantization point."""
+    """Append one node to the graph with its weights, and quantize its inputs if it has a quantization point."""
     path = build.paths.get(node.output[0])
     if path is None:
         for name in node.input:
@@ -210,7 +218,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
         for attribute in node.attribute:
             if attribute.name == "group":
                 attribute.i = build.groups[path]
-    product = node.op_type == "MatMul"  # its weight has the output channels last, and its bias is a sum behind it
+    product = node.op_type == "MatMul"  # its weight has the output channels last; its bias is a separate Add
     values, bias = np.ascontiguousarray(layer.weight.T if product else layer.weight), None if product else layer.bias
     key = (layer.owner, values.shape, hashlib.sha256(values.data).digest())
     weight = build.stored.get(key)
@@ -237,8 +245,10 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
 
 
 def _as_bytes(build: _Build, tensor: str, point: str) -> str:
-    """The tensor after quantize and dequantize; shared by all its readers of one range (a layer that is called
-    again may have another)."""
+    """The name of ``tensor`` after quantize and dequantize.
+
+    All readers with the same range share it; a further call of a layer may have another range.
+    """
     if build.quantized is None:
         raise ValueError("a float32 graph has no quantization points")
     key = (tensor, build.quantized.activations[point])
@@ -250,9 +260,9 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
         ]
         most = "" if top == BYTE else build.shared(f"{point}.m", np.asarray(top, np.uint8))
         if any(node.output[0] == f"{point}.d" for node in build.nodes):
-            point = f"{point}.{len(build.bytes_of)}"  # another input of a layer that is called again
+            point = f"{point}.{len(build.bytes_of)}"  # the input of a further call of the same layer
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)
-        # bytes in front of a Flatten too (they are the same): then the layer before it writes bytes
+        # quantize also in front of a Flatten (the values are the same), so that the layer before it outputs bytes
         if flatten is not None and build.readers[tensor] == 1:
             build.nodes.remove(flatten)
             flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
@@ -263,9 +273,11 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
 
 
 def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:
-    """Quantize and dequantize ``tensor`` with the scale and zero point ``given``; ``most``: the tensor
-    of the largest integer, empty where that is a byte's. Clipped as integers, the operator in front
-    stays an integer one."""
+    """Quantize and dequantize ``tensor`` with the scale and zero point ``given``.
+
+    ``most`` names the tensor with the largest integer; it is empty if that is 255. The clip acts on the integers, so
+    that the operator in front still runs as an integer kernel.
+    """
     integers = f"{name}.q"
     build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *given], [integers]))
     if most:
@@ -295,7 +307,7 @@ def _model(build: _Build, stored: Parts, classes: int | None) -> onnx.ModelProto
 
 
 def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
-    """Rename every tensor to one or two letters: in a small model the names outweigh the weights."""
+    """Rename every tensor to one or two characters: in a small model long names take more bytes than the weights."""
     used = [name for node in graph.node for name in (*node.input, *node.output)]
     used += [tensor.name for tensor in graph.initializer]
     kept = {"input", "logits", ""}
@@ -309,7 +321,7 @@ def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
 
 
 def _labels() -> Iterator[str]:
-    """d, e, ... Z, 1a, 1b, ... Without a, b and c files stay byte-equal to those of earlier versions."""
+    """Names d, e, ... Z, 1a, 1b, ... Without a, b and c, files stay byte-equal to those of earlier versions."""
     letters = string.ascii_letters
     yield from letters[3:]
     for number in itertools.count(1):

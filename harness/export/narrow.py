@@ -1,12 +1,14 @@
 """Narrow storage of integer and sparse weights inside a plain ONNX file.
 
 Every container below is a few standard operators over initializers. onnxruntime folds them into
-one int8 (or float32) constant when it loads the file, so that narrow files run as fast as wide
-ones. Widths: 8 bits as INT8; 4 bits as INT4 and Cast; any other width as a stream of bits. Integers
-that do not fit their width (two's complement) are stored as places in a table of 2**bits. A pruned layer
-whose grid has no zero has one value more than its bits hold: it is stored a bit wider, or sparse. Sparse:
-positions as byte-sized gaps, summed up, and the values scattered into zeros. OpenVINO 2026.4 does
-not fold streams, and computes the layers behind them wrongly: it gets INT4 and INT8 only.
+one int8 (or float32) constant when it loads the file, so narrow files run as fast as wide ones.
+
+- 8 bits: INT8. 4 bits: INT4 and Cast. Any other width: a stream of bits.
+- Integers that do not fit their width in two's complement are stored as indices into a table of 2**bits values.
+- A pruned layer whose grid has no zero has one value more than its bits can hold: it is stored a bit wider, or sparse.
+- Sparse: positions are stored as byte-sized gaps and summed up; the values are scattered into zeros.
+
+OpenVINO 2026.4 does not fold streams and computes the layers behind them wrongly, so its files use INT4 and INT8 only.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from harness.methods import FLOAT_BITS
 
-MAX_GAP = 255
+MAX_GAP = 255  # the largest gap that a byte holds
 
 
 @dataclass
 class Parts:
-    """Nodes and initializers, in the order in which they must stand."""
+    """Nodes and initializers of a graph, in order."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
@@ -55,9 +57,9 @@ def from_bits(stream: np.ndarray, bits: int, count: int) -> np.ndarray:
 def to_gaps(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gaps (uint8) and positions of a sparse vector's entries.
 
-    The cumulative sum of the gaps gives the positions. A stretch of more than 255 zeros is
-    bridged by entries whose value is 0, so a position may hold a zero. If every entry
-    is zero, one entry at position 0 is kept: onnxruntime cannot multiply by an empty stream.
+    The cumulative sum of the gaps gives the positions. Entries of value 0 split a run of more than 255 zeros,
+    so the value at a position may be zero. If all values are zero, one entry at position 0 is
+    kept, because onnxruntime cannot multiply by an empty stream.
     """
     positions, last = [], 0
     for position in np.flatnonzero(flat).tolist():
@@ -71,14 +73,16 @@ def to_gaps(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _width(values: np.ndarray, bits: int) -> int:
-    """Bits of a dense integer: ``bits``, or one more where 2**bits values and a zero beside them occur (a
-    pruned layer whose grid has no zero: -1, 0 and 1 at one bit)."""
+    """Bits of a dense integer: ``bits``, or one more if more than 2**bits different values occur.
+
+    That happens in a pruned layer whose grid has no zero, such as -1, 0 and 1 at one bit.
+    """
     return bits + 1 if bits < 8 and len(np.unique(values)) > 2**bits else bits
 
 
 @dataclass
 class _Vector:
-    """Integers waiting for the shared stream; ``shape`` is restored where it has several axes."""
+    """Integers to be written into the shared stream; ``shape`` is restored if it has several axes."""
 
     name: str
     values: np.ndarray
@@ -86,22 +90,22 @@ class _Vector:
 
 
 class Store:
-    """Collects a file's weights and writes each into the smaller of its dense and sparse form.
+    """Collects a file's weights and writes each in its dense or sparse form, whichever is smaller.
 
-    All integers of one width that is neither 4 nor 8 go through one unpacking chain, split into
-    layers afterwards: the chain costs some 300 bytes once instead of once a layer.
+    All integers of one width other than 4 and 8 share one chain of unpacking operators and are then split into
+    layers. The chain's 300 bytes thus occur once per width, not once per layer.
     """
 
     SPARSE_OVERHEAD = 260  # bytes of the nodes and small tensors of one sparse weight
 
     def __init__(self, narrow: bool, unfolds: bool = True):
-        """``unfolds``: the runtime folds streams and gaps into constants when it loads the file;
-        for one that does not, INT4 and INT8 are the only containers."""
+        """``unfolds``: whether the runtime folds streams and gaps into constants when it loads the file. If not, only
+        INT4 and INT8 are used."""
         self._narrow, self._unfolds, self._parts, self._after = narrow, unfolds, Parts(), Parts()
         self._waiting: dict[int, list[_Vector]] = {}
 
     def add(self, name: str, values: np.ndarray, bits: int, may_be_sparse: bool) -> None:
-        """Make tensor ``name``: int8 of at most 2**bits different values beside 0, or float32 with bits 32."""
+        """Add the tensor ``name``: int8 with at most 2**bits different values besides 0, or float32 with bits 32."""
         if not self._narrow:
             self._parts.tensor(name, values)
         elif may_be_sparse and self._unfolds and self._gains(values, bits):
@@ -131,7 +135,7 @@ class Store:
             self._waiting.setdefault(bits, []).append(_Vector(name, values.reshape(-1), values.shape))
 
     def _by_table(self, name: str, values: np.ndarray, bits: int) -> None:
-        """Places in a table of the values that occur; negative places count from its end."""
+        """Store indices into a table of the values that occur; negative indices count from its end."""
         table = np.unique(values)
         places = np.searchsorted(table, values)
         places = np.where(places >= 2 ** (bits - 1), places - 2**bits, places).astype(np.int8)
@@ -141,7 +145,8 @@ class Store:
         self._after.node("Gather", [self._parts.tensor(f"{name}.t", table.astype(np.int8)), f"{name}.g"], name)
 
     def _sparse(self, name: str, values: np.ndarray, bits: int) -> None:
-        """Gaps -> positions by CumSum, values scattered into zeros, original shape restored."""
+        """Store gaps and values: CumSum of the gaps gives positions, ScatterND puts the values into zeros, Reshape
+        restores the shape."""
         parts, flat = self._parts, values.reshape(-1)
         gaps, where = to_gaps(flat)
         parts.tensor(f"{name}.k", gaps)
@@ -156,7 +161,7 @@ class Store:
         self._after.node("Reshape", [f"{name}.n", parts.tensor(f"{name}.h", np.asarray(values.shape, np.int64))], name)
 
     def finish(self) -> Parts:
-        """All nodes and tensors; the store is used up."""
+        """All nodes and tensors. Call it once, at the end."""
         for bits, vectors in self._waiting.items():
             self._stream(f"_{bits}", bits, vectors)
         return Parts(self._parts.nodes + self._after.nodes, self._parts.tensors + self._after.tensors)
@@ -187,7 +192,7 @@ class Store:
         self._split(f"{name}i", joined.size, vectors)
 
     def _split(self, whole: str, count: int, vectors: list[_Vector]) -> None:
-        """Cut the ``count`` integers of ``whole`` into the vectors (and what padding is left)."""
+        """Split the ``count`` integers of ``whole`` into the vectors and the padding, if any."""
         parts = self._parts
         pieces = [v.name if len(v.shape) == 1 else f"{v.name}.p" for v in vectors]
         sizes = [v.values.size for v in vectors]

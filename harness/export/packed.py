@@ -1,4 +1,4 @@
-"""The packed format: an ONNX model with its weights entropy-coded, given back bit for bit.
+"""The packed format: an ONNX model with entropy-coded weights, restored bit for bit.
 
     magic   4 bytes  ``HPK1``
     size    varint   bytes of the ONNX model
@@ -10,14 +10,14 @@ A part is ``method`` (1 byte), ``raw`` (varint: its decoded bytes) and what the 
 
     0  stored    raw bytes
     1  deflate   varint length, a raw deflate stream
-    2  shuffle   as 1, of float32 values with their bytes regrouped: all first bytes, all second, ...
-    3  sparse    two parts of another method, gaps and values, of one byte an entry: the running sum of the
+    2  shuffle   as 1, of float32 values with regrouped bytes: first all first bytes, then all second bytes, ...
+    3  sparse    two parts of another method, gaps and values, one byte per entry: the cumulative sum of the
                  gaps gives the positions of the values; everything else is zero
 
-A varint is little-endian base 128. Deflate streams of integers are written with Huffman codes only
-(zlib's Z_HUFFMAN_ONLY): there are no repeats to find in weights, and what is left is an entropy
-code within a fraction of a bit. A file that does not begin with the magic is plain ONNX: the writer
-falls back to it where packing would not gain.
+A varint is little-endian base 128. Integers are deflated with Huffman codes only (zlib's
+Z_HUFFMAN_ONLY): weights have no repeats to find, and Huffman codes come within a fraction of a bit of
+the entropy. A file that does not begin with the magic is plain ONNX: the writer uses plain ONNX where packing does not
+make the file smaller.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from harness.files.access import MODEL_BYTES, read_bytes
 
 MAGIC = b"HPK1"
 DIGEST = 16
-MAX_RATIO = 1000  # a model has at most 1 MiB and this many times its packed file's bytes
-TAKE_OUT = 64  # bytes of an initializer from which on it gets a part of its own
-CHUNK = 2**16  # entries of a sparse part that are placed at once
+MAX_RATIO = 1000  # a model has at most 1 MiB plus this many times its packed file's bytes; guards against bombs
+TAKE_OUT = 64  # an initializer of at least this many bytes gets its own part, with a header of a few bytes
+CHUNK = 2**16  # entries of a sparse part that are decoded at once; bounds the memory for positions
 STORED, DEFLATE, SHUFFLE, SPARSE = range(4)
 
 
 def pack(model: bytes) -> bytes:
-    """The packed form of a serialized ONNX model, or the model itself where that is not larger."""
+    """The packed form of a serialized ONNX model; the model itself if packing does not make it smaller."""
     skeleton, tensors = _take_out(model)
     parts = [_coded(skeleton, huffman=False), *(_tensor(t) for t in tensors)]
     made = MAGIC + _varint(len(model)) + _digest(model) + b"".join(parts)
@@ -51,7 +51,7 @@ def pack(model: bytes) -> bytes:
 
 
 def _most(data: bytes) -> int:
-    """Bytes that the model in packed ``data`` may have: more would be a bomb."""
+    """The largest allowed size of the model in packed ``data``, in bytes. More is treated as a decompression bomb."""
     return 2**20 + MAX_RATIO * len(data)
 
 
@@ -59,12 +59,13 @@ def unpack(data: bytes, limit: int = MODEL_BYTES) -> bytes:
     """The ONNX model, bit for bit.
 
     Args:
-        limit: bytes that the model may have; more is refused before anything is decoded.
+        limit: largest size of the model in bytes; a larger one is refused before anything is decoded.
     Raises:
-        ValueError: the data is truncated, altered (but for bits of a deflate stream that mean
-            nothing: the rest of its last byte, codes that it never uses), or states sizes that do not
-            fit, or are more than ``MAX_RATIO`` times those of the data. Nothing larger than the stated
-            size is allocated, and nothing in the data is run.
+        ValueError: the data is truncated or altered, or states sizes that do not fit or are more than ``MAX_RATIO``
+            times the data's. Changes of unused bits in a deflate stream (the rest of its last byte, codes that do
+            not occur) are not detected.
+
+    Nothing larger than the stated size is allocated, and nothing in the data is executed.
     """
     if not data.startswith(MAGIC):
         return data
@@ -94,7 +95,7 @@ def load(path: Path | str) -> onnx.ModelProto:
         model.ParseFromString(read(Path(path)))
     except SpaceError:
         raise
-    except Exception as error:  # protobuf's DecodeError has no public home
+    except Exception as error:  # protobuf's DecodeError is not public
         raise SpaceError(str(path), f"is not an ONNX model ({type(error).__name__})") from None
     return model
 
@@ -114,15 +115,18 @@ def read(path: Path) -> bytes:
 
 
 def _take_out(model: bytes) -> tuple[bytes, list[onnx.TensorProto]]:
-    """The model without the data of its large initializers, and those; nothing is taken out of a
-    model that would not come back bit for bit."""
+    """The model without the data of its large initializers, and these initializers.
+
+    If the model does not serialize to the same bytes, it is returned whole with an empty list: it could not be
+    restored bit for bit.
+    """
     proto = onnx.ModelProto.FromString(model)
     if proto.SerializeToString(deterministic=True) != model:
         return model, []
     large = [t for t in proto.graph.initializer if len(t.raw_data) >= TAKE_OUT]
     kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in large]
     for tensor in large:
-        tensor.raw_data = b""  # present and empty: what marks it
+        tensor.raw_data = b""  # present but empty: this marks the tensor for `_taken`
     return proto.SerializeToString(deterministic=True), kept
 
 
@@ -134,7 +138,7 @@ def _fill(skeleton: bytes, reader: _Reader) -> bytes:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(skeleton)
-    except Exception as error:  # protobuf's DecodeError has no public home
+    except Exception as error:  # protobuf's DecodeError is not public
         raise ValueError(f"its graph cannot be read ({type(error).__name__})") from None
     taken = _taken(model)
     if not taken:
@@ -162,7 +166,7 @@ def _sparse(raw: bytes) -> bytes:
 
 
 def _coded(raw: bytes, huffman: bool) -> bytes:
-    """The part of some bytes, deflated where that is smaller."""
+    """The part that holds ``raw``, deflated if that is smaller."""
     deflated = bytes([DEFLATE]) + _varint(len(raw)) + _stream(_deflate(raw, huffman))
     return min(deflated, bytes([STORED]) + _varint(len(raw)) + raw, key=len)
 
@@ -191,7 +195,7 @@ def _varint(value: int) -> bytes:
 
 @dataclass
 class _Reader:
-    """Walks through packed data; ``budget`` is how many bytes may still be decoded."""
+    """Reads packed data from position ``at``; ``budget`` is the number of bytes that may still be decoded."""
 
     data: bytes
     at: int
@@ -214,7 +218,7 @@ class _Reader:
         raise ValueError("a length in it has no end")
 
     def part(self, plain: bool = False) -> bytes:
-        """The next part, decoded; ``plain``: one inside a sparse part, which is not sparse itself."""
+        """The next part, decoded. ``plain``: the part lies inside a sparse part, so it must not be sparse itself."""
         method, raw = self.take(1)[0], self.varint()
         self.budget -= raw
         if self.budget < 0:
@@ -233,7 +237,7 @@ class _Reader:
         decoder = zlib.decompressobj(-15)
         try:
             found = decoder.decompress(self.take(self.varint()), max(raw, 1))
-            found += b"" if decoder.eof else decoder.decompress(decoder.unconsumed_tail, 1)  # its end mark
+            found += b"" if decoder.eof else decoder.decompress(decoder.unconsumed_tail, 1)  # reads the end mark
         except zlib.error as error:
             raise ValueError(f"a stream in it is broken ({error})") from None
         if len(found) != raw or not decoder.eof or decoder.unused_data:
@@ -242,7 +246,7 @@ class _Reader:
 
     def _scatter(self, raw: int) -> bytes:
         spare, parts = self.budget, []
-        for _ in range(2):  # a tensor has at most one gap and one value for each of its bytes
+        for _ in range(2):  # gaps, then values: each has at most one entry per byte of the tensor
             self.budget = raw
             parts.append(np.frombuffer(self.part(plain=True), np.uint8))
         self.budget = spare
@@ -250,7 +254,7 @@ class _Reader:
         if len(gaps) != len(values) or (len(gaps) and gaps.sum(dtype=np.int64) >= raw):
             raise ValueError("a sparse tensor in it does not fit its shape")
         flat, last = np.zeros(raw, np.uint8), 0
-        for i in range(0, len(gaps), CHUNK):  # positions take eight times the bytes of gaps
+        for i in range(0, len(gaps), CHUNK):  # in chunks: positions take eight times the bytes of gaps
             where = last + np.cumsum(gaps[i : i + CHUNK], dtype=np.int64)
             flat[where], last = values[i : i + CHUNK], int(where[-1])
         return flat.tobytes()

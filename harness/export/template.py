@@ -1,8 +1,8 @@
-"""A template: the exported graph of an architecture, ready to take any weights and widths.
+"""A template: the exported graph of an architecture without weights, for any number of channels.
 
-``torch.onnx.export`` costs seconds, so it runs once per architecture. The graph is then reduced
-to what does not depend on the number of channels, with the module path of every weighted layer
-beside it, and weights are put in by name (milliseconds).
+``torch.onnx.export`` takes seconds, so it runs once per architecture. The graph is then reduced to the parts that do
+not depend on the number of channels, and the module path of every weighted layer is kept. Inserting weights by name
+takes milliseconds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class Template:
-    """Nodes without weights. ``paths``: node output -> path of the module whose quantization point
-    it reads (weighted layers, sums, average pools); a linear layer of samples with further axes is a MatMul,
-    its bias an Add;
-    ``constants``: small tensors of the graph that belong to no layer (mean, std, axes)."""
+    """Nodes without weights.
+
+    paths      node output -> path of the module whose quantization point the node reads (weighted layers, sums,
+               average pools). A linear layer on inputs with more than two axes is a MatMul, and its bias an Add
+    constants  small tensors of the graph that belong to no layer (mean, std, axes)
+    """
 
     nodes: tuple[onnx.NodeProto, ...]
     constants: dict[str, np.ndarray]
@@ -56,7 +58,7 @@ class Template:
 
 
 class _Normalized(nn.Module):
-    """The student behind its normalization: the exported file takes raw inputs."""
+    """The student with the normalization of its input in front, so that the exported file takes raw inputs."""
 
     input_mean: torch.Tensor
     input_std: torch.Tensor
@@ -74,7 +76,7 @@ class _Normalized(nn.Module):
 
 
 def per_channel(values: tuple[float, ...], input_shape: tuple[int, ...]) -> np.ndarray:
-    """Numbers per channel shaped to broadcast over one sample."""
+    """Per-channel numbers, shaped to broadcast over one sample."""
     shape = (-1, *[1] * (len(input_shape) - 1)) if len(values) > 1 else ()
     return np.asarray(values, np.float32).reshape(shape)
 
@@ -111,12 +113,12 @@ class _Reducer:
     modules: dict[str, nn.Module]
     producers: dict[str, onnx.NodeProto]
     known: dict[str, np.ndarray]
-    tensors: dict[str, torch.Tensor]  # the module's own, by the graph's names
-    shapes: dict[str, tuple[int | str, ...]]  # of tensors; an axis without a number by its name
+    tensors: dict[str, torch.Tensor]  # the module's parameters and buffers, by their names in the graph
+    shapes: dict[str, tuple[int | str, ...]]  # of the graph's tensors; a dynamic axis is given by its name
     paths: dict[str, str] = field(default_factory=dict)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """Value of a tensor that follows from constants alone, through Reshape and Concat."""
+        """Value of a tensor that is computed from constants only, through Reshape and Cast; otherwise None."""
         if name in self.known:
             return self.known[name]
         node = self.producers.get(name)
@@ -149,7 +151,7 @@ class _Reducer:
         if node.op_type in _AT_POINTS and path is not None and self._at_point(node, self.modules[path]):
             self.paths[node.output[0]] = path
             if node.op_type == "MatMul":
-                new.input[1] = f"module.{path}.weight"  # instead of its transpose: the weight is stored so
+                new.input[1] = f"module.{path}.weight"  # not its transpose: the file stores it transposed
         if node.op_type == "Conv" and isinstance(owner, nn.Conv2d) and owner.bias is None:
             del new.input[2:]  # the exporter makes zeros of a fixed width
         elif node.op_type == "Reshape" and self._flattens(node):
@@ -159,7 +161,7 @@ class _Reducer:
         return new
 
     def _at_point(self, node: onnx.NodeProto, owner: nn.Module) -> bool:
-        """Is the node the owner's own product, sum or average (not the sum with its bias, say)?"""
+        """Whether the node is the owner's main operation: its product, sum or average, not for example a bias sum."""
         if not is_weighted(owner):
             return isinstance(owner, Add) == (node.op_type == "Add")
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
@@ -171,7 +173,8 @@ class _Reducer:
         return self.tensors.get(name) is owner.weight
 
     def _flattens(self, node: onnx.NodeProto) -> bool:
-        """Reshape of (batch, ...) to (batch, N), N written out: a flatten that would fix the width."""
+        """Whether the node reshapes (batch, ...) to (batch, N) with a constant N. It is a flatten, but the constant
+        would fix the number of channels."""
         shape = self.producers.get(node.input[1])
         before, after = (self.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
         return (
@@ -213,7 +216,7 @@ def _reduce(model: onnx.ModelProto, module: nn.Module, input_shape: tuple[int, .
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by their names in the graph, shared ones by all of their names."""
+    """Parameters and buffers by their names in the graph; a shared tensor is listed under all of its names."""
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     return {f"module.{name}": tensor for name, tensor in named}
 
@@ -237,7 +240,7 @@ def _alive(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProt
 def architecture_key(
     module: nn.Module, input_shape: tuple[int, ...], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> str:
-    """Equal for modules whose reduced graph is equal: the same parts, whatever their widths."""
+    """A hash that is equal for modules with equal reduced graphs: the same layers, at any width."""
     parts = []
     for name, part in module.named_modules():
         shape = {}
@@ -260,7 +263,7 @@ def architecture_key(
 
 
 class Templates:
-    """Templates by architecture: in memory, and in a folder that other processes share."""
+    """Templates by architecture, cached in memory and in a folder that processes share."""
 
     def __init__(self, folder: Path):
         self._folder, self._known = folder, dict[str, Template]()
@@ -273,7 +276,7 @@ class Templates:
         std: tuple[float, ...],
         exact: bool = False,
     ) -> Template:
-        """The template of ``module``'s architecture; ``exact`` exports this very module anew."""
+        """The template of ``module``'s architecture; ``exact`` exports this module even if a template is cached."""
         key = architecture_key(module, input_shape, mean, std)
         path = self._folder / f"{key}.cached"
         if key not in self._known or exact:

@@ -1,5 +1,4 @@
-"""Numbers read from a file: its latency by a protocol, its layers by an audit, in processes of their own.
+"""Measurements of a file: its latency, timed in separate processes, and an audit of its layers.
 
-Paths of exported files come in, measurements with their conditions go out. Nothing here trains, or decides what is
-good.
+Input: paths of exported files. Output: measurements with their conditions. Nothing here trains or decides.
 """

@@ -1,4 +1,4 @@
-"""What a file really is: how each layer is stored, what is zero in it, and which kernel runs it."""
+"""Audit of a file: how each layer is stored, how many of its weights are zero, and which kernel runs it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LayerAudit:
     """One weighted layer of a file.
 
     shape          of its weight, output channels first
-    stored         ``float32``, ``int8``, ``int4``, ``3-bit``, with ``sparse`` where zeros are left out
+    stored         ``float32``, ``int8``, ``int4``, ``3-bit``, with ``sparse`` if zeros are not stored
     zeros          share of its weights that are zero
-    zero_channels  output channels of which every weight is zero: masked, not removed
-    kernel         what the runtime ran for it; ``integer`` whether that multiplies integers
+    zero_channels  output channels with only zero weights: masked, not removed
+    kernel         the runtime's kernel for it;  ``integer``: whether the kernel multiplies integers
     """
 
     operator: str
@@ -40,7 +40,7 @@ class LayerAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """A file seen by one runtime. ``operators`` counts the nodes of the file."""
+    """The audit of a file on one runtime. ``operators``: operator -> number of nodes in the file."""
 
     path: str
     format: str
@@ -50,22 +50,22 @@ class Audit:
     operators: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """In the types that JSON has, so that a record is equal to what is read back."""
+        """The audit in JSON's types only, so that a record equals the one that is read back."""
         layers = [asdict(layer) | {"shape": list(layer.shape)} for layer in self.layers]
         return asdict(self) | {"path": Path(self.path).name, "layers": layers}
 
 
 def audit(path: Path, runtime: str = "onnxruntime") -> Audit:
-    """Look into an ONNX or packed file and run it once.
+    """Inspect an ONNX or packed file and run it once.
 
     Raises:
-        SpaceError: no such file, or it cannot be loaded.
+        SpaceError: the file does not exist or cannot be loaded.
     """
     kernels = load(runtime, path).layers()
     data = packed.read(path)
     model = onnx.ModelProto.FromString(data)
     products = list(_products(model))
-    if len(kernels) != len(products):  # fused or split by the runtime: say what ran, of no one layer
+    if len(kernels) != len(products):  # the runtime fused or split layers: name all kernels for every layer
         kernels = [_common(kernels)] * len(products)
     kernels = [ran for ran, (_, name, _) in zip(kernels, products, strict=True) if name]
     found = [product for product in products if product[1]]
@@ -87,14 +87,14 @@ def _common(kernels: list[Layer]) -> Layer:
 
 
 def _products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
-    """(layer, name of the tensor that holds its weight before it is dequantized, how it is stored); a product of two
-    activations, as of attention, has no weight: empty names."""
+    """Triples of a product's node, the name of its weight tensor before dequantization, and how that is stored. The
+    texts are empty for a product of two activations, as in attention."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     tensors = {t.name: t for t in model.graph.initializer}
     fed = {value.name for value in model.graph.input}
     for node in model.graph.node:
         if node.op_type not in WEIGHTED or not behind(node.input[0], made_by)[1] & fed:
-            continue  # the second: a product of constants, which unpacks weights
+            continue  # a product of constants belongs to the unpacking of weights
         name = node.input[1]
         if name in made_by and made_by[name].op_type == "DequantizeLinear":
             name = made_by[name].input[0]
@@ -103,7 +103,7 @@ def _products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str
 
 
 def _stored(name: str, nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> str:
-    """In words, from the operators that unfold a weight."""
+    """The storage of a weight in words, derived from the operators that unpack it."""
     operators = {node.op_type for node in nodes}
     types = {tensors[i].data_type for node in nodes for i in node.input if i in tensors}
     if name in tensors:
@@ -118,7 +118,7 @@ def _stored(name: str, nodes: list[onnx.NodeProto], tensors: dict[str, onnx.Tens
 
 
 def _stream_width(nodes: list[onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> int:
-    """The stream's bits are regrouped by a Reshape to (-1, width)."""
+    """The width of a stream's integers, from the Reshape to (-1, width) that groups its bits; 0 if there is none."""
     for node in nodes:
         if node.op_type == "Reshape" and node.input[1] in tensors:
             shape = onnx.numpy_helper.to_array(tensors[node.input[1]])

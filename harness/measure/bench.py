@@ -1,11 +1,10 @@
 """The long protocol: several fresh processes, every run kept, ratios to a reference with intervals.
 
-Each process loads all files, times them interleaved and gives one median per file. Ratios are taken turn
-by turn, as in a search, since the machine's speed changes from one turn to the next; a process gives
-their median. Intervals are those between processes (Student's t on logarithms), since a process's
-memory layout shifts all of its runs together. A process during which the machine was not quiet, or the
-reference drifted, is discarded and started again; what is still disturbed after that is told as
-``unstable``.
+Each process loads all files, times them interleaved and yields one median per file. Ratios are computed turn by turn,
+as in a search, because the machine's speed changes from one turn to the next; a process yields the median of its
+ratios. Intervals are computed between processes (Student's t on logarithms), because a process's memory layout shifts
+all of its runs together. A process is discarded and repeated if the machine was not quiet or the reference drifted.
+When no retries are left, a disturbed process is kept and the result is marked ``unstable``.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from harness.measure.timing import block_medians, drift, p90
 from harness.records import Measurement
 from harness.stats.intervals import log_interval
 
-PROCESSES = 5
-RETRIES = 3  # disturbed processes that are started again, for one whole bench
-MAX_DRIFT = 0.02
-MAX_HALF_WIDTH = 0.02
+PROCESSES = 5  # more narrow the interval and take longer
+RETRIES = 3  # disturbed processes that are repeated, in total per bench
+MAX_DRIFT = 0.02  # of the reference within a process; more counts as disturbed
+MAX_HALF_WIDTH = 0.02  # of the interval, relative to the median; more counts as unstable
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What is known of one file's latency. Times in ms, intervals at 95 %.
+    """The measured latency of one file. Times in ms, intervals at 95 %.
 
     p90_ms      an upper bound of the 90th percentile (MLPerf's early-stopping estimate)
-    ratio       of its median to the reference's, process by process
-    medians_ms  one per process; ``samples`` how many runs were timed in all
-    reasons     why it is ``unstable``; empty when ``ok``
+    ratio       latency relative to the reference: the median over processes
+    medians_ms  one per process;  ``samples``: number of timed runs in total
+    reasons     why the verdict is ``unstable``; empty if it is ``ok``
     """
 
     job: Job
@@ -61,7 +60,7 @@ class Bench:
     threads: int
 
     def measurements(self) -> list[Measurement]:
-        """``latency_ms`` of each file: the processes' medians."""
+        """``latency_ms`` of each file; its values are the medians of the processes."""
         return [
             Measurement(
                 name="latency_ms",
@@ -99,7 +98,7 @@ def bench(
     """Time ``jobs`` interleaved in ``processes`` fresh processes.
 
     Args:
-        reference: index of the job that ratios refer to and whose drift is watched.
+        reference: index of the job that ratios refer to and that is checked for drift.
         seconds: timed seconds per file and process.
     Raises:
         TrialError: a file cannot be loaded or run.
@@ -119,14 +118,14 @@ def bench(
 
 
 def complaints(session: Session, reference: int) -> list[str]:
-    """Why a session is not to be trusted."""
+    """Reasons to distrust a session; empty if there are none."""
     change = drift(block_medians(session.blocks)[reference])
     moved = [f"the reference drifted by {change:+.1%}"] if abs(change) > MAX_DRIFT else []
     return [*session.complaints, *moved]
 
 
 def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, disturbed: list[str]) -> list[Timing]:
-    """Statistics of each job over the sessions; ``disturbed``: what speaks against all of them."""
+    """Statistics of each job over the sessions; ``disturbed``: reasons to distrust all timings."""
     medians = [
         [statistics.median(run for block in session.blocks[i] for run in block) for session in sessions]
         for i in range(len(jobs))

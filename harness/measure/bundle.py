@@ -1,4 +1,4 @@
-"""Files to time on a device that cannot run harness, and the results that come back."""
+"""Bundles: files to time on a device that cannot run harness, and reading its results."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from harness.records import Measurement, mistake_in, read_record, write_json_dur
 from harness.runtimes.base import refuse_external_data
 
 HARNESS = Path(__file__).resolve().parents[1]
-SCRIPTS = ("measure/device_bench.py", "measure/timing.py", "machine/onnx_session.py")  # what a bundle takes along
+SCRIPTS = ("measure/device_bench.py", "measure/timing.py", "machine/onnx_session.py")  # copied into every bundle
 QUANTITY = "device_latency_ms"
 
 
 def write_bundle(files: Sequence[Path], folder: Path) -> Path:
-    """Copy ``files`` (packed ones unpacked) and the script that times them into a new ``folder``.
+    """Copy ``files`` (unpacking packed ones) and the script that times them into a new ``folder``.
 
     Returns:
-        the script to run on the device.
+        Path of the script to run on the device.
     Raises:
         SpaceError: the folder exists, or a file cannot be read.
     """
@@ -60,7 +60,7 @@ class _File(BaseModel):
 
 
 class _Results(BaseModel):
-    """What ``results.json`` must hold: in each session, for each file, blocks of positive times in ms."""
+    """The schema of ``results.json``: every session has, for every file, blocks of positive times in ms."""
 
     sessions: list[Session] = Field(min_length=1)
     files: list[_File] = Field(min_length=1)
@@ -83,10 +83,10 @@ class _Results(BaseModel):
 
 
 def read_results(path: Path) -> tuple[Bench, list[str]]:
-    """What a device measured, and the SHA-256 of the files that were bundled.
+    """The timings measured on a device, and the SHA-256 of the bundled files.
 
     Raises:
-        SpaceError: it is no results.json of a bundle, or the device timed other files.
+        SpaceError: ``path`` is no results.json of a bundle, or the device timed other files.
     """
     try:
         found = _Results.model_validate(read_object(path, limit=TABLE_BYTES))
@@ -106,7 +106,9 @@ def into_study(made: Bench, digests: Sequence[str], study: Path) -> list[int]:
     """Add ``device_latency_ms`` to the records of the study's trials whose files were timed.
 
     Returns:
-        the numbers of those trials.
+        The numbers of these trials.
+    Raises:
+        SpaceError: the study holds none of the files.
     """
     by_digest = dict(zip(digests, made.measurements(), strict=True))
     changed = []

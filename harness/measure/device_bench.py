@@ -1,7 +1,7 @@
 """Time the files beside this script on this device: ``python device_bench.py``.
 
-Needs Python >= 3.10, numpy and onnxruntime; nothing else (psutil, where it is there, tells whether the
-machine was quiet). Writes results.json, which ``harness bench --import results.json`` reads.
+Needs Python >= 3.10, numpy and onnxruntime. If psutil is installed, it is used to check whether the
+machine was quiet. Writes results.json, which ``harness bench --import results.json`` reads.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.one is not None:
         measured = session(given.seconds, given.threads, given.batch_size, given.one)
-        SESSION.write_text(json.dumps(measured))  # no answer on stdout: a runtime may print there
+        SESSION.write_text(json.dumps(measured))  # a file, not stdout: a runtime may print there
         return
     import onnxruntime
 

@@ -1,11 +1,11 @@
-"""The latency lab: a child process that times files on their runtime, and the handle on it.
+"""The latency lab: a child process that times files on their runtime, and the class that controls it.
 
-The child imports no torch (but for a torch runtime), is pinned to one core, warms every file up,
-then times short blocks of runs of all files in random order, the reference among them, so that a
-machine that slows down slows all of them. One lab at a time measures on a host.
-``python -m harness.measure.lab FD`` is the child: one JSON request a line from the socket ``FD``, one
-answer a line back; it ends when the socket is closed. What a runtime or a model prints, from C too, goes to
-standard error and never among the answers.
+The child is pinned to one core and imports torch only for a torch runtime. It warms every file up, then times short
+blocks of runs of all files in random order, the reference among them, so that a slowdown of the machine affects all
+files alike. Only one lab at a time measures on a host.
+``python -m harness.measure.lab FD`` starts the child. It reads one JSON request per line from the socket ``FD``,
+answers with one line each, and ends when the socket is closed. Output of a runtime or a model, also from C, goes to
+standard error, so it cannot mix with the answers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from harness.measure.timing import Quiet, Target, block_medians, drift, time_blo
 from harness.records import Measurement
 from harness.stats.intervals import median_interval
 
-MAX_DRIFT = 0.05  # of the reference, between the first and the last third of the session
-MAX_HALF_WIDTH = 0.05  # of the interval, relative to the median
-OTHERS_S = 600.0  # how long another lab on this host is waited for
-PRECISE = 0.01  # half-width of every file's interval, relative to its median, at which a search is content
+MAX_DRIFT = 0.05  # of the reference, from the first to the last third of the session; more is unstable
+MAX_HALF_WIDTH = 0.05  # of the interval, relative to the median; more is unstable
+OTHERS_S = 600.0  # how long to wait for another lab on this host
+PRECISE = 0.01  # half-width of an interval, relative to its median, at which `until_precise` ends the timing
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Session:
-    """What one process measured: for each job its runs' milliseconds by block, its load time and what its
-    runtime was told; what the machine did meanwhile."""
+    """What one process measured: for each job the milliseconds of its runs by block, its load time and the options of
+    its runtime; and ``complaints`` about the machine."""
 
     blocks: list[list[list[float]]]
     load_ms: list[float]
@@ -58,20 +58,19 @@ class Session:
     options: list[dict[str, str]] = field(default_factory=list)
 
     def options_of(self, job: int) -> dict[str, str]:
-        """What the job's runtime was told; nothing where that was not recorded."""
+        """The options of the job's runtime; empty if they were not recorded."""
         return self.options[job] if self.options else {}
 
 
 def verdict(measured: Measurement, reference_drift: float, complaints: Sequence[str] = ()) -> str:
-    """``ok``, or ``unstable`` where the reference drifted, the interval is too wide or the machine
-    was not quiet."""
+    """``unstable`` if the reference drifted, the interval is too wide or the machine was not quiet; else ``ok``."""
     low, high = measured.interval()
     narrow = (high - low) / 2 <= MAX_HALF_WIDTH * measured.median
     return "ok" if narrow and abs(reference_drift) <= MAX_DRIFT and not complaints else "unstable"
 
 
 class Lab:
-    """The handle on the child. Use as a context manager; one measurement at a time."""
+    """Controls the child process. Use it as a context manager, for one measurement at a time."""
 
     def __init__(self, core: int | None = None, timeout_s: float = 120.0):
         self._core, self._timeout_s = core, timeout_s
@@ -79,14 +78,14 @@ class Lab:
         self._channel: socket.socket | None = None
 
     def __enter__(self) -> Lab:
-        self._start()  # it imports its runtime while others prepare
+        self._start()  # early, so that the child imports its runtime while the caller prepares
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the child (it ends by itself when its channel is closed)."""
+        """End the child by closing its channel; kill it if it has not ended after 2 s."""
         if self._child is None:
             return
         if self._channel is not None:
@@ -112,12 +111,12 @@ class Lab:
 
         Args:
             budget_s: timed seconds per file.
-            until_precise: end earlier, as soon as every median is known within PRECISE.
+            until_precise: end earlier, as soon as the half-width of every median's interval is within PRECISE.
         Returns:
-            ``latency_ms`` per path, values in ms per inference of ``batch_size`` samples, one per
-            block; conditions hold the runtime, load time, drift and verdict. With a reference each
-            value is that at the reference's median, ``reference_ms``, the machine's speed changing
-            from turn to turn; ``unscaled_ms`` is the median as the clock had it.
+            ``latency_ms`` per path: values in ms per inference of ``batch_size`` samples, one per block; conditions
+            with the runtime, load time, drift and verdict. With a reference, every value is scaled to the
+            reference's median ``reference_ms``, because the machine's speed changes from turn to turn;
+            ``unscaled_ms`` is the median without scaling.
         Raises:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
         """
@@ -156,7 +155,7 @@ class Lab:
         seed: int = 0,
         until_precise: bool = False,
     ) -> Session:
-        """Time ``jobs`` interleaved, every run kept.
+        """Time ``jobs`` interleaved and keep every run.
 
         Raises:
             TrialError: a file cannot be loaded or run, or the child died twice or hung.
@@ -200,7 +199,7 @@ class Lab:
                     stdout=2,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
-                )  # Ctrl-C is for the driver
+                )  # a new session, because Ctrl-C must reach only the driver
         return self._child, self._channel
 
 
@@ -208,7 +207,7 @@ def _line(channel: socket.socket, timeout_s: float) -> bytes:
     """The next line from ``channel``.
 
     Raises:
-        OSError: the other side ended, or the line was not whole within ``timeout_s``.
+        OSError: the other side ended, or the line was not complete within ``timeout_s``.
     """
     deadline, got = time.monotonic() + timeout_s, b""
     while not got.endswith(b"\n"):
@@ -222,10 +221,11 @@ def _line(channel: socket.socket, timeout_s: float) -> bytes:
 
 @contextlib.contextmanager
 def alone_on_this_host() -> Iterator[None]:
-    """Wait until no other lab of this user measures on this host. The lock ends with its holder.
+    """Wait until no other lab of this user measures on this host, then hold the lock. The operating system releases
+    the lock when its process ends.
 
     Raises:
-        TrialError: another one held it for ``OTHERS_S`` seconds.
+        TrialError: another process held it for ``OTHERS_S`` seconds.
     """
     if sys.platform == "win32":
         yield
@@ -261,13 +261,14 @@ def _load(path: Path, runtime: str, batch_size: int, threads: int) -> tuple[Targ
 
 
 def related(values: Sequence[float], beside: Sequence[float]) -> list[float]:
-    """``values`` as they would be, were ``beside``, timed in turn with them, always at its median."""
+    """``values`` scaled by the machine's speed: each is multiplied by the median of ``beside`` over the value of
+    ``beside`` that was timed in the same turn."""
     usual = statistics.median(beside)
     return [value * usual / now for value, now in zip(values, beside, strict=True)]
 
 
 def precise(blocks: Sequence[Sequence[Sequence[float]]]) -> bool:
-    """Is the median of every file's blocks, related to the last file's, known within PRECISE?"""
+    """Whether every file's median, scaled by the last file (:func:`related`), is known within PRECISE."""
     medians = block_medians(blocks)
     values = [related(own, medians[-1]) for own in medians[:-1]] or medians
     spans = [(median_interval(own), statistics.median(own)) for own in values]
@@ -291,7 +292,7 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
                 warm_up_s=request["warm_up_s"],
                 enough=precise if request["until_precise"] else None,
             )
-    except BaseException as error:  # SystemExit and KeyboardInterrupt of a user's runtime too: it must answer
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: the child must still answer
         return {"error": reason_of(error)}
     finally:
         gc.enable()
@@ -306,15 +307,15 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The child: pin to one core (the last allowed one, or the one given), answer until the channel ends."""
+    """Run the child: pin it to one core (the given one, or the last allowed), and answer until the channel ends."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    channel.set_inheritable(False)  # what a runtime starts must not keep it open
+    channel.set_inheritable(False)  # a process that a runtime starts must not keep it open
     core: int | None = None
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         core = int(sys.argv[2]) if len(sys.argv) > 2 else allowed[-1]
     pinned = False
-    with contextlib.suppress(ImportError):  # the usual runtime, before the first request needs it
+    with contextlib.suppress(ImportError):  # import the usual runtime before the first request
         import onnxruntime  # noqa: F401
     for line in channel.makefile():
         request = json.loads(line)

@@ -1,4 +1,4 @@
-"""Timing in blocks, warm-up, drift, tails, and whether the machine was quiet meanwhile. No runtime here."""
+"""Timing in blocks, warm-up, drift, percentiles, and a check that the machine was quiet. Needs no runtime."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-BLOCK_S = 0.001  # a block is at least so long: the clock and its call cost are lost in it
+BLOCK_S = 0.001  # shortest block; much longer than a clock call takes
 MIN_BLOCKS = 11  # of each file: enough for a 95 % interval of the median
-ASK_EVERY = 24  # blocks of each file, whether they are enough: the answer costs time itself
-WARM_UP_RUNS = 50
-BUSY = 0.5  # share of the other cores' time that may be in use
-STOLEN = 0.02  # share of the time that the hypervisor may have taken away
+ASK_EVERY = 24  # blocks of each file between two calls of `enough`, which takes time itself
+WARM_UP_RUNS = 50  # fewest runs before timing
+BUSY = 0.5  # share of the other cores' time in use, above which the machine is not quiet
+STOLEN = 0.02  # share of the time taken by the hypervisor, above which the machine is not quiet
 
 
 @dataclass(frozen=True)
 class Target:
-    """One file as something to call: ``run(i)`` does one inference on the i-th rotating input."""
+    """One file to time: ``run(i)`` does one inference on the i-th rotating input."""
 
     run: Callable[[int], Any]
     load_ms: float = 0.0
@@ -37,10 +37,10 @@ def time_blocks(
     """Milliseconds of every run, by target and block.
 
     Blocks of all targets alternate in random order until ``budget_s`` per target is used up and
-    each has at least ``MIN_BLOCKS``, or earlier, when ``enough`` says of the blocks that they are.
+    each target has at least ``MIN_BLOCKS``, or until ``enough`` returns true for the blocks so far.
 
     Args:
-        warm_up_s: the most that warming one target up may take (default: a quarter of the budget).
+        warm_up_s: longest warm-up of one target (default: a quarter of the budget).
     """
     counts = [_warm_up(t, budget_s / 4 if warm_up_s is None else warm_up_s, clock) for t in targets]
     blocks: list[list[list[float]]] = [[] for _ in targets]
@@ -55,7 +55,7 @@ def time_blocks(
 
 
 def _block(target: Target, runs: int, clock: Callable[[], float]) -> list[float]:
-    """One untimed run brings the file's weights back into the cache; then ``runs`` timed ones."""
+    """Milliseconds of ``runs`` runs, after one untimed run that loads the file's weights into the cache."""
     target.run(0)
     times = [clock()]
     for i in range(runs):
@@ -65,8 +65,10 @@ def _block(target: Target, runs: int, clock: Callable[[], float]) -> list[float]
 
 
 def _warm_up(target: Target, limit_s: float, clock: Callable[[], float]) -> int:
-    """Run at least ``WARM_UP_RUNS`` times and until two windows agree within 1 %, or ``limit_s`` is
-    over; returns the runs that fill a block."""
+    """Run the target until it is warm; return the number of runs that fill a block.
+
+    It is warm after at least ``WARM_UP_RUNS`` runs, when two blocks in a row agree within 1 %, or after ``limit_s``.
+    """
     started, last, done = clock(), math.inf, 0
     runs = 1
     while clock() - started < limit_s:
@@ -92,11 +94,10 @@ def drift(values: Sequence[float]) -> float:
 
 
 def p90(values: Sequence[float]) -> float | None:
-    """The 90th percentile as MLPerf's early-stopping estimate has it (LoadGen, single stream,
-    confidence 0.99): a bound that the true one exceeds with a chance of 1 %. None below 64 values.
+    """An upper bound of the 90th percentile that holds with confidence 0.99; None for fewer than 64 values.
 
-    With n values, t is the most for which P(Bin(n, 0.1) <= t) <= 0.01; t - 1 values are discarded
-    from the top and the largest that is left is the estimate.
+    It is MLPerf's early-stopping estimate (LoadGen, single stream): of n values, t is the largest integer with
+    P(Bin(n, 0.1) <= t) <= 0.01. The t - 1 largest values are discarded; the estimate is the largest of the rest.
     """
     n, p, total, t = len(values), 0.1, 0.0, -1
     log_term = n * math.log1p(-p)
@@ -110,7 +111,7 @@ def p90(values: Sequence[float]) -> float | None:
 
 
 class Quiet:
-    """Context manager: what else the machine did meanwhile. ``core``: the one that is ours."""
+    """Context manager that records the other load of the machine. ``core``: the core of this process."""
 
     def __init__(self, core: int | None):
         self._core = core
@@ -127,13 +128,13 @@ class Quiet:
         self.stolen = round(max((stolen for _, stolen in shares), default=0.0), 4)
 
     def complaints(self) -> list[str]:
-        """Why a measurement in here is not to be trusted."""
+        """Reasons to distrust a measurement made inside the context; empty if there are none."""
         found = [f"the other cores were {self.busy:.0%} busy"] if self.busy > BUSY else []
         return found + ([f"the hypervisor took {self.stolen:.1%} of the time"] if self.stolen > STOLEN else [])
 
 
 def _cpu_times() -> list[Any]:
-    """Of each core; none where psutil is not installed (on a device that only times files)."""
+    """CPU times of each core; empty if psutil is not installed (on a device that only times files)."""
     try:
         import psutil
     except ImportError:
@@ -142,9 +143,9 @@ def _cpu_times() -> list[Any]:
 
 
 def _shares(before: Any, after: Any) -> tuple[float, float]:
-    """Share of the time between two readings of one core that was busy, and that was stolen."""
+    """The busy share and the stolen share of the time between two readings of one core."""
     spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
-    spent = {name: max(0.0, s) for name, s in spent.items() if not name.startswith("guest")}  # part of user
+    spent = {name: max(0.0, s) for name, s in spent.items() if not name.startswith("guest")}  # part of user time
     total = sum(spent.values())
     if not total:
         return 0.0, 0.0

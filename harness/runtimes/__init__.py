@@ -1,9 +1,9 @@
-"""What loads an exported file and runs it, one runtime a module.
+"""Runtimes, which load and run an exported file; one module each.
 
-A runtime comes in by its name in ``deploy.runtime`` and the path of a file, and gives a ``Loaded``
-(:mod:`harness.runtimes.base`). Nothing here trains, times or decides. To add a runtime: a function
-``(path, threads) -> Loaded`` in a module of its own, and a line in ``RUNTIMES``. Where it folds packed streams into
-constants when it loads a file, add its name to ``harness.export.export.UNFOLD`` too.
+Input: a runtime's name (``deploy.runtime``) and the path of a file. Output: :class:`harness.runtimes.base.Loaded`.
+Nothing here trains, times or decides. To add a runtime, write a function ``(path, threads) -> Loaded`` in its own
+module and add a line to ``RUNTIMES``. If the runtime folds packed streams into constants when it loads a file, also
+add its name to ``harness.export.export.UNFOLD``.
 """
 
 from __future__ import annotations

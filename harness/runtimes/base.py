@@ -1,6 +1,6 @@
-"""Runtimes: what loads an exported file and runs it. Imports no torch before a torch runtime is named.
+"""Loading an exported file on a runtime. Imports torch only if a torch runtime is named.
 
-A runtime is a function ``(path, threads) -> Loaded``. One of your own is named in the recipe as
+A runtime is a function ``(path, threads) -> Loaded``. To use your own, name it in the recipe:
 ``deploy: {runtime: "package.module:function"}``.
 """
 
@@ -38,8 +38,8 @@ WEIGHTED = {
 class Layer:
     """How the runtime computes one weighted layer.
 
-    kernel   its operator or primitive, in the runtime's own words
-    integer  whether it multiplies integers (otherwise low bits only make the file small)
+    kernel   its operator or primitive, as the runtime names it
+    integer  whether it multiplies integers (if not, low bits only make the file smaller)
     """
 
     name: str
@@ -51,12 +51,12 @@ class Layer:
 class Loaded:
     """A file that is ready to run.
 
-    prepare  raw samples (B, ...) float32 -> what ``run`` takes (on a GPU: already there)
-    run      computes, and returns when the result is there
-    output   what ``run`` returned -> logits (B, C)
-    shape    of one sample; a side that may be any is a name
-    layers   how each weighted layer is computed, asked for when needed
-    options  what the runtime was told so that its integers are exact on this machine; production must tell it too
+    prepare  raw samples (B, ...) float32 -> the input of ``run`` (on a GPU runtime: already in GPU memory)
+    run      computes, and returns only when the result is complete
+    output   the result of ``run`` -> logits (B, C)
+    shape    of one sample; a dynamic side is given by its name
+    layers   returns how each weighted layer is computed; called only when needed
+    options  the runtime's options for exact integers on this machine; deployment must set them too
     """
 
     shape: tuple[int, ...]
@@ -70,7 +70,7 @@ class Loaded:
         """Outputs (N, C) for raw inputs (N, ...), float32, in batches.
 
         Raises:
-            TrialError: the samples have another shape than the file takes.
+            TrialError: the samples do not have the file's input shape.
         """
         given = x.shape[1:]
         wanted = [side if isinstance(side, int) else None for side in self.shape]  # None: any
@@ -81,11 +81,11 @@ class Loaded:
 
 
 def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
-    """Load ``path`` on the runtime named.
+    """Load the file ``path`` on the named runtime.
 
     Raises:
-        SpaceError: no such file, not an ONNX model, a model that reads other files, a runtime
-            that is not installed, or a file that the runtime does not take.
+        SpaceError: the file does not exist, is no ONNX model, refers to other files, or cannot be loaded by
+            the runtime; or the runtime is not installed.
     """
     from harness.runtimes import RUNTIMES
 
@@ -100,7 +100,7 @@ def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
 
 @contextlib.contextmanager
 def _plain(path: Path) -> Iterator[Path]:
-    """The file as plain ONNX: itself, or unpacked for as long as it takes to load it."""
+    """The file as plain ONNX: ``path`` itself, or a temporary unpacked file that is deleted on exit."""
     with open(path, "rb") as start:
         is_packed = start.read(len(packed.MAGIC)) == packed.MAGIC
     if not is_packed:
@@ -119,15 +119,19 @@ def _loaded(function: Callable[..., Loaded], runtime: str, path: Path, threads: 
         raise
     except ImportError as error:
         raise SpaceError("deploy.runtime", f"{runtime!r} is not installed ({error})", runtime, _INSTALL) from None
-    except (Exception, SystemExit) as error:  # every runtime raises its own unrelated types
+    except (Exception, SystemExit) as error:  # runtimes raise unrelated exception types
         raise SpaceError(str(path), f"{runtime} cannot load the file ({type(error).__name__}: {error})") from None
 
 
-_INSTALL = "`harness doctor` says what is missing for which runtime."
+_INSTALL = "`harness doctor` lists what each runtime lacks."
 
 
 def refuse_external_data(path: Path, model: onnx.ModelProto) -> None:
-    """A model may name other files to read (CVE-2026-27489), in any tensor of any graph in it: ours never do."""
+    """Refuse a model of which a tensor, in any of its graphs, refers to another file (CVE-2026-27489).
+
+    Raises:
+        SpaceError: it has such a tensor. Exported files never do.
+    """
     waiting: list[Any] = [model]
     while waiting:
         message = waiting.pop()

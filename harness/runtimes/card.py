@@ -1,4 +1,4 @@
-"""The part of a model card that says how to use the file: what goes in, what comes out, lines of Python that run."""
+"""The usage part of a model card: input, output, and Python code that runs as it is."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAEx
 
 
 def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
-    """Markdown lines on the file at ``path``.
+    """Markdown lines that describe the use of the file at ``path``.
 
     Args:
-        runtime: the one that the file was exported for and scored on.
-        task: what :func:`harness.export.facts.of_task` says of the data.
+        runtime: the runtime that the file was exported for and scored on.
+        task: the result of :func:`harness.export.facts.of_task` for the data.
     """
     model = packed.load(path)
     [given], [made] = model.graph.input, model.graph.output
@@ -47,7 +47,7 @@ def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Sizes behind the batch."""
+    """The sizes of all axes but the batch."""
     return [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
 
 
@@ -83,11 +83,11 @@ def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> l
 
 
 def _limits(limits: dict[str, str]) -> list[str]:
-    """What a runtime does with this file that nobody expects."""
+    """Warnings about runtimes that compute this file wrongly, or need an option to compute it exactly."""
     wrong = "- do not use OpenVINO: it loads the file and computes it wrongly (weights stored as a stream of bits)"
     saturating = (
-        f"- x86 without VNNI: onnxruntime must be told `{EXACT}` = `1`, OpenVINO `LP_TRANSFORMS_MODE` = `NO`. Else "
-        "sums of integers saturate there, and accuracy falls without an error. With VNNI they are exact either way, "
-        "and leaving it out is faster"
+        f"- x86 without VNNI: set `{EXACT}` = `1` in onnxruntime, `LP_TRANSFORMS_MODE` = `NO` in OpenVINO. Otherwise "
+        "sums of integers saturate there, and accuracy falls without an error. With VNNI the sums are exact without "
+        "the option, and it is faster to leave it out"
     )
     return [*([wrong] if "wrong" in limits else []), *([saturating] if "x86" in limits else [])]

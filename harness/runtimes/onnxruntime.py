@@ -28,13 +28,13 @@ INTEGER = {
 
 def cpu(path: Path, threads: int) -> Loaded:
     """onnxruntime on the CPU."""
-    model = path.read_bytes()  # kept for ``layers``: a packed file is unpacked only while it is loaded
+    model = path.read_bytes()  # ``layers`` needs it later, when an unpacked temporary file is gone
     session = open_session(model, host.session_options(), threads)
     return _loaded(session, lambda: weighted_layers(model))
 
 
 def cuda(path: Path, threads: int) -> Loaded:
-    """onnxruntime's CUDA provider; inputs and outputs stay on the GPU while it is timed."""
+    """onnxruntime's CUDA provider; inputs and outputs stay on the GPU during timing."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ImportError("this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place")
     session = open_session(path.read_bytes(), host.session_options(), threads, "CUDAExecutionProvider")
@@ -68,7 +68,7 @@ def _loaded(session: ort.InferenceSession, layers: Callable[[], list[Layer]]) ->
 
 
 def operators(model: bytes) -> list[tuple[str, str]]:
-    """(node, operator) of everything that one inference ran, from onnxruntime's own profile."""
+    """(node, operator) of every kernel that ran in one inference, from onnxruntime's profile."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(model, host.session_options(), profile=Path(folder) / "profile")
         [given] = session.get_inputs()

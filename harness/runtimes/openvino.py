@@ -17,8 +17,11 @@ EXACT = {"LP_TRANSFORMS_MODE": "NO"}  # integers are dequantized and multiplied 
 
 
 def cpu(path: Path, threads: int) -> Loaded:
-    """OpenVINO on the CPU, tuned for latency. It has no exact integer kernels where sums saturate: a file whose
-    integers are so large is computed in float32 there."""
+    """OpenVINO on the CPU, tuned for latency.
+
+    It has no exact integer kernels on processors where integer sums saturate. Files with integers so large are computed
+    in float32 there.
+    """
     import openvino as ov
 
     core = ov.Core()
@@ -27,7 +30,7 @@ def cpu(path: Path, threads: int) -> Loaded:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "f32",
-    }  # or float layers would run in bf16 where the processor has it
+    }  # f32, because float layers would otherwise run in bf16 on processors that support it
     stored = onnx.load(str(path))
     _refuse_streams(path, stored)
     exact = EXACT if host.saturates() and may_saturate(stored) else {}
@@ -47,7 +50,7 @@ def _refuse_streams(path: Path, model: onnx.ModelProto) -> None:
         raise SpaceError(
             str(path),
             "its weights are packed for onnxruntime (BitShift), which OpenVINO computes wrongly",
-            remedy="Export with `deploy: {runtime: openvino}`: INT4 and INT8 are its containers.",
+            remedy="Export with `deploy: {runtime: openvino}`, which stores weights as INT4 and INT8.",
         )
 
 

@@ -1,9 +1,9 @@
 """Running an exported file with PyTorch: eager or compiled, on the CPU or a GPU.
 
-Constants are unfolded once by onnxruntime; what is left of the graph is a list of torch calls.
-PyTorch has no integer kernels for these graphs: weights of few bits are dequantized when the file
-is loaded, activations are not rounded, and a small file only *stores* small here. Accuracy on this
-runtime is that of exactly this computation.
+onnxruntime evaluates the constant part of the graph once; the rest becomes a list of torch calls.
+PyTorch has no integer kernels for these graphs: low-bit weights are dequantized when the file
+is loaded, activations are not rounded, and low bits make only the file smaller. Accuracy on this
+runtime is measured with exactly this computation.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _operator(node: onnx.NodeProto) -> Callable[..., Tensor]:
 
 
 def _padded(x: Tensor, pads: list[int] | None, value: float = 0.0) -> tuple[Tensor, list[int]]:
-    """ONNX has begins, then ends. Equal ones are the operator's own; others are laid on before."""
+    """The input, and the padding that is left for the operator. ONNX lists all begins, then all ends; if they differ,
+    the input is padded here, since torch operators pad both sides equally."""
     if not pads:
         return x, [0] * (x.ndim - 2)
     half = len(pads) // 2
@@ -185,7 +186,7 @@ def _load(path: Path, threads: int, device: str, compiled: bool) -> Loaded:
 
 
 def eager(path: Path, threads: int) -> Loaded:
-    """PyTorch on the CPU, call by call."""
+    """PyTorch on the CPU, eager."""
     return _load(path, threads, "cpu", compiled=False)
 
 
@@ -195,7 +196,7 @@ def compiled(path: Path, threads: int) -> Loaded:
 
 
 def cuda(path: Path, threads: int) -> Loaded:
-    """PyTorch on a GPU; input and output stay there while it is timed."""
+    """PyTorch on a GPU; input and output stay there during timing."""
     return _load(path, threads, "cuda", compiled=False)
 
 
