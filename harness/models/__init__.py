@@ -1,7 +1,7 @@
 """Student and teacher families: ``build(input_shape, classes, **options) -> nn.Module``.
 
-A shape, a number of classes and options come in, a module with its first weights goes out. Nothing here trains. A new
-family is one function and one line in ``MODELS``.
+Input: the shape of a sample, the number of classes and options. Output: a module with initial weights. Nothing here
+trains. A new family is one function and one line in ``MODELS``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODELS = {
     "convnet": Method(
         f"{_HERE}.convnet:convnet",
         {
-            "width": Param(int, 16, low=1, high=4096, doc="channels of stage 1; each next has twice as many"),
+            "width": Param(int, 16, low=1, high=4096, doc="channels of stage 1; each stage doubles them"),
             "stages": Param(int, 2, low=1, high=5),
             "norm": Param(str, "batch", choices=("batch", "none")),
         },

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Add(nn.Module):
     """``forward(a, b) -> a + b`` for tensors of equal shape.
 
-    A bare ``a + b`` in a model is exported as it is and stays float32 in a quantized file; this
-    module lets the exporter write the sum between bytes.
+    A plain ``a + b`` in a model stays float32 in a quantized file. With this module, the exporter quantizes both
+    inputs of the sum.
     """
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

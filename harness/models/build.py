@@ -1,4 +1,4 @@
-"""From a recipe's model to a module: family or user's function, weights, and a check of its output."""
+"""Building a recipe's model: call the family or the user's function, load a checkpoint, check the output's shape."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.models import MODELS
 from harness.models.seeding import seeded
 from harness.recipe import Model
 
-_SHOWN = 3  # differences told in one message
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts keep the weights
+_SHOWN = 3  # differences listed in one message
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save the weights
 
 
 def build_model(
@@ -25,7 +25,7 @@ def build_model(
     """Build ``model`` on the CPU, in training mode.
 
     Args:
-        seed: of the first weights (:func:`harness.models.seeding.seeded`).
+        seed: decides the initial weights (:func:`harness.models.seeding.seeded`).
         where: the recipe's section, ``student`` or ``teacher``, for error messages.
     Raises:
         SpaceError: the user's function, the checkpoint or the output's shape is wrong.
@@ -35,7 +35,7 @@ def build_model(
         load_checkpoint(module, Path(model.checkpoint).expanduser(), f"{where}.checkpoint")
     _check_output(module, model.name, tuple(input_shape), classes, f"{where}.model")
     if isinstance(module, nn.Linear):
-        module = nn.Sequential(module)  # everything names a layer by its path, and a layer alone has none
+        module = nn.Sequential(module)  # gives the layer a path, by which layers are named
     return module.train()
 
 
@@ -80,9 +80,9 @@ def _listed(shape: tuple[int, ...]) -> str:
 
 
 def load_checkpoint(module: nn.Module, file: Path, path: str) -> None:
-    """Load a ``.safetensors`` or ``torch.save(state_dict)`` file into ``module``, all of it.
+    """Load a ``.safetensors`` or ``torch.save(state_dict)`` file into ``module``; all names and shapes must match.
 
-    Nothing is unpickled but tensors.
+    Only tensors are unpickled.
 
     Raises:
         SpaceError: at ``path``, with the first differences between the file and the module.

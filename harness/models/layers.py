@@ -1,4 +1,4 @@
-"""What the convolutional families share: their input's shape, a block, and their first weights."""
+"""Parts shared by the convolutional families: a check of the input shape, a block, and the initialization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from torch import nn
 
 
 def image_shape(input_shape: tuple[int, ...], smallest: int = 1) -> tuple[int, int, int]:
-    """(channels, height, width), or a ValueError where the samples are not images of that size."""
+    """(channels, height, width).
+
+    Raises:
+        ValueError: the samples are no images, or smaller than ``smallest``.
+    """
     if len(input_shape) != 3:
         raise ValueError(
             "needs images (channels, height, width), but a sample has the shape "
@@ -27,8 +31,8 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, norm: str = "
 
 
 def he_initialize(module: nn.Module) -> None:
-    """Convolutions from a normal distribution of variance 2 / fan-out, biases 0 (He et al. 2015,
-    arXiv:1502.01852, sec. 2.2); linear layers keep torch's start."""
+    """Initialize convolutions from a normal distribution of variance 2 / fan-out, biases with 0 (He et al. 2015,
+    arXiv:1502.01852, sec. 2.2); linear layers keep torch's initialization."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -2,9 +2,9 @@
 
     conv 5x5 (20) - max pool 2 - conv 5x5 (50) - max pool 2 - linear (500) - ReLU - linear (classes)
 
-At width 1 and 28 x 28 inputs it has 431,080 parameters, as there.
-Differs from Caffe's: ReLU after each convolution too; images smaller than 16 x 16, which two
-unpadded 5x5 convolutions and poolings would use up, are padded so that convolutions keep the size.
+At width 1 and 28 x 28 inputs it has 431,080 parameters, as in the paper.
+Differs from Caffe's: ReLU also after each convolution; for images smaller than 16 x 16 the convolutions are
+padded to keep the size, since two unpadded 5x5 convolutions and poolings would leave no pixel.
 """
 
 from __future__ import annotations

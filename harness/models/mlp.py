@@ -10,7 +10,7 @@ from torch import nn
 
 
 def mlp(input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (128,)) -> nn.Module:
-    """``fc1 .. fcN``; ``hidden=[300, 100]`` is LeNet-300-100 (LeCun et al. 1998)."""
+    """Linear layers ``fc1 .. fcN``; ``hidden=[300, 100]`` is LeNet-300-100 (LeCun et al. 1998)."""
     parts: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     sizes = [math.prod(input_shape), *hidden]
     for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):

@@ -1,9 +1,9 @@
 """CIFAR-style residual network (He et al. 2016, arXiv:1512.03385, sec. 4.2): depth 6n + 2.
 
-A 3x3 convolution, three stages of n blocks with width, 2 width and 4 width channels (the second and
-third halve the image), average pooling, a linear layer. A block is two 3x3 convolutions and a sum.
-Differs from the paper: where the shape changes, the shortcut is a 1x1 convolution with norm (their
-option B; sec. 4.2 uses A, padding with zeros), so that channels can be removed on both branches.
+A 3x3 convolution, three stages of n blocks with width, 2 * width and 4 * width channels (the second and
+third stage halve the image), average pooling, a linear layer. A block is two 3x3 convolutions and a sum.
+Differs from the paper: where the shape changes, the shortcut is a 1x1 convolution with norm (the paper's
+option B; its sec. 4.2 uses A, padding with zeros), so that channels can be removed on both branches.
 """
 
 from __future__ import annotations

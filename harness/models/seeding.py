@@ -1,8 +1,8 @@
-"""Random numbers that a seed decides, whoever draws them.
+"""Seeding of all global random number generators.
 
-A student, its first weights or a user's data may draw from the generators of the whole process: torch's
-(``nn.Dropout``, ``torch.rand``; on every device), numpy's (``np.random.rand``) and Python's (``random``).
-A generator that a user's code makes for itself is that code's to seed.
+A student, its initialization or a user's data function may draw from the global generators of torch
+(``nn.Dropout``, ``torch.rand``; on every device), numpy (``np.random.rand``) and Python (``random``).
+A user's code that creates its own generator must seed it itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @contextmanager
 def seeded(*words: int) -> Iterator[None]:
-    """While open, those generators start from ``words`` (>= 0; one word is the seed itself); afterwards they
-    stand where they stood before."""
+    """Seed the global generators with ``words`` (each >= 0; a single word is the seed itself) on entry, and restore
+    their states on exit."""
     seed = words[0] if len(words) == 1 else int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     numpys, pythons = np.random.get_state(), random.getstate()
@@ -38,7 +38,7 @@ def seeded(*words: int) -> Iterator[None]:
 
 
 def draws(work: Callable[[], object]) -> bool:
-    """Does ``work()`` draw from those generators? They stand where they stood before afterwards."""
+    """Whether ``work()`` draws from the global generators. Their states are restored."""
     with seeded(0), _TorchDraws() as torchs:
         before = _positions()
         work()
@@ -46,7 +46,8 @@ def draws(work: Callable[[], object]) -> bool:
 
 
 class _TorchDraws(TorchDispatchMode):
-    """Notes whether this thread calls an operator that draws. Another thread may move the generator meanwhile."""
+    """Records whether this thread calls a torch operator that draws. The generator's state would not do: another thread
+    may change it meanwhile."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +59,6 @@ class _TorchDraws(TorchDispatchMode):
 
 
 def _positions() -> tuple[object, ...]:
-    """Where numpy's and Python's generators stand."""
+    """The states of numpy's and Python's generators."""
     _, keys, place, *_ = np.random.get_state(legacy=True)
     return np.asarray(keys).tobytes(), place, random.getstate()

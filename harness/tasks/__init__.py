@@ -1,7 +1,7 @@
 """Tasks: functions that return a :class:`harness.tasks.data.Data` (three disjoint parts).
 
-Options of a recipe's ``task`` come in, arrays checked against every rule go out. Nothing here trains, and nothing is
-downloaded. A new task is one function and one line in ``TASKS``.
+Input: the options of a recipe's ``task``. Output: checked arrays. Nothing here trains. Only the torchvision tasks
+download anything, and only with ``download: true``. A new task is one function and one line in ``TASKS``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ _HERE = "harness.tasks"
 _SPLIT = {
     "validation": Param(float, 0.15, low=0, high=1, low_open=True, high_open=True, doc="share of train"),
     "split_seed": Param(int, 0, low=0),
-    "split": Param(str, "", doc="an .npz of row numbers, train and validation, instead of the seeded split"),
+    "split": Param(str, "", doc="an .npz of row numbers, train and validation; replaces the seeded split"),
 }
-_SUBSET = {"train_limit": Param(int, 0, low=0, doc="use only so many training samples (0: all)")}
+_SUBSET = {"train_limit": Param(int, 0, low=0, doc="number of training samples to use (0: all)")}
 _TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, ""), "download": Param(bool, True)}
 
 TASKS = {

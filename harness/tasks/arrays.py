@@ -29,14 +29,15 @@ def arrays(
 ) -> Data:
     """Data from .npz files; ``train``, ``test`` and ``validation_samples`` are each a file, or a glob of parts.
 
-    Parts are read in the order of their names. Nothing is unpickled. Validation is a part of ``train``, by the
-    rows in ``split`` or by a seeded split, unless ``validation_samples`` brings it.
+    Parts are read in the order of their names. Nothing is unpickled. Without ``validation_samples``, the validation
+    part is taken from ``train``: the rows in ``split``, or a seeded split.
 
     Raises:
-        SpaceError: at ``task.train``, ``task.test``, ``task.split`` or ``task.validation_samples``.
+        SpaceError: an option is wrong; names ``task.train``, ``task.test``, ``task.split`` or
+            ``task.validation_samples``.
     """
     if split and validation_samples:
-        raise SpaceError("task.split", "does not go with task.validation_samples", split, "Give one of the two.")
+        raise SpaceError("task.split", "excludes task.validation_samples", split, "Give one of the two.")
     files = {"train": _files("task.train", train), "test": _files("task.test", test)}
     if validation_samples:
         files["validation_samples"] = _files("task.validation_samples", validation_samples)
@@ -65,7 +66,7 @@ def from_files(
     rows: str = "",
     class_names: tuple[str, ...] = (),
 ) -> Data:
-    """Data from the parts of train and the parts of test; ``held``: those of validation."""
+    """Data from files, where each of train, test and ``held`` (validation) may consist of several parts."""
     samples = {"train": _joined("task.train", train), "test": _joined("task.test", test)}
     if held is not None:
         samples["validation"] = _joined("task.validation_samples", held)
@@ -115,7 +116,7 @@ def _read(path: str, file: Path) -> Samples:
 
 
 def _is_single(file: Path) -> bool:
-    """Is it one array, as ``numpy.save`` writes it?"""
+    """Whether the file is a single array as ``numpy.save`` writes it."""
     if not file.is_file():
         return False
     with open(file, "rb") as start:

@@ -1,4 +1,4 @@
-"""Checks of arrays that a user brings: one clear message for each thing that may be wrong."""
+"""Checks of a user's arrays, with one message for each possible mistake."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ SHAPES = "(samples, features), (samples, height, width) or (samples, channels, h
 
 
 def checked(path: str, where: str, x: Any, y: Any) -> Samples:
-    """x and y as harness keeps them, or a :class:`SpaceError` at ``path`` that names ``where``.
+    """x and y converted to :data:`Samples`.
 
-    x  uint8 stays, floats become float32; images without channels get one
+    x  uint8 stays, floats become float32; images without a channel axis get one
     y  integers, (N,)
+    Raises:
+        SpaceError: at ``path``; the text names ``where``.
     """
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim not in (2, 3, 4):
@@ -45,8 +47,12 @@ def checked(path: str, where: str, x: Any, y: Any) -> Samples:
 
 
 def check_together(path: str, parts: Mapping[str, Samples]) -> None:
-    """Parts must have one sample shape and dtype; ``train`` must have the classes 0..C-1, C > 1, and
-    the others none beside these."""
+    """Check that all parts have the same sample shape and dtype, that ``train`` has samples of all classes 0..C-1,
+    C > 1, and that the other parts have no other classes.
+
+    Raises:
+        SpaceError: at ``path``.
+    """
     train_x, train_y = parts["train"]
     present = np.unique(train_y)
     if len(present) < 2:
@@ -68,10 +74,10 @@ def check_together(path: str, parts: Mapping[str, Samples]) -> None:
 
 
 def metric_values(found: Any) -> dict[str, float]:
-    """What a task's metrics function returned, as name -> finite number.
+    """The result of a task's metrics function, checked: name -> finite number.
 
     Raises:
-        TrialError: it is something else; names the metric.
+        TrialError: the result is something else; names the metric.
     """
     if not isinstance(found, Mapping):
         raise TrialError(f"metrics must return a mapping name -> number, but got {type(found).__name__!r}")

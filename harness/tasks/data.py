@@ -1,9 +1,8 @@
-"""What a task delivers: three disjoint parts in raw units, and how to normalize them.
+"""A task's data: three disjoint parts in raw units, and their normalization.
 
-Training, validation and test are disjoint samples. Validation is carved out of the training
-samples by a seeded, stratified split; the mean and standard deviation come from what is left
-for training. Nothing is ever selected on test. The exported file takes raw units and normalizes
-by itself.
+Training, validation and test are disjoint samples. A seeded, stratified split separates validation from
+the training samples; mean and standard deviation are computed from the remaining training samples.
+Nothing is selected on test. The exported file takes raw units and normalizes its input itself.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from harness.tasks.split import rows_of, split, stratified
 Part = tuple[Tensor, Tensor]
 Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
 
-VALIDATION = 0.15  # share of the training samples, where the task does not say
-MOST_LABELS = 20  # of which each is counted in words
-_CHUNK = 1024  # samples converted to float64 at a time
+VALIDATION = 0.15  # default share of the training samples; more measures more precisely and trains on less
+MOST_LABELS = 20  # up to this number of classes, `parts` lists the count of each
+_CHUNK = 1024  # samples converted to float64 at a time; bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """Three disjoint parts, each x (N, *input_shape) uint8 or float32 in raw units and y (N,) int64.
 
-    mean, std  in raw units, of the training part only: one number a channel of an image (C, H, W),
-               one a feature of float (F,), one number for uint8 (F,)
-    metrics    the task's own, beside accuracy: logits (N, C), labels (N,) -> name -> value
-    class_names  of the outputs, in their order; empty where the classes have numbers only
+    mean, std    in raw units, of the training part only: one number per channel for images (C, H, W),
+                 one per feature for float (F,), a single one for uint8 (F,)
+    metrics      the task's own, besides accuracy: logits (N, C), labels (N,) -> name -> value
+    class_names  of the outputs, in order; empty if the classes have only numbers
     """
 
     train: Part
@@ -60,11 +59,11 @@ class Data:
         return tuple(self.train[0].shape[1:])
 
     def fingerprint(self) -> str:
-        """Equal for equal content (samples, their parts and order, normalization) in any process."""
+        """A hash of the content (samples, their parts and order, normalization), the same in every process."""
         return self._digest
 
     def parts(self) -> dict[str, str]:
-        """What the data are made of, in words that differ where the content does."""
+        """A description of the data, name -> text; where the content of two data sets differs, so do the texts."""
         found = {"classes": f"{self.classes} {' '.join(self.class_names)}".strip()}
         found["normalization"] = _short(hashlib.sha256(repr((self.mean, self.std)).encode()))
         for name in ("train", "validation", "test"):
@@ -107,13 +106,14 @@ def assemble(
     """Make :class:`Data` from checked samples.
 
     Args:
-        validation: the share of every class of ``train`` to carve out, or samples of their own.
-        train_limit: use only so many of the training samples that are left (0: all), stratified.
-        rows: a file with the rows of ``train`` that train and those that validate (:func:`rows_of`), empty
+        validation: the share of every class of ``train`` that is used for validation, or separate samples.
+        train_limit: the number of remaining training samples to use, stratified (0: all).
+        rows: a file with the rows of ``train`` for training and for validation (:func:`rows_of`); empty
             for the seeded split.
-        class_names: one a class, in the order of their numbers, or none.
+        class_names: one per class, in the order of the class numbers, or none.
     Raises:
-        SpaceError: fewer training samples asked for than there are classes.
+        SpaceError: a class has no training sample, ``train_limit`` is below the number of classes, or
+            ``class_names`` has another length.
     """
     x, y = train
     if isinstance(validation, tuple):
@@ -141,9 +141,9 @@ def _part(x: np.ndarray, y: np.ndarray) -> Part:
 
 
 def normalization(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation (in float64, then rounded to float32) of x (N, *input_shape).
+    """Mean and standard deviation of x (N, *input_shape), computed in float64 and rounded to float32.
 
-    Per channel of images and per feature of float vectors, whose units differ; one number for
+    One number per channel of images, and per feature of float vectors, whose units may differ; a single number for
     vectors of bytes, which are pixels. A constant channel gets deviation 1.
     """
     single = x.ndim == 2 and x.dtype == np.uint8
@@ -168,10 +168,10 @@ def load_data(selected: Selected) -> Data:
     The user's ``package.module:function`` is called with the section's other keys and returns
     :class:`Data`, or a mapping of arrays ``x_train y_train x_test y_test``, optionally with
     ``x_validation y_validation`` (else 15 % of the training samples), ``metrics``, ``class_names`` and
-    ``normalize`` (as ``task.normalize``, which goes before it where it is not ``auto``).
+    ``normalize`` (as ``task.normalize``, which overrides it unless it is ``auto``).
 
     Raises:
-        SpaceError: the data are not there or not usable; names ``task.name`` for user's code.
+        SpaceError: the data are missing or unusable; names ``task.name`` for a user's function.
     """
     data = _loaded(selected)
     own = selected.normalize if isinstance(selected, Task) else "auto"
@@ -179,10 +179,10 @@ def load_data(selected: Selected) -> Data:
 
 
 def normalized_by(data: Data, own: Normalization, path: str) -> Data:
-    """``data`` with the user's own normalization.
+    """``data`` with the user's normalization.
 
     Raises:
-        SpaceError: at ``path``, where there are more numbers than one and not one a channel.
+        SpaceError: at ``path``; the normalization has neither one number nor one per channel.
     """
     if own == "auto":
         return data
@@ -199,7 +199,7 @@ def _loaded(selected: Selected) -> Data:
         return TASKS[selected.name].load()(**selected.options)
     function = load_own(selected.name, "task.name")
     try:
-        with seeded(0):  # every process of a study must have the same samples
+        with seeded(0):  # so that all processes of a study get the same samples
             found = function(**selected.options)
     except HarnessError:
         raise
@@ -211,10 +211,10 @@ def _loaded(selected: Selected) -> Data:
 
 
 def own_metrics(data: Data, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The task's own metrics of logits (N, C), by name; none where the task has none.
+    """The task's own metrics of logits (N, C): name -> value; empty if the task has none.
 
     Raises:
-        TrialError: the task's function raised, or returned something else than finite numbers.
+        TrialError: the task's function raised, or did not return finite numbers.
     """
     if data.metrics is None:
         return {}
@@ -226,10 +226,10 @@ def own_metrics(data: Data, logits: np.ndarray, labels: np.ndarray) -> dict[str,
 
 
 def metric_names(data: Data, name: str) -> list[str]:
-    """Names of the task's own metrics, found on random predictions for validation and test.
+    """Names of the task's own metrics, from a call with random predictions for validation and for test.
 
     Raises:
-        SpaceError: the metrics of the task ``name`` cannot be computed there, or are not finite.
+        SpaceError: the metrics of the task ``name`` cannot be computed, or are not finite.
     """
     found: dict[str, float] = {}
     for part in ("validation", "test"):

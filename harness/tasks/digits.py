@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 real handwritten digits, 8 x 8, values 0..16: installed with it, no download."""
+"""scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, values 0..16. Part of scikit-learn, so no download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from harness.tasks.data import VALIDATION, Data, assemble
 from harness.tasks.split import rows_of
 from harness.tasks.split import split as carve
 
-# What ``sklearn.datasets.load_digits`` reads; importing scikit-learn for it takes 2 to 3 s, in every worker.
+# The file that ``sklearn.datasets.load_digits`` reads. It is read directly because importing scikit-learn takes 2 to
+# 3 s in every worker.
 FILE = "sklearn/datasets/data/digits.csv.gz"
 _TEST_SEED = 0
 
@@ -19,9 +20,9 @@ _TEST_SEED = 0
 def digits(validation: float = VALIDATION, split_seed: int = 0, test: float = 0.2, split: str = "") -> Data:
     """Digits as bytes (1, 8, 8).
 
-    The set has no test part of its own; ``test`` of it is set aside by a fixed seed, so that
-    another ``split_seed`` moves samples between training and validation only. The file ``split`` has the rows
-    of all three parts, as scikit-learn's ``load_digits`` numbers them.
+    The data set has no test part. The share ``test`` is set aside with a fixed seed, so that ``split_seed`` moves
+    samples only between training and validation. The file ``split`` has the rows of all three parts, numbered
+    as in scikit-learn's ``load_digits``.
     """
     table = np.loadtxt(str(distribution("scikit-learn").locate_file(FILE)), delimiter=",", dtype=np.uint8)
     x, y = table[:, :64].reshape(-1, 1, 8, 8), table[:, 64].astype(np.int64)

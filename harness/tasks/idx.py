@@ -1,7 +1,7 @@
-"""The idx files of MNIST: un-gzip them into a folder of ours, and tell a whole one from a torn one.
+"""The idx files of MNIST: read them, check that they are complete, and decompress their archives into the cache.
 
 Header: two zero bytes, type (8: unsigned byte), number of dimensions, each dimension as a
-big-endian 32-bit number; then the bytes.
+big-endian 32-bit number; the data follow.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from harness.errors import SpaceError
 
 
 def check_whole(file: Path) -> tuple[int, ...]:
-    """The shape that the header of an idx file of bytes says.
+    """The shape in the header of an idx file of bytes.
 
     Raises:
-        SpaceError: it is none, or not of the size that the shape asks for.
+        SpaceError: it is no such file, or its size does not fit the shape.
     """
     try:
         with open(file, "rb") as stream:
@@ -50,16 +50,16 @@ def check_whole(file: Path) -> tuple[int, ...]:
 
 
 def read(file: Path) -> np.ndarray:
-    """The bytes of a whole idx file, in its shape."""
+    """The array in a complete idx file of bytes."""
     shape = check_whole(file)
     return np.fromfile(file, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 def unpacked(archives: list[Path], cache: Path, inside: str) -> Path:
-    """Un-gzip ``archives`` to ``<root>/<inside>/`` and return ``root``, a folder in ``cache``.
+    """Decompress ``archives`` to ``<root>/<inside>/`` and return ``root``, a folder in ``cache``.
 
-    The root is named after the archives' checksums, so that other archives never meet old files. A
-    file appears whole or not at all; one that is already there is used again.
+    The name of ``root`` contains a checksum of the archives, so that files of other archives are never used. Every file
+    is written atomically; a file that exists is reused.
     """
     try:
         root = cache / f"unpacked-{_key(archives)}"
@@ -78,7 +78,7 @@ def unpacked(archives: list[Path], cache: Path, inside: str) -> Path:
 
 
 def _key(archives: list[Path]) -> str:
-    """From each archive's last eight bytes: CRC-32 and size of what it holds (RFC 1952, 2.3.1)."""
+    """A hash of each archive's last eight bytes: CRC-32 and size of its content (RFC 1952, 2.3.1)."""
     digest = hashlib.sha256()
     for archive in archives:
         with open(archive, "rb") as stream:

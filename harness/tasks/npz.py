@@ -1,4 +1,4 @@
-"""Arrays of an .npz file: nothing is unpickled, and nothing is allocated that the archive does not hold."""
+"""Reading arrays of an .npz file without unpickling, and without allocating more than the archive holds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def read_npz(file: Path, names: Sequence[str]) -> list[np.ndarray]:
     """The arrays ``names`` of the archive.
 
     Raises:
-        KeyError: an array is missing; its text lists the names that there are.
-        one of ``UNREADABLE``: it is no such archive, is damaged, or states other sizes than it holds.
+        KeyError: an array is missing; the text lists the names in the archive.
+        one of ``UNREADABLE``: the file is no such archive, is damaged, or states sizes that it does not hold.
     """
     if not file.is_file():
         raise ValueError("it is no regular file")
@@ -31,7 +31,8 @@ def read_npz(file: Path, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """The header is compared with the member's size before anything is allocated: it may state terabytes."""
+    """The array in the member ``name``. Its header is compared with the member's size before anything is allocated,
+    because a forged header may state terabytes."""
     with archive.open(name) as stream:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):

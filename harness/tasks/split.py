@@ -1,4 +1,4 @@
-"""How one part is carved out of another: a seeded, stratified choice of samples, or the user's own rows."""
+"""Splitting samples into parts: a seeded, stratified choice, or the user's row numbers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from harness.tasks.npz import UNREADABLE, read_npz
 
 
 def stratified(labels: np.ndarray, count: int, seed: int, leave: int = 0) -> np.ndarray:
-    """Choose ``count`` samples in which every class has its share.
+    """Choose ``count`` samples in which every class has the same share as in ``labels``.
 
     Args:
         labels: class of every sample, (N,).
-        count: samples to choose. It is moved to the nearest number that can be had: each class
-            gives at least one sample and keeps at least ``leave`` (a class of ``leave`` samples
-            or fewer gives none).
+        count: number of samples to choose. It is moved to the nearest possible number: at least one
+            sample of each class is chosen and at least ``leave`` are left (of a class of ``leave`` samples
+            or fewer, none is chosen).
         seed: the same labels, count and seed give the same choice.
     Returns:
-        Ascending indices (count,). A class's number of samples is within one of its exact share,
-        except where the limits above decide it.
+        Ascending indices (count,). The number of samples of a class is within one of its exact share,
+        unless one of the limits above applies.
     """
     values, sizes = np.unique(labels, return_counts=True)
     taken = _shares(sizes, count, leave)
@@ -46,16 +46,16 @@ def _shares(sizes: np.ndarray, count: int, leave: int) -> np.ndarray:
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, carved): ``carved`` holds ``share`` of every class, ``kept`` the others.
+    """Indices (kept, carved): ``carved`` has the share ``share`` of every class, ``kept`` the rest.
 
-    Every class keeps at least one sample; one with two or more gives at least one.
+    ``kept`` has at least one sample of every class; ``carved`` has one of every class with two or more.
     """
     carved = stratified(labels, round(share * len(labels)), seed, leave=1)
     return np.setdiff1d(np.arange(len(labels)), carved), carved
 
 
 def rows_of(file: str, count: int, parts: tuple[str, ...] = ("train", "validation")) -> list[np.ndarray]:
-    """The row numbers of each part in the user's .npz ``file``, of ``count`` samples. Rows in no part are unused.
+    """The row numbers of each part, from the user's .npz ``file``. Rows 0..``count`` - 1 that no part names are unused.
 
     Raises:
         SpaceError: at ``task.split``.

@@ -1,8 +1,8 @@
-"""MNIST, Fashion-MNIST and CIFAR-10 as torchvision lays them out, downloaded by it.
+"""MNIST, Fashion-MNIST and CIFAR-10 in torchvision's folder layout.
 
-Looked for in ``root``, else the folder named by ``HARNESS_DATA``, then in the user's cache;
-downloaded into the cache where none has them and ``download`` allows it. A folder that holds only the
-original .gz files (it may be read-only) is served by un-gzipping them into the cache.
+They are searched in ``root`` (default: the folder named by ``HARNESS_DATA``), then in the user's cache. If neither has
+them and ``download`` is true, torchvision downloads them into the cache. If a folder holds only the original .gz
+files, these are decompressed into the cache; the folder may be read-only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def fashion_mnist(
     download: bool = True,
     split: str = "",
 ) -> Data:
-    """Zalando's 60,000 + 10,000 pictures of clothes, bytes (1, 28, 28)."""
+    """Zalando's 60,000 + 10,000 images of clothes, bytes (1, 28, 28)."""
     train, test = _idx_set("FashionMNIST", root, download)
     kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
     return assemble(train, test, class_names=_CLOTHES, **kept)
@@ -63,7 +63,7 @@ def cifar10(
     download: bool = True,
     split: str = "",
 ) -> Data:
-    """Krizhevsky's 50,000 + 10,000 small pictures, bytes (3, 32, 32).
+    """Krizhevsky's 50,000 + 10,000 small images, bytes (3, 32, 32).
 
     Read from torchvision's ``cifar-10-batches-py``, else from ``cifar10/{train*,test}.npz``.
     """
@@ -104,7 +104,7 @@ def _idx_set(name: str, root: str, download: bool) -> tuple[Samples, Samples]:
 
 
 def _idx_root(name: str, root: str) -> Path | None:
-    """The first folder that has the four files, after un-gzipping where there are only archives."""
+    """The first folder that has the four files (only archives: decompressed first); None if there is none."""
     for folder in data_roots(root):
         raw = folder / name / "raw"
         if all((raw / file).is_file() for file in IDX_FILES):
@@ -116,11 +116,11 @@ def _idx_root(name: str, root: str) -> Path | None:
 
 
 def _opened(name: str, folder: Path, train: bool, download: bool = False) -> Any:
-    from torchvision import datasets  # 4 to 5 s to import: paid only where it is used
+    from torchvision import datasets  # here, because the import takes 4 to 5 s
 
     try:
         return getattr(datasets, name)(folder, train=train, download=download)
-    except Exception as error:  # torchvision passes on what the network, files and archives raise
+    except Exception as error:  # torchvision lets network, file and archive errors through
         failed = f"download {name}" if download else f"read {name} in {folder}"
         reason = str(error).strip() or type(error).__name__
         raise SpaceError("task.name", f"torchvision cannot {failed} ({reason})", remedy=_REMEDY) from error
@@ -130,7 +130,7 @@ _REMEDY = "Set HARNESS_DATA (or task.root) to a folder that has it."
 
 
 def _downloaded(name: str, inside: str) -> Path:
-    """Download into the cache: beside its place first, so that a half download never looks whole."""
+    """Download into the cache: first into a temporary folder, so that a partial download is never used."""
     cache = cache_folder() / "data"
     try:
         (cache / inside).parent.mkdir(parents=True, exist_ok=True)

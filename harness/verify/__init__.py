@@ -1,4 +1,4 @@
-"""Do the numbers hold? Files measured again, points trained again on new seeds.
+"""Verification of a study: measure its files again (``check``), train its points on new seeds (``confirm``).
 
-A finished study comes in; verdicts with intervals go out. No result of a search is changed here.
+Input: a finished study. Output: verdicts with intervals. No result of the search is changed.
 """

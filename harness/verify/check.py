@@ -1,6 +1,6 @@
-"""Does what a study says hold here? The front's files are measured again, all of them.
+"""``check``: measure all files of a study's front on this machine, and compare with the study's numbers.
 
-Runs the code that the study names (a task gives the validation data) once the user has agreed to it.
+Runs the code that the study names (a task loads the validation data) only if the user has agreed to it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from harness.measure.lab import Job, Lab
 from harness.records import WIDEST_FP32, TrialRecord, matches, parse_record, trial_folder
 from harness.space import trust
 
-RATIO_TOLERANCE = 0.05
+RATIO_TOLERANCE = 0.05  # of a latency ratio: the least difference that counts; less would flag noise between machines
 FLIPPED = 2  # samples whose class may differ on another instruction set or runtime version
-SATURATED = 0.01  # share of the samples, where the record does not say that its integers were exact
+SATURATED = 0.01  # share of the samples whose class may differ if the record does not tell that integers were exact
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One number that a study states, beside what was found here."""
+    """One number that a study states (``claimed``), and the number measured here (``found``)."""
 
     file: str
     quantity: str
@@ -49,7 +49,7 @@ def check(
 
     Args:
         seconds: timed seconds per file and process.
-        trusted: run the code that the study names; otherwise ``ask`` is asked (:mod:`harness.space.trust`).
+        trusted: run the code that the study names; otherwise call ``ask`` (:mod:`harness.space.trust`).
     Raises:
         SpaceError: the folder holds no finished study, or names code that the user has not agreed to.
     """
@@ -63,7 +63,7 @@ def check(
 
 
 def claimed_records(folder: Path) -> dict[int, TrialRecord]:
-    """The records of the front and of the reference as they stand, whatever became of their files."""
+    """The records of the front and of the reference. Their files may be missing or changed."""
     study, wrong = read_or_damage(folder / "study.json")
     if wrong:
         raise SpaceError("", wrong, file=str(folder), remedy=AGAIN)
@@ -80,7 +80,7 @@ def claimed_records(folder: Path) -> dict[int, TrialRecord]:
         try:
             record = parse_record(path.parent, folder)
         except (OSError, ValueError, FileMistake):
-            continue  # not one of the front's, or it is missed below
+            continue  # if it belongs to the front, the check of `lost` below reports it
         if record.number in study["front"] or record.baseline == WIDEST_FP32:
             found[record.number] = record
     lost = sorted(set(study["front"]) - set(found))
@@ -99,7 +99,7 @@ def _bytes(folder: Path, record: TrialRecord) -> Claim:
 
 
 def _scores(folder: Path, record: TrialRecord) -> list[Claim]:
-    """Accuracy and the task's own metrics, from the file."""
+    """Claims on accuracy and on the task's own metrics, computed from the file."""
     from harness.recipe import parse_recorded
     from harness.registries import REGISTRIES
     from harness.trial import score
@@ -118,7 +118,10 @@ def _scores(folder: Path, record: TrialRecord) -> list[Claim]:
 
 
 def _allowed(there: Mapping[str, Any], n: int) -> tuple[float, str]:
-    """By how much an accuracy on ``n`` samples may differ from a record's, and that in words."""
+    """The allowed difference of an accuracy on ``n`` samples from the record's, and the rule in words.
+
+    ``there`` is the environment in the record.
+    """
     if "session_options" not in there:
         return max(SATURATED, FLIPPED / n), f"within {SATURATED:.0%} (the record does not say how integers were summed)"
     if all(there.get(k) == environment()[k] for k in ("isa", "onnxruntime", "session_options")):
@@ -129,7 +132,7 @@ def _allowed(there: Mapping[str, Any], n: int) -> tuple[float, str]:
 def _latencies(
     folder: Path, records: Mapping[int, TrialRecord], seconds: float, processes: int, lab: Callable[[], Lab]
 ) -> list[Claim]:
-    """Ratios to the widest fp32 student: they travel between machines better than milliseconds."""
+    """Claims on latency ratios to the widest fp32 student: ratios differ less between machines than milliseconds."""
     reference = next((r for r in records.values() if r.baseline == WIDEST_FP32), None)
     if reference is None or "latency_ms" not in reference.measurements:
         return []
@@ -145,7 +148,7 @@ def _ratio(record: TrialRecord, reference: TrialRecord, timing: Timing) -> Claim
     claimed = own.median / base.median
     low, high = own.interval()[0] / base.interval()[1], own.interval()[1] / base.interval()[0]
     here = (timing.ratio_interval[1] - timing.ratio_interval[0]) / 2
-    width = math.hypot((high - low) / 2, here)  # of the difference of two independent ratios
+    width = math.hypot((high - low) / 2, here)  # half-width for the difference of two independent ratios
     allowed = max(width, RATIO_TOLERANCE * claimed)
     rule = f"within {allowed / claimed:.1%}: the intervals, at least {RATIO_TOLERANCE:.0%}"
     holds = abs(timing.ratio - claimed) <= allowed

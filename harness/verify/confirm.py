@@ -1,10 +1,10 @@
-"""Confirming a front: its likely members trained again on new seeds, and timed side by side.
+"""``confirm``: train the likely members of a front on new seeds, and time their files side by side.
 
-    which points -> train each on k seeds -> test accuracy, once -> bench -> members by validation, with intervals
+    choose points -> train each on k seeds -> test accuracy, once -> bench -> members by validation, with intervals
 
-What won the search is flattered by its selection (the winner's curse); what is published after
-this is the confirmed value, with the search's own beside it. A run that was interrupted goes on:
-a seed that has its record is not trained again.
+The search selected its best points by their measured values, so these values are biased upwards (the winner's curse).
+The confirmed values are published beside those of the search. An interrupted run can be continued: a seed that has its
+record is not trained again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.space.space import Space, load_space
 from harness.trial.job import Prepared, TrialJob
 from harness.verify.membership import confirmed, likely
 
-SEEDS_FROM = 2**30  # beyond every seed that a search gives
+SEEDS_FROM = 2**30  # larger than every seed of a search, so that new trainings are independent of it
 RESULT = "confirm.json"
 
 
@@ -54,11 +54,11 @@ def confirm(
     """Confirm the front of the study in ``folder`` and write ``confirm.json``.
 
     Args:
-        seeds: trainings of each point.
-        bound: points whose probability of being on the front is above it are confirmed,
-            at most ``most`` of them, the likeliest first.
-        repeat: 1, 2, ... confirms again, independently, on other seeds.
-        trusted: run the code that the study names; otherwise ``ask`` is asked (:mod:`harness.space.trust`).
+        seeds: number of trainings per point.
+        bound: confirm the points whose probability of being on the front is above this.
+        most: confirm at most this many points, the most likely first.
+        repeat: 1, 2, ... repeats the confirmation independently, on other seeds.
+        trusted: run the code that the study names; otherwise call ``ask`` (:mod:`harness.space.trust`).
     Raises:
         SpaceError: the folder holds no finished study, or names code that the user has not agreed to.
     """
@@ -73,7 +73,7 @@ def confirm(
             "",
             "is not the space of this search (by its study.json)",
             file=str(folder / "space.yaml"),
-            remedy="Remove it and give the search's command again, which writes it anew.",
+            remedy="Remove it and run the search's command again, which restores it.",
         )
     with run_lock(folder):
         records = _finished(folder, space)
@@ -89,7 +89,11 @@ def confirm(
 
 
 def _finished(folder: Path, space: Space) -> dict[int, TrialRecord]:
-    """Finished trials that keep the constraints, and the reference."""
+    """The records of all finished trials with a value of every objective, by number.
+
+    Raises:
+        SpaceError: there are none.
+    """
     found = {}
     for path in sorted((folder / "trials").glob("[0-9]*")):
         record = read_record(path)
@@ -120,7 +124,7 @@ def _train(
     if todo:
         folders = {n: trial_folder(place.parent.parent, n) for n in chosen}
         again = {n: parse_recorded(t, space.registries, folders[n] / "record.json") for n, t in chosen.items()}
-        with Stop() as stop:  # a signal ends it: what is trained is kept
+        with Stop() as stop:  # a signal ends it; finished trainings are kept
             pool = (make_pool or (lambda s: _pool(s, address)))(space)
             try:
                 stop.take_over()
@@ -138,7 +142,7 @@ def _train(
         record = read_record(path)
         if record is None or record.status != "ok" or not _done(path):
             reason = "no record" if record is None else record.reason
-            raise HarnessError(f"{path}: the point was not trained again ({reason}); the same command goes on")
+            raise HarnessError(f"{path}: the training did not finish ({reason}); run the same command to continue")
         test = read_json(path / "test.json")
         runs[number].append(record.model_copy(update={"diagnostics": {**record.diagnostics, "test": test}}))
     return runs
@@ -178,7 +182,7 @@ def _work(pool: Pool, todo: list[int], jobs: Mapping[int, Any], recipe: Callable
 
 
 def _score(pool: Pool, paths: list[Path]) -> None:
-    """Test accuracy of each file, once."""
+    """Measure every file's test accuracy and write it to ``test.json``."""
     waiting = dict(enumerate(paths))
     todo = list(waiting)
     while todo or pool.running:
@@ -199,7 +203,7 @@ def _time(
     lab: Callable[[], Lab],
     say: Callable[[str], None],
 ) -> dict[int, Timing]:
-    """Latency of each point's file, side by side; points of one structure share their timing."""
+    """Latency of each point's file, measured in one bench; points of equal structure share one timing."""
     reference = next((n for n, r in records.items() if r.baseline == WIDEST_FP32), chosen[0])
     first: dict[tuple[str, ...], int] = {}
     for number in [reference, *chosen]:

@@ -1,4 +1,4 @@
-"""Who is on a front, given noise: membership by drawing, and what a confirmation found."""
+"""Membership of a front under measurement noise, estimated by random draws, and the result of a confirmation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from harness.space.space import Space
 from harness.stats.pareto import nondominated
 from harness.verify.seeds import half_widths
 
-DRAWS = 4000
-SURE = 0.95
+DRAWS = 4000  # the standard error of a probability near 0.95 is then 0.003
+SURE = 0.95  # a member is "sure" from this probability on, "possible" from 1 - SURE on
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Quantities of some points as they are known: means and standard deviations, (N, M)."""
+    """Noisy quantities of N points: means and standard deviations, (N, M) each."""
 
     mean: np.ndarray
     sd: np.ndarray
     logged: np.ndarray  # (M,) whether a column's noise is relative
-    timed: np.ndarray  # (N,) equal for points that share one timing: their latencies err together
+    timed: np.ndarray  # (N,) equal for points that share one timing, whose latencies have the same error
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         noise = rng.normal(size=self.mean.shape)
@@ -38,7 +38,7 @@ class Noisy:
 
 
 def membership(points: Noisy, directions: Sequence[Any], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Probability (N,) of each point to be on the front, by drawing all points again and again."""
+    """Probability (N,) that each point is on the front: its share of ``draws`` random draws of all points."""
     rng = np.random.default_rng(seed)
     count = np.zeros(len(points.mean))
     for _ in range(draws):
@@ -47,8 +47,10 @@ def membership(points: Noisy, directions: Sequence[Any], draws: int = DRAWS, see
 
 
 def likely(space: Space, records: Mapping[int, TrialRecord], bound: float, most: int) -> list[int]:
-    """Numbers of the points that may be on the front, by what is known of their noise: a
-    proportion's for accuracy, the interval's for latency; sizes are exact."""
+    """Numbers of the feasible points whose probability of being on the front is above ``bound``, at most ``most``.
+
+    Noise: binomial for accuracy, the measured interval for latency; sizes are exact.
+    """
     numbers = [n for n, r in records.items() if all(v <= 0 for v in excess(space, r).values())]
     names = [o.name for o in space.objectives]
     mean = np.array([[records[n].value(name) for name in names] for n in numbers], float)
@@ -62,7 +64,7 @@ def likely(space: Space, records: Mapping[int, TrialRecord], bound: float, most:
 
 def _search_noise(record: TrialRecord, name: str) -> float:
     measured = record.measurements[name]
-    if name == "accuracy" or (name not in DIRECTIONS and 0 <= measured.median <= 1):  # a metric: about as a share
+    if name == "accuracy" or (name not in DIRECTIONS and 0 <= measured.median <= 1):  # about binomial
         n = int(measured.conditions.get("n", 1))
         share = min(max(measured.median, 0.5 / n), 1 - 0.5 / n)
         return math.sqrt(share * (1 - share) / n)
@@ -79,7 +81,8 @@ def confirmed(
     runs: Mapping[int, list[TrialRecord]],
     timings: Mapping[int, Timing],
 ) -> dict[str, Any]:
-    """Members by the validation accuracy of the new trainings; what they score on test is only told."""
+    """The content of ``confirm.json``: members are decided by the new trainings' validation accuracies; test values are
+    only reported."""
     tests = np.array([[r.diagnostics["test"]["accuracy"] for r in runs[n]] for n in chosen])
     validations = np.array([[r.value("accuracy") for r in runs[n]] for n in chosen], float)
     n_test = float(runs[chosen[0]][0].diagnostics["test"]["n"])
@@ -91,7 +94,7 @@ def confirmed(
         [[_value(name, validations[i].mean(), runs[n], timings[n]) for name in names] for i, n in enumerate(chosen)]
     )
     errors = {name: pooled_error([[r.value(name) or 0.0 for r in runs[n]] for n in chosen]) for name in metrics}
-    error = around / (1.96 * math.sqrt(2))  # of one mean, not of two
+    error = around / (1.96 * math.sqrt(2))  # of one mean; `around` is for the difference of two
     sd = np.array(
         [[errors.get(name, _noise(name, error[i], timings[n])) for name in names] for i, n in enumerate(chosen)]
     )
@@ -127,19 +130,21 @@ def _interval(mean: float, half: float) -> list[float]:
 
 
 def pooled_error(values: Sequence[Sequence[float]]) -> float:
-    """Standard error of the mean of a task's metric over new trainings, from values (N, k) of N points: the
-    deviation between the k > 1 trainings of a point, pooled over the points."""
+    """Standard error of the mean of a task's metric over new trainings, from values (N, k > 1) of N points.
+
+    The variance between the k trainings of a point is averaged over the points.
+    """
     found = np.asarray(values, float)
     return float(np.sqrt(found.var(axis=1, ddof=1).mean() / found.shape[1]))
 
 
 def _mean(name: str, runs: list[TrialRecord]) -> float:
-    """Mean of a task's metric on validation; a finished trial has each of them."""
+    """Mean of a task's metric on validation; every finished trial has a value."""
     return float(np.mean([v for r in runs if (v := r.value(name)) is not None]))
 
 
 def _on_both(name: str, runs: list[TrialRecord]) -> dict[str, float]:
-    """Means of a task's metric over new trainings."""
+    """Means of a task's metric over new trainings, on validation and on test."""
     return {
         "validation": _mean(name, runs),
         "test": float(np.mean([r.diagnostics["test"][name] for r in runs])),
@@ -160,6 +165,6 @@ def _noise(name: str, accuracy_sd: float, timing: Timing) -> float:
     if name == "accuracy":
         return accuracy_sd
     if name == "latency_ms":
-        low, high = timing.ratio_interval  # what slows all files alike changes no order
+        low, high = timing.ratio_interval  # of the ratio: a slowdown of all files does not change their order
         return math.log(high / low) / (2 * 1.96) if low > 0 and math.isfinite(high) else 0.02
     return 0.0

@@ -1,14 +1,15 @@
-"""How far trainings on new seeds scatter, point by point: variances moderated towards a trend.
+"""Variance of accuracy between training seeds, per point, shrunk towards a trend.
 
     log E[s^2]  =  a + b * log(p * (1 - p) / n)        s^2 of a point's k trainings, p their mean
     s~^2        =  (d0 * s0^2 + d * s^2) / (d0 + d)    d = k - 1; s0^2 the trend at the point
 
-Three trainings tell little of a point's own variance, and one variance for all is wrong for each: weak points
-scatter several times as far as good ones. So each is drawn towards what points of its accuracy have, with
-the weight d0 that the scatter around the trend gives (Smyth 2004, Linear models and empirical Bayes methods,
-sections 4 and 6.2; a trend in its prior: Law et al. 2014). Then difference / s~ is Student's t with d0 + d degrees.
+Three trainings estimate a point's own variance poorly, and one common variance fits no point: weak points vary
+several times as much as good ones. Each variance is therefore shrunk towards the variance of points of similar
+accuracy. Its weight d0 is estimated from the scatter around the trend (Smyth 2004, Linear models and empirical Bayes
+methods, sections 4 and 6.2; a trend in the prior: Law et al. 2014). Then difference / s~ has Student's t distribution
+with d0 + d degrees of freedom.
 
-The samples are the same in every training, so what is estimated is the scatter over seeds on them.
+All trainings are evaluated on the same samples, so the variance is that over seeds, given these samples.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import numpy as np
 
 from harness.stats.intervals import t_95
 
-MOST_PRIOR = 5.0  # a few dozen points show no larger d0: estimates of it are often infinite where it is 4
-TREND_FROM = 6  # points; fewer have one level
+MOST_PRIOR = 5.0  # upper bound of d0: from a few dozen points its estimate is often infinite where it is 4
+TREND_FROM = 6  # fewer points than this get one common level instead of a trend
 
 
 def half_widths(values: np.ndarray, n: float) -> np.ndarray:
-    """Half-width (N,) in which the mean of another k trainings of each point lies in 95 of 100 cases.
+    """Half-width (N,) of intervals that contain the mean of another k trainings of a point in 95 of 100 cases.
 
     values  (N, k) accuracies of single trainings on the same ``n`` samples
-    The difference of two such means has the deviation s~ * sqrt(2 / k). One training tells nothing of its
-    scatter: a proportion's on ``n`` samples then.
+    The difference of two such means has the deviation s~ * sqrt(2 / k). With k = 1 no variance between trainings can
+    be estimated; the binomial variance on ``n`` samples is used instead.
     """
     k = values.shape[1]
     if k == 1:
@@ -38,12 +39,14 @@ def half_widths(values: np.ndarray, n: float) -> np.ndarray:
 
 
 def moderated(values: np.ndarray, n: float) -> tuple[np.ndarray, float]:
-    """Variance (N,) of single trainings (N, k > 1) of each point, and its degrees of freedom; at least that of
-    one sample of ``n`` that flips."""
+    """The shrunk variance (N,) between single trainings of each point (N, k > 1), and its degrees of freedom.
+
+    It is at least n**-2, the square of the change in accuracy when one sample's class changes.
+    """
     points, k = values.shape
     d = k - 1
-    own = values.var(axis=1, ddof=1) + 1 / (12 * n**2)  # a share of n samples is rounded to 1/n
-    log_bias = digamma(d / 2) - math.log(d / 2)  # of log s^2, where s^2 / sigma^2 is chi^2 / d
+    own = values.var(axis=1, ddof=1) + 1 / (12 * n**2)  # plus the variance of rounding to multiples of 1/n
+    log_bias = digamma(d / 2) - math.log(d / 2)  # E[log s^2] - log sigma^2, as s^2 / sigma^2 is chi^2 / d
     logs = np.log(own) - log_bias
     level, parameters = _trend(np.log(_binomial(values.mean(axis=1), n)), logs)
     scatter = float(np.square(logs - level).sum()) / max(points - parameters, 1) - trigamma(d / 2)
@@ -59,7 +62,7 @@ def _binomial(share: np.ndarray, n: float) -> np.ndarray:
 
 
 def _trend(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
-    """The least squares line at each x (N,), and how many parameters it has."""
+    """The least squares line's value at each x (N,), and its number of parameters."""
     apart = x - x.mean()
     if len(x) < TREND_FROM or apart @ apart < 1e-9:
         return np.full(len(y), y.mean()), 1
@@ -67,7 +70,10 @@ def _trend(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _prior_degrees(scatter: float) -> float:
-    """d0, for which trigamma(d0 / 2) = ``scatter`` of the log variances beyond that of estimating them."""
+    """d0, the solution of trigamma(d0 / 2) = ``scatter``, at most MOST_PRIOR.
+
+    ``scatter`` is the variance of the log variances around the trend, minus the part due to estimation.
+    """
     if scatter <= trigamma(MOST_PRIOR / 2):
         return MOST_PRIOR
     low, high = 1e-3, MOST_PRIOR
@@ -86,7 +92,7 @@ def digamma(x: float) -> float:
 
 
 def trigamma(x: float) -> float:
-    """Its derivative (6.4.6 and 6.4.12)."""
+    """d/dx digamma(x), x > 0 (Abramowitz and Stegun 1964, 6.4.6 and 6.4.12)."""
     below = 0.0
     while x < 8:
         below, x = below + x**-2, x + 1
