@@ -17,7 +17,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public functions, imported on first use: `import harness` costs nothing and no torch."""
+    """Import a public function on first use, so that `import harness` is fast and does not import torch."""
     if name in _LAZY:
         from harness.methods import load_target
 
@@ -30,9 +30,12 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This package. Importing the subpackage ``harness.train`` would set the attribute ``train`` to it and hide
-    the function of that name; a public name therefore takes no module. Imports find a subpackage without the
-    attribute: write ``from harness.train import fit``, not ``import harness.train.fit as fit``."""
+    """The class of this package; it refuses modules as values of public names.
+
+    Importing the subpackage ``harness.train`` would set the attribute ``train`` to it and hide the function of that
+    name. Imports find a subpackage without the attribute, but write ``from harness.train import fit``, not
+    ``import harness.train.fit as fit``.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _LAZY and isinstance(value, ModuleType)):

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Text = where, rule, value got, remedy."""
+"""The errors that a user can cause. Their text: where, rule, value got, remedy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class _Unset(Enum):
-    UNSET = "unset"  # an enum stays itself when an error is pickled between processes
+    UNSET = "unset"  # an enum, because its identity survives pickling between processes
 
 
 SHOWN = 500  # characters of a value in a message
 
 
 class HarnessError(Exception):
-    """Something the user can act on; the message says how."""
+    """An error that the user can act on; the message says how."""
 
 
 class SpaceError(HarnessError):
@@ -52,7 +52,7 @@ MAKE_ROOM = "Make room or give the right to write, then give the same command ag
 
 
 class DiskError(HarnessError):
-    """The disk takes nothing: full, read-only or broken. The search ends; what finished is kept."""
+    """The disk cannot be written: it is full, read-only or broken. The search ends; finished trials are kept."""
 
     def __str__(self) -> str:
         return f"{self.args[0]}. {MAKE_ROOM}"
@@ -63,7 +63,8 @@ DENIED = (errno.EACCES, errno.EPERM)
 
 
 def disk_error(error: object, denied: bool = False) -> DiskError | None:
-    """``error`` in words where it is the system's about a disk (``denied``: or about permissions), else None."""
+    """``error`` as a :class:`DiskError` if it is the system's error about a disk (with ``denied``, also about
+    permissions); otherwise None."""
     if not isinstance(error, OSError) or error.errno not in (DISK + DENIED if denied else DISK):
         return None
     where = f"{error.filename}: " if error.filename else ""
@@ -71,26 +72,26 @@ def disk_error(error: object, denied: bool = False) -> DiskError | None:
 
 
 class TrialError(HarnessError):
-    """A trial that cannot go on. It is recorded with its reason; the study goes on."""
+    """A trial fails. It is recorded with its reason, and the study continues."""
 
 
-MAX_REASON = 2000  # characters of a reason, however long the text of the error is
-MAX_MESSAGE = 20_000  # of a message that may hold a list
+MAX_REASON = 2000  # characters; a longer reason is cut
+MAX_MESSAGE = 20_000  # characters; more than a reason, because a message may contain a list
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _DEVICE = re.compile(r"CUDA error|device-side assert|CUDNN_STATUS|CUBLAS_STATUS|AcceleratorError|CudaError")
 
 
 class DeviceError(HarnessError):
-    """A process whose GPU is in an error that stays. The process is never used again."""
+    """The GPU of a process has a persistent error. The process is not used again."""
 
 
 def without_colors(text: str) -> str:
-    """``text`` without what a terminal takes as colors; torch's exporter writes some into its errors."""
+    """``text`` without terminal color codes; torch's exporter writes some into its errors."""
     return _COLORS.sub("", text)
 
 
 def cut(text: str, limit: int = MAX_REASON) -> str:
-    """``text``, or its beginning and its end where it is longer than ``limit`` characters."""
+    """``text``; if it is longer than ``limit`` characters, only its beginning and end."""
     if len(text) <= limit:
         return text
     half = limit // 2 - 20
@@ -98,11 +99,14 @@ def cut(text: str, limit: int = MAX_REASON) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a record says of ``error``: its text, cut to MAX_REASON; its type before it where it is not ours;
-    ``oom: `` or ``device: `` first where memory ran out or the GPU is in an error that stays."""
+    """The text of ``error`` for a record, cut to MAX_REASON.
+
+    It starts with ``oom: `` if memory ran out, with ``device: `` if the GPU has a persistent error. The type is
+    included unless it is a :class:`HarnessError`.
+    """
     try:
         text = without_colors(str(error))
-    except Exception as broken:  # of a user's own exception
+    except Exception as broken:  # a user's exception may have a broken __str__
         text = f"(its text cannot be had: {type(broken).__name__})"
     names = {kind.__name__ for kind in type(error).__mro__}
     if "OutOfMemoryError" in names or isinstance(error, MemoryError):
@@ -112,7 +116,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_device_error(error: BaseException | None) -> bool:
-    """Whether ``error``, or what it came from, is a CUDA error other than a full memory: by its type's name
+    """Whether ``error``, or one of its causes, is a CUDA error other than out-of-memory, judged by its type's name
     (:class:`torch.AcceleratorError`) or its text."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

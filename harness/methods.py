@@ -1,7 +1,7 @@
-"""Declarations of methods: what a recipe may name, readable without importing torch.
+"""Declarations of methods that a recipe may name, readable without importing torch.
 
-A method is a function plus a :class:`Method` that says where it lives and what its
-keyword arguments are. The registries are literal dicts of these; a contract test compares
+A method is a function and a :class:`Method`, which declares the function's location and its
+keyword arguments. The registries are literal dicts of declarations; a contract test compares
 every declaration with the signature of its function.
 """
 
@@ -26,11 +26,11 @@ RESPELLED = {"regularise": "regularize", "standardised": "standardized"}  # old 
 
 @dataclass(frozen=True)
 class Param:
-    """One keyword argument of a method: type, range and default, readable without importing it.
+    """The declaration of one keyword argument of a method: type, range and default.
 
-    ``by_layer``: a mapping gives layers values of their own: ``default`` and any of ``first``,
+    ``by_layer``: the value may be a mapping with a value per layer; its keys are ``default`` and any of ``first``,
     ``last`` and the paths of layers in the network.
-    ``shapes``: size and latency of the file depend on it before any training.
+    ``shapes``: size and latency of the file depend on the argument, also without training.
     """
 
     type: type
@@ -126,11 +126,11 @@ def checked(path: str, value: Any, params: Mapping[str, Param]) -> dict[str, Any
 class Method:
     """The declaration of a technique, task, model family or runtime.
 
-    target  ``package.module:function``, imported only where it runs (the driver never imports torch, so declarations
-            are kept apart from the functions)
-    params  its keyword arguments: numbers reach it as 0-d tensors, words as they are
-    loop    what the training loop reads beside them: when and where the method acts
-    off     parameter values at which it does nothing (``None``: it has no off value)
+    target  ``package.module:function``, imported only in processes that call it (the driver never imports torch, so
+            declarations are separate from the functions)
+    params  its keyword arguments; numbers are passed as 0-d tensors, texts unchanged
+    loop    further options, which the training loop reads: when and where the method acts
+    off     parameter values at which it does nothing (``None``: there are none)
     free    accept any keyword (the user's own code)
     """
 
@@ -142,7 +142,7 @@ class Method:
 
     @property
     def options(self) -> dict[str, Param]:
-        """All that a recipe's section may set."""
+        """All options that a recipe's section may set."""
         return {**self.params, **self.loop}
 
     def load(self) -> Callable[..., Any]:
@@ -154,9 +154,9 @@ class Method:
 class ClipMethod(Method):
     """A clipping method.
 
-    on       what it acts on: the whole ``gradient`` as one vector, the gradients of all parameters by name
-             (``gradients``), or the ``weights`` after a step
-    carries  state between steps: name -> (length, 0 for a number; first value)
+    on       its input: the whole ``gradient`` as one vector, the gradients of all parameters by name (``gradients``),
+             or the ``weights`` after a step
+    carries  state between steps: name -> (length, or 0 for a number; initial value)
     """
 
     on: Literal["gradient", "gradients", "weights"] = "gradient"
@@ -168,10 +168,9 @@ class PruneMethod(Method):
     """A pruning method.
 
     structure_known  ``before`` training (size and latency follow from the recipe) or ``after``
-    graph_known      when its operators and their shapes, so its latency, are known: ``before`` where only the stored
-                     bytes follow from what was trained
-    after_where      option values at which the structure is known after training only, whatever ``structure_known``
-                     says
+    graph_known      when operators and their shapes, and so the latency, are known: ``before`` if only the stored
+                     bytes depend on the training
+    after_where      option values at which the structure is known only after training; overrides ``structure_known``
     """
 
     structure_known: Literal["before", "after"] = "before"
@@ -179,7 +178,7 @@ class PruneMethod(Method):
     after_where: Mapping[str, Any] = field(default_factory=dict)
 
     def knows_structure(self, options: Mapping[str, Any]) -> bool:
-        """Do size and latency follow from a recipe with these ``options``, before it trains?"""
+        """Whether size and latency follow from a recipe with these ``options`` before training."""
         later = any(options.get(name) == value for name, value in self.after_where.items())
         return self.structure_known == "before" and not later
 
@@ -204,7 +203,7 @@ def load_target(target: str, path: str = "") -> Callable[..., Any]:
     module, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # the import of a user's module may raise anything
         raise SpaceError(
             path,
             f"cannot import {target!r} ({type(error).__name__}: {error})",
@@ -216,8 +215,7 @@ def load_target(target: str, path: str = "") -> Callable[..., Any]:
 
 
 def load_own(target: str, path: str = "") -> Callable[..., Any]:
-    """Import the user's ``package.module:function``; the current folder is searched first, as by
-    ``python -m``."""
+    """Import the user's ``package.module:function``. The current folder is searched first, as ``python -m`` does."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -231,7 +229,8 @@ def respelling(word: Any, known: Any = None) -> str:
 
 
 def nearest(word: str, known: Any) -> str:
-    """A sentence with the new spelling of ``word`` or the name nearest to it, and the list of what is known."""
+    """A sentence with the new spelling of ``word``; else a 'did you mean' sentence with the list of known names, or only
+    the list."""
     if new := respelling(word, known):
         return new
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
@@ -241,7 +240,7 @@ def nearest(word: str, known: Any) -> str:
 
 @dataclass(frozen=True)
 class Registries:
-    """The literal dicts that say what a recipe's sections may hold."""
+    """The literal dicts of what a recipe's sections may name."""
 
     tasks: Mapping[str, Method]
     models: Mapping[str, Method]
@@ -253,7 +252,7 @@ class Registries:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number; true and false are none. (numpy's count, with no import of it.)"""
+    """Whether ``value`` is a finite number, other than true and false. numpy's numbers count; numpy is not imported."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return False
     try:
@@ -263,5 +262,5 @@ def is_number(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """A finite number of an integer type (8.0 is none)."""
+    """Whether ``value`` is a finite number of an integer type (8.0 is not)."""
     return is_number(value) and hasattr(value, "__index__")

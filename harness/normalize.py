@@ -1,8 +1,8 @@
-"""How samples are normalized before the network sees them.
+"""Normalization of the network's input.
 
     x -> (x - mean) / std,   mean and std in the data's raw units
 
-The exported file takes raw samples and does this inside.
+The exported file takes raw samples and contains this step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ EXAMPLE = "In the data's raw units: a network that read bytes divided by 255 (To
 
 @dataclass(frozen=True, kw_only=True)
 class Normalize:
-    """Means and deviations, equally many: one for all values, or one a channel of an image (a feature of a vector)."""
+    """Means and standard deviations, of equal number: one for all values, or one per channel of an image (per feature
+    of a vector)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Train one recipe for production: the deployable folder, and promise against outcome."""
+"""Train one recipe for production: write a deployable folder, and compare the promised values with the outcome."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.records import Measurement, TrialRecord, write_record
 from harness.runtimes.card import usage
 
 log = logging.getLogger(__name__)
-LATENCY_TOLERANCE = 0.05  # of the promised median, or the intervals where those are wider
+LATENCY_TOLERANCE = 0.05  # of the promised median; a wider promised interval replaces it. Allows for machine noise
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promised quantity beside what came out. ``kept`` is None where nothing was promised."""
+    """One promised quantity and its outcome. ``kept`` is None if nothing was promised."""
 
     name: str
     promised: float | None
@@ -34,7 +34,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Produced:
-    """What :func:`train` made: the folder, its record, test accuracy, and the checks."""
+    """The result of :func:`train`: the folder, its record, test metrics, and the checks."""
 
     folder: Path
     record: TrialRecord
@@ -54,16 +54,16 @@ def train(
     """Train ``recipe`` and write ``out/{model.onnx (or .hpk), recipe.yaml, record.json, model_card.md}``.
 
     Args:
-        epochs: train longer (or shorter) than the recipe says.
-        promise: what the search measured (a best/*.yaml carries it): ``accuracy``,
+        epochs: replaces the recipe's number of epochs.
+        promise: the values that the search measured (part of best/*.yaml): ``accuracy``,
             ``accuracy_n``, ``size_bytes``, ``latency_ms``, ``latency_interval_ms``, metrics of the
-            task and the ``directions`` of those that were objectives.
-        on_loaded: called before the training with what :func:`harness.trial.proof.loaded` says of the networks that
-            the recipe reads from files (default: those that are weak are logged).
+            task, and the ``directions`` of those that were objectives.
+        on_loaded: called before the training with the result of :func:`harness.trial.proof.loaded` on the networks
+            that the recipe reads from files (default: log those that are weak).
     Raises:
         TrialError: the training failed; the folder then holds the record with the reason.
     """
-    from harness.trial import run  # imports torch, which reading this module need not
+    from harness.trial import run  # here, because it imports torch
     from harness.trial.job import TrialJob
     from harness.trial.proof import loaded
 
@@ -99,14 +99,16 @@ def _log_weak(networks: list[dict[str, Any]]) -> None:
 
 
 def compare(record: TrialRecord, promise: dict[str, Any], spread: Mapping[str, float] | None = None) -> list[Check]:
-    """Each objective of the promise beside the outcome, with the rule that decides; ``spread``: standard
-    deviations of the task's own metrics."""
+    """A check of every promised quantity, with the rule that decides whether the promise is kept.
+
+    ``spread``: standard deviations of the task's own metrics.
+    """
     own = [_metric(name, sd, record, promise) for name, sd in (spread or {}).items()]
     return [_accuracy(record, promise), *own, _size(record, promise), _latency(record, promise)]
 
 
 def _metric(name: str, sd: float, record: TrialRecord, promise: dict[str, Any]) -> Check:
-    """A metric of the task; kept or not only where its direction is known, as it is of an objective."""
+    """The check of a task's metric. It needs the metric's direction, which is known only if it was an objective."""
     outcome, promised = record.measurements[name].median, promise.get(name)
     direction = (promise.get("directions") or {}).get(name)
     if promised is None or direction is None:
@@ -156,7 +158,7 @@ def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
 
 
 def _conditions(latency: Measurement) -> str:
-    """How a latency was measured, in words."""
+    """The conditions of a latency measurement as text."""
     told = latency.conditions
     batch = f"batch of {told['batch_size']}, {told['threads']} thread{'s' if told['threads'] > 1 else ''}"
     options = [f"{name} = {value}" for name, value in told["options"].items()]
@@ -169,7 +171,7 @@ def _conditions(latency: Measurement) -> str:
 
 
 def model_card(record: TrialRecord, folder: Path, test: dict[str, float], checks: list[Check]) -> str:
-    """Markdown: what the file is, how to use it, what was measured, under which conditions."""
+    """The model card in Markdown: use of the file, measured values and their conditions."""
     latency, env = record.measurements["latency_ms"], record.environment
     low, high = latency.interval()
     task, student = record.recipe["task"]["name"], record.recipe["student"]["model"]

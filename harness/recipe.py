@@ -1,7 +1,7 @@
 """A recipe: everything that determines one trial (a search space without holes).
 
-What the sections may contain comes from the registries (plain dicts of
-:class:`~harness.methods.Method`), which the caller hands in.
+The registries (plain dicts of :class:`~harness.methods.Method`) define what the sections may contain. The caller
+passes them in.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Selected):
-    """The data, and how samples are normalized before the network sees them.
+    """The data and their normalization.
 
     normalize  ``auto``: by mean and standard deviation of the training part (or as the user's task function
-               returns them), ``none``: raw samples, or numbers of the user's own
+               returns them); ``none``: raw samples; or the user's numbers
     """
 
     normalize: Normalization = "auto"
@@ -63,15 +63,14 @@ class Task(Selected):
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Selected):
-    """A model family, its options and where its weights start (``checkpoint``: a safetensors
-    or weights-only file)."""
+    """A model family, its options and its initial weights (``checkpoint``: a safetensors or weights-only file)."""
 
     checkpoint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a student (or teacher) is trained. ``precision`` is that of convolutions and products, forward
+    """The training of a student or teacher. ``precision`` applies to convolutions and matrix products, forward
     and backward; parameters, loss and optimizer stay float32."""
 
     epochs: int = TRAIN["epochs"].default
@@ -86,7 +85,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """The teacher: a model trained once per content, or a given checkpoint."""
+    """The teacher: a model that is trained once and reused for equal settings and data, or a given checkpoint."""
 
     model: Model
     train: Train = Train()
@@ -96,8 +95,11 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Deploy:
-    """Where the file must run, and as which file: ``packed`` is entropy-coded, for flash-bound devices;
-    ``metadata``: the file itself says how to feed it, in some 20 to 70 bytes."""
+    """The deployment: runtime, batch size, threads and file format.
+
+    ``packed`` is entropy-coded, for devices with little flash memory. ``metadata: short`` adds the facts of
+    :mod:`harness.export.facts` to the file, 20 to 70 bytes.
+    """
 
     runtime: str = DEPLOY["runtime"].default
     batch_size: int = DEPLOY["batch_size"].default
@@ -108,7 +110,7 @@ class Deploy:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a trial is. ``teacher`` is None where nothing is distilled."""
+    """All settings of a trial. ``teacher`` is None if nothing is distilled."""
 
     task: Task
     teacher: Teacher | None
@@ -156,13 +158,13 @@ class Recipe:
         return dict(flatten(self.to_tree()))
 
     def key(self) -> str:
-        """Digest without the seed: equal for recipes that are the same experiment."""
+        """A hash of everything but the seed: recipes that differ only in the seed have equal keys."""
         return key_of(self.to_tree())
 
 
 def key_of(tree: Mapping[str, Any]) -> str:
-    """:meth:`Recipe.key` of a whole tree (as :meth:`Recipe.to_tree` gives it and records keep it) without
-    checking the tree again."""
+    """:meth:`Recipe.key` of a complete tree, as returned by :meth:`Recipe.to_tree` and stored in records. The tree is
+    not validated."""
     bare = {name: part for name, part in tree.items() if name != "seed"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -177,7 +179,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 SECTIONS = ("task", "teacher", "student", "train", "clip", "prune", "quant", "distill", "deploy", "seed")
-IGNORED = ("promise",)  # what a best/*.yaml carries beside the recipe
+IGNORED = ("promise",)  # sections of a best/*.yaml that are no part of the recipe
 
 
 def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:

@@ -1,7 +1,7 @@
-"""What a trial leaves behind: measurements with their raw values, in a file that survives.
+"""The record of a trial: measurements with their raw values, in a durable file.
 
-A record is written to a temporary name, flushed to the disk, renamed, and the folder flushed
-too, so that after a power cut the name holds either nothing or the whole record.
+A record is written to a temporary name, flushed to the disk, and renamed; then the folder is flushed.
+After a power cut there is either no record or a complete one.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ DIRECTIONS: dict[str, Direction] = {
 }
 WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP = "widest-fp32", "widest-int8", "width-sweep"
 BASELINES = (WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP)  # kinds of baseline
-# columns of a study's tables and keys of a recipe's promise: a task's metric must not be mistaken for one
+# Columns of a study's tables and keys of a recipe's promise. A task's metric must not have one of these names.
 RESERVED = (
     *DIRECTIONS, "device_latency_ms", "n", "number", "status", "reason", "baseline", "structure", "duration_s", "model",
     "feasible", "front", "complete", "latency_low", "latency_high", "accuracy_n", "latency_interval_ms", "host",
     "study", "trial", "directions", "seed", "teacher", "options", "path",
 )  # fmt: skip
 _METRIC = re.compile(r"[A-Za-z_][\w@%+/-]*")
-TOLD = "told.csv"  # when each trial was told, and after how much training
+TOLD = "told.csv"  # when each trial was reported to Optuna, and after how many trained epochs
 TOLD_COLUMNS = ("number", "elapsed_s", "epochs", "crc32")
-UNTRAINED = "untrained.onnx"  # in a trial's folder until it has a result: the file that its costs are read from
-CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: the stopped trial that this one takes up again
+UNTRAINED = "untrained.onnx"  # costs are measured on it before training; it is removed when the trial has a result
+CONTINUES = "continues"  # diagnostic, job entry and Optuna attribute: number of the stopped trial that this one resumes
 
 
 def trial_folder(study: Path, number: int) -> Path:
-    """Where a trial of the study in folder ``study`` leaves its files."""
+    """The folder of a trial in the study's folder ``study``."""
     return study / "trials" / f"{number:05d}"
 
 
 def metric_name_mistake(name: Any) -> str:
-    """The rule that ``name`` breaks as the name of a task's metric; empty where it may be one."""
+    """The rule that ``name`` breaks as a name of a task's metric; empty if the name is allowed."""
     if name in RESERVED or str(name).startswith("test_"):
         return "is a reserved name"
     if not isinstance(name, str) or not _METRIC.fullmatch(name):
@@ -95,10 +95,10 @@ def mistake_in(error: ValidationError) -> str:
 
 
 class Measurement(_Data):
-    """Raw values of one quantity; statistics are derived, never stored.
+    """Raw values of one quantity. Statistics are computed from them, never stored.
 
     values      raw samples in ``unit`` (latency: one value per timed block)
-    conditions  what the number depends on (runtime, threads, batch size, host fingerprint)
+    conditions  what the values depend on (runtime, threads, batch size, host fingerprint)
     """
 
     name: str
@@ -116,7 +116,7 @@ class Measurement(_Data):
 
 
 class Artifact(_Data):
-    """A file and what identifies it. ``path`` is its name in the record's folder."""
+    """An exported file: its name in the record's folder (``path``), format, checksum and size."""
 
     path: str = Field(pattern=r"^[^/\x00]+$")
     format: str
@@ -125,13 +125,13 @@ class Artifact(_Data):
 
 
 class TrialRecord(_Data):
-    """Everything known of one trial.
+    """All data of one trial.
 
-    status       ``ok``: all that the worker measures is there; ``failed``: see ``reason``; ``stopped``
-                 at a rung or before it trained, since it could not be on the front
+    status       ``ok``: the worker measured everything; ``failed``: see ``reason``; ``stopped``: ended early, at a
+                 rung or before training, because it could not reach the front
     params       the sampler's parameters (internal names), to rebuild the study's index
-    structure    key of the graph that the runtime runs: equal keys have equal latency
-    diagnostics  in-memory numbers (share of clipped steps, parity, removed channels)
+    structure    key of the graph that the runtime runs; files with equal keys have equal latency
+    diagnostics  further numbers from the worker (share of clipped steps, parity, removed channels)
     waterfall    bytes after each step: fp32, pruned, quantized, file
     """
 
@@ -161,7 +161,7 @@ class TrialRecord(_Data):
         return folder / self.artifact.path
 
     def value(self, name: str) -> float | None:
-        """Median of the named measurement, None where it was not taken."""
+        """Median of the named measurement; None if it was not taken."""
         found = self.measurements.get(name)
         return None if found is None else found.median
 
@@ -170,13 +170,13 @@ class TrialRecord(_Data):
 
 
 def write_json_durably(path: Path, data: Mapping[str, Any]) -> None:
-    """For files that others read: without a checksum."""
+    """Write ``data`` durably, without a checksum, for files that other programs read."""
     write_bytes_durably(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
-    """The object in a JSON file below ``root`` (default: its folder); empty where there is none, and with a
-    warning where it cannot be read or is damaged."""
+    """The object in a JSON file below ``root`` (default: its folder). Empty if there is no file; empty with a
+    warning if the file cannot be read or is damaged."""
     try:
         return read_whole(path, root)
     except FileNotFoundError:
@@ -187,12 +187,12 @@ def read_json(path: Path, root: Path | None = None) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: TrialRecord, root: Path | None = None) -> None:
-    """Write ``folder/record.json`` (below ``root``); the files it names must be complete by then."""
+    """Write ``folder/record.json`` (below ``root``). The files that it names must already be complete."""
     write_checked_json(folder / "record.json", record.model_dump(mode="json"), root)
 
 
 def read_record(folder: Path, root: Path | None = None) -> TrialRecord | None:
-    """The record in ``folder``, or None where there is none or its artifact does not match it.
+    """The record in ``folder``; None if there is none, or if its file does not match it.
 
     Args:
         root: the study's folder (default: ``folder``); no link below it is followed.
@@ -207,10 +207,10 @@ def read_record(folder: Path, root: Path | None = None) -> TrialRecord | None:
 
 
 def parse_record(folder: Path, root: Path | None = None) -> TrialRecord:
-    """The record in ``folder``, whatever became of the file that it names.
+    """The record in ``folder``. The file that it names is not checked.
 
     Raises:
-        FileNotFoundError, FileMistake, ValueError: there is none that can be read.
+        FileNotFoundError, FileMistake, ValueError: there is no readable record.
     """
     try:
         return TrialRecord.model_validate(read_whole(folder / "record.json", root or folder))
@@ -219,8 +219,8 @@ def parse_record(folder: Path, root: Path | None = None) -> TrialRecord:
 
 
 def read_told(path: Path) -> tuple[list[tuple[int, str, str]], list[int]]:
-    """The whole lines: number, seconds, epochs (older studies have none); and the numbers of those that are damaged, or
-    were being written."""
+    """The intact lines of ``told.csv`` as (trial number, seconds, epochs), and line numbers of damaged or incomplete
+    ones. Epochs are empty in older studies."""
     if not path.exists():
         return [], []
     head, *lines = read_bytes(path, TABLE_BYTES, path.parent).decode(errors="replace").split("\n")
@@ -244,12 +244,12 @@ def sha256_of(path: Path) -> str:
 
 
 def describe_file(path: Path, format: str) -> Artifact:
-    """The :class:`Artifact` of an existing file (its bytes are what ``stat`` says)."""
+    """The :class:`Artifact` of an existing file; its size is that of ``stat``."""
     return Artifact(path=path.name, format=format, sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
 def matches(path: Path, artifact: Artifact) -> bool:
-    """Is it the regular file that ``artifact`` describes?"""
+    """Whether ``path`` is the regular file that ``artifact`` describes."""
     try:
         return (
             stat.S_ISREG(path.lstat().st_mode)

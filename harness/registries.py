@@ -1,4 +1,4 @@
-"""All registries in one object, for validating recipes (imports declarations only)."""
+"""All registries in one object, to validate recipes. Imports only declarations."""
 
 from __future__ import annotations
 

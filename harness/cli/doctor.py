@@ -1,6 +1,6 @@
-"""What this machine offers, and what is missing for what.
+"""``doctor``: what this machine has, and which uses lack something.
 
-Imports no torch itself: a child process is asked, which tells a torch that cannot be imported too.
+A child process imports torch, so that a torch that cannot be imported is reported too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ print(json.dumps({"cuda": torch.version.cuda, "gpus": count}))
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what is missing for what (empty: nothing)."""
+    """One line of the report: what was checked, what was found, and what is missing and for which use (empty if
+    nothing)."""
 
     name: str
     found: str
@@ -39,7 +40,7 @@ class Finding:
 
 
 def report() -> list[Finding]:
-    """Everything that a search or a training would use, found or missing."""
+    """All findings: everything that a search or a training uses, whether found or missing."""
     machine = environment()
     return [
         Finding("python", f"{machine['python']} on {machine['os']} ({machine['machine']})"),
@@ -60,15 +61,15 @@ def _usable_cores() -> int:
 
 
 def _instructions(machine: dict[str, Any]) -> Finding:
-    """The instruction sets, and what a probe of onnxruntime's integer kernels says of them."""
+    """The instruction sets, and whether onnxruntime's integer kernels are exact with them, by a probe."""
     found = ", ".join(machine["isa"]) or "none of those looked for"
     if saturates():
         told = ", ".join(f"{name}={value}" for name, value in machine["session_options"].items())
         return Finding(
             "instructions",
             f"{found}: sums of 8-bit products saturate here",
-            f"no VNNI: harness tells onnxruntime {told}, and OpenVINO to compute in float32; integers are exact then, "
-            "and gain little speed. Production on such a processor must set the same, or its accuracy is lower",
+            f"no VNNI: harness sets {told} in onnxruntime and makes OpenVINO compute in float32. Integers are then "
+            "exact, but gain little speed. Deployment on such a processor must set the same, or accuracy is lower",
         )
     if INT8_KERNELS & set(machine["isa"]):
         return Finding("instructions", f"{found}: 8-bit dot products, sums are exact")

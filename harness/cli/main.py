@@ -1,6 +1,6 @@
-"""The command ``harness``: parse, call, print. Everything else is imported inside the verbs.
+"""The command ``harness``: parse, call, print. Verbs import what they need when they run, so that help is fast.
 
-Exit codes: 0 done, 1 it could not be done, 2 a mistake in the request (one message, no traceback),
+Exit codes: 0 success, 1 failure, 2 a mistake in the request (one message, no traceback),
 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Verbs(TyperGroup):
-    """Turns the errors that a user can meet into one message and an exit code."""
+    """Turns the errors that a user can cause into one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -71,7 +71,7 @@ def configure(
 
 
 class Masked(logging.Formatter):
-    """Lines of the log without passwords, also those of other libraries."""
+    """Log lines with masked passwords, also those of other libraries."""
 
     def format(self, record: logging.LogRecord) -> str:
         return masked(super().format(record))
@@ -132,7 +132,7 @@ def search(
 
 
 def _against(sampler: str, space: Path, overrides: list[str], folder: Path, address: str | None) -> None:
-    """The same budget with ``sampler`` and no early stopping, and the comparison of both."""
+    """Search with the same budget, with ``sampler`` and without early stopping, and print the comparison of both."""
     from harness.report.compare import load_contenders
     from harness.report.compare_page import terminal, write_comparison
     from harness.search.driver import search as run
@@ -172,7 +172,7 @@ def report(
 
 @app.command()
 def status(study: StudyFolder) -> None:
-    """Print how far STUDY is."""
+    """Print the progress of STUDY."""
     from harness.report.study_data import reading
 
     with reading(study):
@@ -204,13 +204,13 @@ def _status(study: Path) -> None:
 @app.command()
 def pick(
     study: StudyFolder,
-    max_latency_ms: Annotated[float | None, typer.Option(help="at most so slow")] = None,
-    max_size_bytes: Annotated[int | None, typer.Option(help="at most so large")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="at least so accurate, 0.95")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="highest latency")] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="largest file")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="lowest accuracy, 0.95")] = None,
     most: Annotated[list[str] | None, typer.Option("--max", metavar="NAME=VALUE", help="any quantity: at most")] = None,
     least: Annotated[list[str] | None, typer.Option("--min", metavar="NAME=VALUE", help="f1=0.9: at least")] = None,
 ) -> None:
-    """Print the recipe of STUDY's front to take."""
+    """Print the recipe of the best point on STUDY's front within the limits."""
     from harness.report import load_study
     from harness.report import pick as choose
     from harness.report.study_data import reading
@@ -243,7 +243,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="instead of the recipe's", min=0)] = None,
     trust: Trust = False,
 ) -> None:
-    """Train RECIPE for production: write the deployable folder, print promise against outcome."""
+    """Train RECIPE for production: write a deployable folder, print the promised values and the measured ones."""
     from harness.space.source import read_source
     from harness.space.space import load_recipe
     from harness.space.trust import named_code, require, study_of
@@ -266,7 +266,7 @@ def train(
 
 @app.command()
 def doctor() -> None:
-    """Print what this machine offers, and what is missing for what."""
+    """Print what this machine has, and which uses lack something."""
     from harness.cli.doctor import report as examine
 
     for finding in examine():
@@ -308,7 +308,11 @@ def _study_folder(space: Path, study: str | None, out: Path | None) -> Path:
 
 
 def _new_folder(folder: Path) -> Path:
-    """Folders that could be made there: the first part of the path that exists is a folder."""
+    """``folder``, if it is a folder or can be made: no part of its path may be a file.
+
+    Raises:
+        SpaceError: a part of the path is a file.
+    """
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise SpaceError("--out", "must be a folder", str(part), "There is a file of that name.")
@@ -316,7 +320,7 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _show(folder: Path, write: bool, objectives: tuple[str, ...] | None = None) -> None:
-    """Print the front of the study in ``folder``, and where to go on; ``write`` its report first."""
+    """Print the front of the study in ``folder`` and the next commands; with ``write``, first write its report."""
     from harness.report import load_study, terminal_table, write_report
 
     data: StudyData = load_study(folder, objectives)
@@ -331,7 +335,7 @@ def _show(folder: Path, write: bool, objectives: tuple[str, ...] | None = None) 
 
 
 def _target(data: StudyData) -> str:
-    """An example of a limit: the quality of the front's best point, rounded to what more points have."""
+    """An example of a limit for ``pick``: accuracy 0.95, or the front's median of another quality."""
     name, direction = data.quality.name, data.quality.direction
     if name == "accuracy":
         return "--min-accuracy 0.95"

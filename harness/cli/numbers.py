@@ -1,4 +1,4 @@
-"""The verbs that judge what is already there: ``bench``, ``check``, ``confirm``, ``compare``, ``audit``."""
+"""The verbs that evaluate existing files and studies: ``bench``, ``check``, ``confirm``, ``compare``, ``audit``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="run the code that the stud
 
 
 def ask() -> Callable[[str], bool] | None:
-    """A question to a user at a terminal; None where there is none to answer it."""
+    """A function that asks the user at the terminal a yes-or-no question; None if there is no terminal."""
     at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
     return (lambda question: typer.confirm(question, default=False, err=True)) if at_terminal else None
 
@@ -85,7 +85,7 @@ def check(
     processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
     trust: Trust = False,
 ) -> None:
-    """Measure the files of STUDY's front again; exit code 1 where a claim does not hold here."""
+    """Measure the files of STUDY's front again; exit code 1 if a claim does not hold here."""
     from rich.console import Console
     from rich.table import Table
 
@@ -117,7 +117,7 @@ def confirm(
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster, HOST:PORT or auto")] = None,
     trust: Trust = False,
 ) -> None:
-    """Train STUDY's likely front on new seeds, time it side by side, and say who is surely on it."""
+    """Train STUDY's likely front on new seeds, time its files side by side, and print which points are on the front."""
     from harness.report import load_study, write_report
     from harness.report.confirmed import terminal_table
     from harness.verify.confirm import confirm as run
@@ -132,7 +132,7 @@ def confirm(
 
 @verbs.command()
 def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="[LABEL=]STUDY[,STUDY...]...", help="seeds behind commas")],
+    studies: Annotated[list[str], typer.Argument(metavar="[LABEL=]STUDY[,STUDY...]...", help="commas join seeds")],
     out: Annotated[Path, typer.Option(help="the page to write")] = Path("results/compare.html"),
 ) -> None:
     """Compare studies: hypervolume over time and epochs, fronts, attained accuracy, a verdict."""
@@ -152,7 +152,7 @@ def audit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="an ONNX or packed file")],
     runtime: Annotated[str, typer.Option(help="onnxruntime, openvino, ...")] = "onnxruntime",
 ) -> None:
-    """Print what FILE really is: how each layer is stored, what is zero in it, which kernel runs it."""
+    """Print how each layer of FILE is stored, how many of its weights are zero, and which kernel runs it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -173,7 +173,7 @@ def audit(
 
 
 def _recorded(file: Path) -> None:
-    """What the record beside a trial's file adds: parity, waterfall, latency."""
+    """Print parity, waterfall and latency from the record beside a trial's file, if there is one."""
     from harness.records import read_record
     from harness.report.units import size, time
 
@@ -194,7 +194,7 @@ def _recorded(file: Path) -> None:
 
 
 def show(made: Bench) -> None:
-    """The table of a bench, and the conditions under it."""
+    """Print the table of a bench and its conditions."""
     from rich.console import Console
     from rich.table import Table
 
@@ -212,11 +212,11 @@ def show(made: Bench) -> None:
     )
     told = {f"{name}={value}" for options in first.options for name, value in options.items()}
     if told:
-        typer.echo(f"told, so that integers are exact on this processor: {', '.join(sorted(told))}")
+        typer.echo(f"options for exact integers on this processor: {', '.join(sorted(told))}")
 
 
 def labels(paths: list[Path]) -> list[str]:
-    """The shortest ends of the paths that tell different files apart."""
+    """The shortest endings of the paths that distinguish different files."""
     different = set(paths)
     for parts in range(1, max(len(p.parts) for p in paths) + 1):
         ends = {p: "/".join(p.parts[-parts:]) for p in different}
@@ -226,7 +226,7 @@ def labels(paths: list[Path]) -> list[str]:
 
 
 def cells(t: Timing) -> list[str]:
-    """One row behind the file's name; ``+-`` is half of the 95 % interval between processes."""
+    """The cells after the file's name; ``+-`` is half of the 95 % interval between processes."""
     from harness.report.units import time
 
     low, high = t.p50_interval

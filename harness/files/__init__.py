@@ -1,5 +1,5 @@
-"""Bytes on the disk: read safely, written durably, checked, with passwords masked.
+"""Files: safe reading, durable writing, checksums, and masking of passwords.
 
-What comes in is a path that may belong to somebody else's study; what goes out is whole, or an error that names it.
-No module here knows what a file means.
+Input: a path, possibly in somebody else's study. Output: the complete content, or an error that names the path.
+No module here interprets the content of a file.
 """

@@ -1,7 +1,7 @@
 """Reading and writing files that may come from somebody else: regular files of a bounded size, inside one folder.
 
-A study's folder can hold anything: symbolic links out of it, FIFOs and devices that never end, files of
-gigabytes. Nothing here follows a link below ``root``, waits for a FIFO, or reads more than a stated size.
+An untrusted study's folder can hold symbolic links to other places, FIFOs and devices that never end, and files of
+gigabytes. No function here follows a link below ``root``, waits for a FIFO, or reads more than a given limit.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 from harness.errors import SpaceError
 
-JSON_BYTES = 16 << 20  # of a record, study.json and their like
-TABLE_BYTES = 64 << 20  # of a CSV file, and of the cache of latencies
-MODEL_BYTES = 2**31  # of an ONNX or packed file: what protobuf can hold
-MAX_DEPTH = 100  # of nested lists and objects in JSON
+# Largest sizes that are read.
+JSON_BYTES = 16 << 20  # records, study.json and similar files
+TABLE_BYTES = 64 << 20  # CSV files, and the cache of latencies
+MODEL_BYTES = 2**31  # ONNX and packed files: protobuf's limit
+MAX_DEPTH = 100  # nesting of lists and objects in JSON
 _MAY_BREAK = re.compile(rb"\\u[dD]|\d{300}|[\d.][eE]\+?\d{3,}(?=[\s,\]}])")
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
@@ -31,7 +32,7 @@ _KINDS = (
 
 
 class FileMistake(SpaceError):
-    """A file that is not read or written, and why: its kind, place, size or content."""
+    """A file is refused because of its kind, place, size or content; the text says which."""
 
     def __init__(self, path: Path, rule: str, remedy: str = ""):
         super().__init__("", rule, remedy=remedy, file=str(path))
@@ -41,11 +42,11 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
     """The content of a regular file of at most ``limit`` bytes.
 
     Args:
-        root: a folder that ``path`` lies in; below it no symbolic link is followed. None: the user named
-            ``path``, and links on the way to it are followed.
+        root: a folder that ``path`` must lie in; below it no symbolic link is followed. None, for a path that the
+            user gave: links are followed.
     Raises:
         FileNotFoundError: there is no such file.
-        FileMistake: it is another kind of file, too large, outside ``root``, or cannot be read.
+        FileMistake: it is no regular file, too large, outside ``root``, or cannot be read.
     """
     check_way(path, root)
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if root is None else os.O_NOFOLLOW)
@@ -59,7 +60,7 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
         raise
     except (OSError, ValueError) as error:
         raise FileMistake(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if max(found.st_size, len(data)) > limit:  # it may have grown meanwhile
+    if max(found.st_size, len(data)) > limit:  # the file may have grown since fstat
         raise FileMistake(path, f"must be at most {limit:,} bytes")
     return data
 
@@ -69,7 +70,7 @@ def read_object(path: Path, root: Path | None = None, limit: int = JSON_BYTES) -
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileMistake: as :func:`read_bytes`, or it holds no such object.
+        FileMistake: as :func:`read_bytes`, or the file holds no such object.
     """
     return parse_object(path, read_bytes(path, limit, root))
 
@@ -78,11 +79,11 @@ def parse_object(path: Path, data: bytes) -> dict[str, Any]:
     """The JSON object in ``data``, read from ``path``: finite numbers, at most ``MAX_DEPTH`` deep.
 
     Raises:
-        FileMistake: it is no such object.
+        FileMistake: ``data`` is no such object.
     """
     try:
         found = json.loads(data, parse_constant=_refuse_constant)
-        if _MAY_BREAK.search(data):  # half of a surrogate pair is no text, 1e999 is no number
+        if _MAY_BREAK.search(data):  # refuses lone surrogates and numbers such as 1e999
             json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
@@ -95,20 +96,20 @@ def parse_object(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def write_bytes_durably(path: Path, data: bytes, root: Path | None = None) -> None:
-    """Write so that ``path`` holds all of ``data`` or is as before, whatever happens. A link at ``path`` is
-    replaced, not followed.
+    """Write ``data`` atomically: after a crash ``path`` holds either all of it or its old content. A link at ``path``
+    is replaced, not followed.
 
     Args:
-        root: a folder that ``path`` lies in; below it no symbolic link is followed.
+        root: a folder that ``path`` must lie in; below it no symbolic link is followed.
     Raises:
-        FileMistake: ``path`` leaves ``root``, or is a folder.
+        FileMistake: ``path`` is outside ``root``, or is a folder.
     """
     check_way(path, root)
     if path.is_dir() and not path.is_symlink():
         raise FileMistake(path, "must be a file, but is a folder", "Move it away.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    if os.path.lexists(temporary):  # of a killed process of this number, or a link that waits for us
+    if os.path.lexists(temporary):  # left by a killed process with this id, or a planted link
         temporary.unlink()
     try:
         with open(temporary, "xb") as file:
@@ -126,20 +127,20 @@ def write_bytes_durably(path: Path, data: bytes, root: Path | None = None) -> No
 
 
 def remove_temporaries(folder: Path, older_s: float = 0.0) -> None:
-    """Remove what killed writers left below ``folder``. Files younger than ``older_s`` seconds may still be written,
-    and stay."""
+    """Remove the temporary files of killed writers below ``folder``. Files younger than ``older_s`` seconds stay, since
+    they may still be written."""
     for path in folder.rglob("*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
-            with contextlib.suppress(OSError):  # they do no harm
+            with contextlib.suppress(OSError):  # a file that cannot be removed does no harm
                 if not older_s or time.time() - path.stat().st_mtime > older_s:
                     path.unlink()
 
 
 def check_tree(root: Path) -> None:
-    """A folder that is about to be written in holds regular files and folders only.
+    """Check, before writing into the folder ``root``, that it holds only folders and regular files without other names.
 
     Raises:
-        FileMistake: names the first other entry.
+        FileMistake: names the first entry that is something else.
     """
     for at, folders, names in os.walk(root):
         for name in sorted([*folders, *names]):
@@ -155,10 +156,10 @@ _COPY = "Copy the folder, with the files themselves in place of links (cp -rL)."
 
 
 def check_way(path: Path, root: Path | None) -> None:
-    """Every folder between ``root`` and ``path`` is a folder of its own, no link.
+    """Check that ``path`` lies in ``root``, and that all folders between them are real folders, not links.
 
     Raises:
-        FileMistake: names the first that is not.
+        FileMistake: names the first part of the path that is not.
     """
     if root is None:
         return

@@ -1,7 +1,8 @@
-"""JSON and CSV files with a checksum inside, so that damage is noticed.
+"""JSON and CSV files that contain their checksum, so that damage is detected.
 
-A JSON object, in a file or in one line, ends with the key ``crc32``: the checksum of everything before it. A line of a
-CSV file ends with a cell of that kind. Files of older versions have none, and are read as they are.
+The last key of a JSON object, in a file or in one line, is ``crc32``: the checksum of all bytes before it. The last
+cell of a CSV line is the checksum of its other cells. Files of older versions have no checksum and are read without a
+check.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from harness.files.access import JSON_BYTES, MODEL_BYTES, FileMistake, parse_obj
 log = logging.getLogger(__name__)
 
 CHECKSUM = "crc32"
-AGAIN = "Give the search's command again: it is made again from the trials' records."  # where a summary is damaged
+AGAIN = "Give the search's command again: it is made again from the trials' records."  # remedy for damaged summaries
 _DIGITS = 8
 _LINE_END = f',"{CHECKSUM}":"{"?" * _DIGITS}"}}\n'.encode()
 _FILE_END = f'\n "{CHECKSUM}": "{"?" * _DIGITS}"\n}}\n'.encode()
@@ -35,7 +36,8 @@ def _meant(data: bytes, end: bytes) -> bool:
 
 
 def write_checked_json(path: Path, data: Mapping[str, Any], root: Path | None = None) -> None:
-    """Durably, with a last key ``crc32`` (``root``: see :func:`harness.files.access.write_bytes_durably`)."""
+    """Write ``data`` durably, with ``crc32`` as the last key (``root``: as in
+    :func:`harness.files.access.write_bytes_durably`)."""
     body = json.dumps(data, indent=1, allow_nan=False)[:-1].rstrip("\n").encode()
     comma = "," if data else ""
     write_bytes_durably(path, body + f'{comma}\n "crc32": "{zlib.crc32(body):08x}"\n}}\n'.encode(), root)
@@ -46,7 +48,7 @@ def read_whole(path: Path, root: Path | None = None, limit: int = JSON_BYTES) ->
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileMistake: it is damaged, or as :func:`harness.files.access.read_object`.
+        FileMistake: the file is damaged, or as :func:`harness.files.access.read_object`.
     """
     data = read_bytes(path, limit, root or path.parent)
     found = _CHECKED.fullmatch(data)
@@ -60,7 +62,8 @@ def read_whole(path: Path, root: Path | None = None, limit: int = JSON_BYTES) ->
 
 
 def read_or_damage(path: Path, limit: int = JSON_BYTES) -> tuple[dict[str, Any], str]:
-    """The object in a JSON file (empty where there is none), and what is wrong with it in words (empty: nothing)."""
+    """The object in a JSON file (empty if there is no file), and a text on what is wrong with the file (empty if
+    nothing is)."""
     try:
         return read_whole(path, limit=limit), ""
     except FileNotFoundError:
@@ -70,12 +73,13 @@ def read_or_damage(path: Path, limit: int = JSON_BYTES) -> tuple[dict[str, Any],
 
 
 def write_cached(path: Path, data: bytes) -> None:
-    """Durably, for :func:`read_cached`: the SHA-256 of ``data``, then ``data``."""
+    """Write a file for :func:`read_cached` durably: the SHA-256 of ``data``, then ``data``."""
     write_bytes_durably(path, hashlib.sha256(data).digest() + data)
 
 
 def read_cached(path: Path) -> bytes | None:
-    """What :func:`write_cached` wrote; None where there is no such file, or it is damaged (logged): make it again."""
+    """The data that :func:`write_cached` wrote. None if there is no such file, or if it is damaged, which is logged;
+    the caller then makes the data again."""
     try:
         content = read_bytes(path, MODEL_BYTES)
     except FileNotFoundError:
@@ -88,15 +92,15 @@ def read_cached(path: Path) -> bytes | None:
 
 
 def sealed(line: str) -> str:
-    """A line of a CSV file with the checksum of its cells as its last one."""
+    """A CSV line with the checksum of its cells appended as the last cell."""
     return f"{line},{zlib.crc32(line.encode()):08x}"
 
 
 def unsealed(line: str) -> list[str]:
-    """The cells of such a line, without its checksum.
+    """The cells of a line made by :func:`sealed`, without the checksum.
 
     Raises:
-        ValueError: it does not match its checksum.
+        ValueError: the line does not match its checksum.
     """
     cells, _, found = line.rpartition(",")
     if sealed(cells) != line:
@@ -105,16 +109,16 @@ def unsealed(line: str) -> list[str]:
 
 
 def sealed_entry(log: dict[str, Any]) -> str:
-    """A line of JSON, with the checksum of what stands before it."""
+    """A line of JSON with the checksum of the preceding text as its last key."""
     text = json.dumps(log, separators=(",", ":"))[:-1]
     return f'{text},"{CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
 
 
 def unsealed_entry(line: bytes) -> dict[str, Any]:
-    """The object in such a line, without its checksum.
+    """The object in a line made by :func:`sealed_entry`, without the checksum.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the line is damaged.
     """
     log = json.loads(line)
     if _meant(line, _LINE_END):

@@ -1,4 +1,4 @@
-"""Where data sets are looked for, and where those that harness brings are kept."""
+"""The folders for data sets and for the cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import SpaceError, disk_error
 from harness.files.access import remove_temporaries
 
-STALE_S = 24 * 3600.0  # nobody writes one file for longer
+STALE_S = 24 * 3600.0  # a temporary file older than this belongs to a killed writer
 RAY_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -17,7 +17,7 @@ def cache_folder() -> Path:
     """``HARNESS_CACHE``, else ``harness`` in the user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``).
 
     Raises:
-        SpaceError: none of them is set, and the system knows no home folder of the user.
+        SpaceError: no variable is set, and the system knows no home folder of the user.
     """
     if named := os.environ.get("HARNESS_CACHE"):
         return Path(named)
@@ -35,10 +35,10 @@ def _home() -> Path:
 
 
 def check_cache() -> None:
-    """The cache folder must take files. What killed writers left in it a day ago is removed.
+    """Check that the cache folder can be written, and remove temporary files in it that are older than a day.
 
     Raises:
-        SpaceError: it does not.
+        SpaceError: it cannot be written.
         DiskError: its disk is full or read-only.
     """
     folder = cache_folder()
@@ -47,7 +47,7 @@ def check_cache() -> None:
 
 
 def check_home() -> None:
-    """Ray keeps the token of a cluster that it starts in the home folder.
+    """Check that Ray can keep its cluster token in the home folder.
 
     Raises:
         SpaceError: there is no token, and none can be written.
@@ -71,6 +71,6 @@ def _check_writable(folder: Path, name: str, remedy: str) -> None:
 
 
 def data_roots(root: str = "") -> list[Path]:
-    """Folders that may hold a data set: the one named (``root``, else ``HARNESS_DATA``), then the cache."""
+    """Folders to search for a data set: the named one (``root``, or else ``HARNESS_DATA``), then the cache."""
     named = root or os.environ.get("HARNESS_DATA", "")
     return [*([Path(named).expanduser()] if named else []), cache_folder() / "data"]

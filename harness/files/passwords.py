@@ -1,7 +1,7 @@
-"""Passwords in a storage's URL: taken from the environment, never written down.
+"""Passwords in a storage URL: read from the environment, never written to a file or message.
 
-``${NAME}`` in a URL stands for an environment variable and is kept as it is written. A password that
-stands in the URL itself is used, and is ``***`` in every file and message.
+``${NAME}`` in a URL refers to an environment variable; files and messages show ``${NAME}``. A password that
+is written in the URL itself is used, and appears as ``***`` in files and messages.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from harness.errors import SpaceError
 
 MASK = "***"
 _NAME = re.compile(r"\$\{(\w+)\}")
-# Bounded, so that a text without a URL costs time in proportion to its length.
+# Repetitions are bounded, so that the search takes linear time on long texts without a URL.
 _IN_URL = re.compile(r"""([A-Za-z][\w+.-]{0,40}://[^\s:/@]{0,200}:)([^\n@]{0,1000}(?:@[^\s/@'"]*)*)(?=@)""")
 _IN_QUERY = re.compile(r"""([?&;]\w*(?:passw(?:or)?d|pwd|secret|token)=)([^&\s'"]+)""", re.IGNORECASE)
 
 
 def masked(text: str) -> str:
-    """``text`` with ``***`` for the password of every URL in it."""
+    """``text`` with the password of every URL in it replaced by ``***``."""
     for pattern in (_IN_URL, _IN_QUERY):
         text = pattern.sub(lambda found: found[1] + (found[2] if _NAME.fullmatch(found[2]) else MASK), text)
     return text
 
 
 def expanded(url: str) -> str:
-    """``url`` with the environment's values: percent-encoded; one that is the whole URL is taken as it is.
+    """``url`` with every ``${NAME}`` replaced by the environment variable's value. Values are percent-encoded, except
+    one that is the whole URL.
 
     Raises:
-        SpaceError: a variable is not set, or the password is the mask of one that was not kept.
+        SpaceError: a variable is not set, or the URL has the mask ``***`` instead of a password.
     """
 
     def value(found: re.Match[str]) -> str:

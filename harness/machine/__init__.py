@@ -1,4 +1,4 @@
-"""What this computer is, and what a runtime must be told so that its integers are exact here.
+"""This machine's properties, and the runtime options that make integer arithmetic exact on it.
 
-Nothing comes in but the machine itself. No file of a study is read, and nothing is timed.
+No file of a study is read, and nothing is timed.
 """

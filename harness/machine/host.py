@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, GPUs, versions, and whether its integer sums are exact. Imports no torch."""
+"""This machine: processor, memory, GPUs, versions, and whether its integer sums are exact. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ISA_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp"
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
-    """Processor, instruction sets, memory, versions and what onnxruntime is told here; ``host`` is a fingerprint of
-    the hardware."""
+    """Processor, instruction sets, memory, versions and onnxruntime's session options on this machine; ``host`` is a
+    fingerprint of the hardware."""
     model, flags = _processor()
     hardware = {
         "cpu_model": model,
@@ -47,19 +47,19 @@ def environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def session_options() -> dict[str, str]:
-    """What an onnxruntime session must be told on this machine, so that integers are exact
+    """The session options that onnxruntime needs on this machine for exact integers
     (:mod:`harness.machine.onnx_session`)."""
     return onnx_session.exact(probe())
 
 
 def saturates() -> bool:
-    """Do sums of products of unsigned and signed bytes saturate here, unless the runtime is told otherwise?"""
+    """Whether sums of products of unsigned and signed bytes saturate on this machine with default options."""
     return bool(session_options())
 
 
 def probe() -> bytes:
-    """A model with one convolution and one product of bytes; for an input of ones all outputs are 1,
-    or about half as much where the sum of two products saturates at 16 bits."""
+    """An ONNX model with one convolution and one matrix product of bytes. For an input of ones all outputs are 1, or
+    about 0.5 on machines where the sum of two products saturates at 16 bits."""
     weight = np.full((8, 8), 127, np.int8)
     tensors = {
         "scale": np.asarray(1 / 255, np.float32),
@@ -96,17 +96,16 @@ def _processor() -> tuple[str, set[str]]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine(), set()
-    pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)  # the first core's come last
+    pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)  # the first core's values win
     found = {name.strip(): value.strip() for name, value in pairs}
     flags = found.get("flags") or found.get("Features") or ""
     return found.get("model name") or platform.machine(), set(flags.split())
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this process ever held (its resident set), in MiB.
+    """The peak resident set of this process, in MiB.
 
-    Linux's own count of the program that runs now: ``ru_maxrss`` would keep what the parent held
-    when it forked.
+    On Linux it is VmHWM, because ``ru_maxrss`` includes the parent's memory at the time of the fork.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -118,7 +117,7 @@ def peak_memory_mib() -> float:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Name and memory of each NVIDIA GPU that the driver shows; empty where there is none."""
+    """Name and memory of each NVIDIA GPU that the driver shows; empty if there is none."""
     import pynvml
 
     try:

@@ -1,9 +1,9 @@
-"""How an onnxruntime session is opened: here, and on a device, where bundles take this file along.
+"""Opening an onnxruntime session. Bundles contain a copy of this file, for use on a device.
 
-Where an x86 processor lacks VNNI, onnxruntime adds two products of an unsigned byte (an activation) and a
-signed one (a weight) in 16 bits, and 2 * 255 * 127 saturates at 32767: the file then computes something else.
-Its option EXACT makes weights beyond +-64 unsigned, whose products are added in 32 bits. With VNNI every sum is
-exact already and the option only costs time, so it is set where a probe saturates and nowhere else.
+On x86 processors without VNNI, onnxruntime adds two products of an unsigned byte (an activation) and a
+signed byte (a weight) in 16 bits. 2 * 255 * 127 saturates at 32767, and the output is wrong. The option EXACT makes
+weights beyond +-64 unsigned; their products are added in 32 bits. With VNNI every sum is exact without the option,
+which then only costs time. It is therefore set only where a probe saturates.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def open_session(
     """A session with ``threads`` threads that do not spin between runs.
 
     Args:
-        entries: of the session's configuration: what :func:`exact` says of this machine.
-        profile: where to begin the name of the file that ``end_profiling`` writes.
+        entries: session configuration, the result of :func:`exact`.
+        profile: prefix of the file that ``end_profiling`` writes.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -41,15 +41,15 @@ def open_session(
 
 
 def exact(probe: bytes) -> dict[str, str]:
-    """The entries that make integers exact on this machine: none where they are so by themselves.
+    """The session configuration that makes integers exact on this machine; empty if they are exact by default.
 
     Args:
-        probe: a model whose outputs are all 1 where no sum saturates
+        probe: a model whose outputs are all 1 if no sum saturates
             (:func:`harness.machine.host.probe`).
     """
     session = open_session(probe, {})
     [given] = session.get_inputs()
-    for batch in (1, 2):  # a vector and a matrix have kernels of their own
+    for batch in (1, 2):  # batch 1 and larger batches use different kernels
         made = session.run(None, {given.name: np.ones([batch, *given.shape[1:]], np.float32)})
         if any(np.abs(np.asarray(values) - 1).max() > 0.01 for values in made):
             return {EXACT: "1"}

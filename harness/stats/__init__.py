@@ -1,5 +1,5 @@
-"""Numbers from numbers: Pareto fronts, hypervolumes, confidence intervals.
+"""Pareto fronts, hypervolumes and confidence intervals.
 
-Arrays come in with the direction of each objective, arrays and scalars go out. Nothing here knows files, trials or
-studies, and nothing draws at random.
+Input: arrays and the direction of each objective. Output: arrays and scalars. Nothing here uses files, trials or
+studies, and nothing is random.
 """

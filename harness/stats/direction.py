@@ -1,4 +1,4 @@
-"""Which way an objective improves."""
+"""The direction of an objective."""
 
 from __future__ import annotations
 

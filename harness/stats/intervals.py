@@ -1,4 +1,4 @@
-"""Intervals at 95 %: Student's t for every mean, order statistics for a median."""
+"""95 % intervals: Student's t for means, order statistics for medians."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-# Two-sided 95 % quantiles for 1 to 10 degrees of freedom; beyond, the last one: a little too wide.
+# Two-sided 95 % quantiles for 1 to 10 degrees of freedom. More degrees use the last one, which is slightly too wide.
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
@@ -17,7 +17,7 @@ def t_95(degrees: float) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % interval; those of one value are infinite."""
+    """Mean and the ends of its 95 % interval; the ends are infinite for a single value."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, -math.inf, math.inf
@@ -27,7 +27,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the median by order statistics (David and Nagaraja, Order Statistics, 3rd ed.,
-    7.1); the range of the values where there are fewer than 6."""
+    7.1); for fewer than 6 values, their range."""
     ordered, n = sorted(values), len(values)
     half = 0.98 * n**0.5  # normal approximation of Bin(n, 1/2): 1.96 * sqrt(n) / 2
     low, high = int(n / 2 - half), int(n / 2 + half + 1)
@@ -35,8 +35,8 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def log_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of positive values from independent processes, by Student's t on
-    their logarithms; infinite for a single value."""
+    """95 % interval of the geometric mean of positive values from independent processes, by Student's t on
+    their logarithms; (0, infinity) for a single value."""
     if len(values) < 2:
         return 0.0, math.inf
     _, low, high = mean_interval([math.log(v) for v in values])
@@ -44,8 +44,8 @@ def log_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def difference_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Mean difference of two groups and the ends of its 95 % interval (Welch); infinite where a
-    group has one value."""
+    """Mean difference of two groups and the ends of its 95 % interval (Welch); the ends are infinite if a
+    group has a single value."""
     mean = statistics.fmean(ours) - statistics.fmean(theirs)
     if min(len(ours), len(theirs)) < 2:
         return mean, -math.inf, math.inf

@@ -1,7 +1,7 @@
-"""Dominance, the incremental front, hypervolume and the knee. Plain numpy and moocore.
+"""Dominance, the incremental front, hypervolume and the knee, with numpy and moocore.
 
-Directions are ``maximize`` or ``minimize`` per objective. A row with a NaN is dominated by
-definition: an unmeasured point is never on a front.
+Directions are ``maximize`` or ``minimize`` per objective. A row with a value that is not finite counts as dominated:
+an unmeasured point is never on a front.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.stats.direction import Direction
 
 
 def as_losses(values: np.ndarray, directions: Sequence[Direction]) -> np.ndarray:
-    """Values (N, M) with every objective turned so that less is better."""
+    """Values (N, M) with the sign of maximized objectives flipped, so that less is better in all."""
     sign = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
     return np.asarray(values, float).reshape(-1, len(directions)) * sign
 
@@ -24,7 +24,7 @@ def as_losses(values: np.ndarray, directions: Sequence[Direction]) -> np.ndarray
 def nondominated(values: np.ndarray, directions: Sequence[Direction]) -> np.ndarray:
     """Mask (N,) of the rows of values (N, M) that no other row dominates.
 
-    A row dominates another when it is nowhere worse and somewhere better; equal rows do not
+    A row dominates another if it is at least as good in all objectives and better in one. Equal rows do not
     dominate each other, so both stay.
     """
     losses = as_losses(values, directions)
@@ -45,23 +45,24 @@ def hypervolume(values: np.ndarray, reference: Sequence[float], directions: Sequ
     return float(moocore.hypervolume(inside, ref=point)) if len(inside) else 0.0
 
 
-# Costs whose halving counts the same wherever it happens: hypervolumes take their logarithms.
+# Costs on a log scale in hypervolumes: halving a cost counts the same at any size.
 LOGGED = ("size_bytes", "latency_ms", "load_ms", "device_latency_ms")
 
 
-BEYOND = 1.5  # a reference point's cost over the worst one that counts
-MARGIN = 0.1  # its distance from the worst value of any other quantity, of their range
+# How far the reference lies beyond the worst row: more gives the extreme points of a front more weight.
+BEYOND = 1.5  # factor on the worst cost
+MARGIN = 0.1  # for other quantities: share of the rows' range
 
 
 def reference_point(
     values: np.ndarray, names: Sequence[str], directions: Sequence[Direction], bounds: Mapping[str, float]
 ) -> dict[str, float]:
-    """A hypervolume's reference that every row of values (N, M), N > 0, is better than in every objective, so
-    that each of them counts.
+    """A reference point for hypervolumes that is worse in every objective than every row of values (N, M), N > 0, so
+    that every row contributes.
 
-    An objective's value is that of ``bounds`` where all rows are better than it; else the worst row's, times
-    ``BEYOND`` for the costs in ``LOGGED``, for others moved by ``MARGIN`` of the rows' range (of 1 where
-    that is 0). Rows with a value that is not finite do not count.
+    For an objective it takes the value in ``bounds`` if all rows are better than that. Otherwise it takes the worst
+    row's value, multiplied by ``BEYOND`` for the costs in ``LOGGED``, and for other quantities made worse by
+    ``MARGIN`` of the rows' range (by ``MARGIN`` if the range is 0). Rows with a value that is not finite are ignored.
     """
     losses = as_losses(values, directions)
     losses = losses[np.isfinite(losses).all(axis=1)]
@@ -78,8 +79,8 @@ def reference_point(
 
 
 def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directions: Sequence[Direction]) -> float:
-    """:func:`hypervolume` of values (N, M), one column for each name of ``reference``, with the
-    logarithms of the quantities in ``LOGGED``."""
+    """:func:`hypervolume` of values (N, M), one column for each name in ``reference``, with the quantities in
+    ``LOGGED`` on a log scale."""
     if not len(values):
         return 0.0
     logged = np.array([name in LOGGED for name in reference])
@@ -89,14 +90,14 @@ def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directio
 
 
 def greedy_subset(losses: np.ndarray, count: int) -> list[int]:
-    """Indices of ``count`` of mutually non-dominated losses (N, M): always the one next that adds most
-    hypervolume (Guerreiro, Fonseca, Paquete 2016) up to a point a tenth beyond the worst of each objective. Where
-    there are no more than ``count``, all as they come.
+    """Indices of ``count`` of mutually non-dominated losses (N, M), chosen greedily: the next point is always the one
+    that adds most hypervolume (Guerreiro, Fonseca, Paquete 2016).
 
-    Lazily: what a point adds only shrinks as others are taken, so only the point that promised most is
-    computed again.
+    The reference point lies 10 % beyond the worst loss of each objective. If N <= ``count``, all indices are returned
+    in order. The search is lazy: a point's gain can only shrink as others are taken, so only the gain of the currently
+    best candidate is recomputed.
     """
-    if count >= len(losses) or losses.shape[1] == 1:  # of one objective all of them are equal
+    if count >= len(losses) or losses.shape[1] == 1:  # non-dominated points of one objective are all equal
         return [*range(min(count, len(losses)))]
     worst = losses.max(axis=0)
     reference = np.maximum(1.1 * worst, 0.9 * worst)
@@ -113,7 +114,7 @@ def greedy_subset(losses: np.ndarray, count: int) -> list[int]:
             continue
         taken.append(i)
         reached += gains[i]
-        # at most what the newest alone leaves of it
+        # upper bound of each gain: the point's volume outside the box of the newest point
         gains = np.minimum(gains, alone - np.prod(reference - np.maximum(losses, losses[i]), axis=1))
         gains[taken] = -np.inf
     return taken
@@ -122,9 +123,12 @@ def greedy_subset(losses: np.ndarray, count: int) -> list[int]:
 def best(
     losses: np.ndarray, count: int, choose: Callable[[np.ndarray, int], Sequence[int]] = greedy_subset
 ) -> list[int]:
-    """Indices of the ``count`` best of losses (N, M), less is better: layer after layer of the non-dominated
-    sorting, each in the order of ``choose`` (the members' losses, how many there is room for). Rows with a value
-    that is not finite are never among them."""
+    """Indices of the ``count`` best of losses (N, M); less is better.
+
+    They are taken layer by layer of the non-dominated sorting. ``choose`` gets the losses of a layer's members and the
+    number still needed, and returns the indices to take, in order. Rows with a value that is not finite are never
+    taken.
+    """
     directions: list[Direction] = ["minimize"] * losses.shape[1]
     left, chosen = np.arange(len(losses)), list[int]()
     while len(chosen) < count and (layer := nondominated(losses[left], directions)).any():
@@ -135,12 +139,11 @@ def best(
 
 
 def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:
-    """Index of the point of a front (N, M) nearest to the ideal one, each objective scaled to its
-    range on the front (Euclidean distance; the first of equals).
+    """Index of the point of a front (N, M) that is nearest to the ideal point (Euclidean distance, every objective
+    scaled to its range on the front; the first in a tie).
 
-    Of two points each objective is 0 at one and 1 at the other, so the point that is better in more objectives
-    is the knee, by however little; where both are better in equally many (always with two objectives), the
-    first.
+    On a front of two points every scaled objective is 0 at one point and 1 at the other. The knee is then the point
+    that is better in more objectives, even by little. With a tie, as always with two objectives, it is the first.
     """
     losses = as_losses(values, directions)
     low, high = losses.min(axis=0), losses.max(axis=0)
@@ -150,7 +153,7 @@ def knee(values: np.ndarray, directions: Sequence[Direction]) -> int:
 
 @dataclass
 class Front:
-    """A front that grows by one point at a time, in O(its size) a point."""
+    """A front that grows point by point; adding a point takes time linear in the front's size."""
 
     directions: tuple[Direction, ...]
     numbers: list[int] = field(default_factory=list)
@@ -160,7 +163,8 @@ class Front:
         self.losses = np.empty((0, len(self.directions)))
 
     def add(self, number: int, values: Sequence[float]) -> bool:
-        """Take the point in unless a member dominates it; members that it dominates leave."""
+        """Add the point unless a member dominates it, and remove the members that it dominates; returns whether it was
+        added."""
         new = as_losses(np.asarray(values, float), self.directions)[0]
         if not np.isfinite(new).all():
             return False
@@ -173,5 +177,5 @@ class Front:
         return True
 
     def values(self) -> np.ndarray:
-        """Members' values (N, M) in their own directions."""
+        """The members' values (N, M), with the original signs."""
         return as_losses(self.losses, self.directions)
