@@ -1,7 +1,7 @@
-"""Test accuracy against the bits of the weights, method by method, on one small CNN.
+"""Test accuracy as a function of the weights' bits, for every quantization method, on a small CNN.
 
-Fashion-MNIST (6,000 training images), a convnet of width 16, activations of 8 bits, weights rounded in
-the second half of the training; the accuracy is that of the exported file on the 10,000 test images.
+Fashion-MNIST (6,000 training images), a convnet of width 16, 8-bit activations, weights rounded in
+the second half of training. Accuracy is that of the exported file on the 10,000 test images.
 Writes a table and a plot under ``results/reference/bits``.
 """
 
@@ -115,7 +115,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     (folder / "README.md").write_text(readme(rows))
-    page = Path(tempfile.gettempdir()) / "bits.html"  # to look at; the picture beside the table is made of it
+    page = Path(tempfile.gettempdir()) / "bits.html"  # the picture beside the table is made from this page by hand
     plot(rows, cell(rows, "uniform", 32)[0]).write_html(page)
     print((folder / "README.md").read_text(), page)
 

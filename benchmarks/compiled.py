@@ -1,9 +1,9 @@
-"""Would torch.compile pay as a form of lanes? Its time to compile against what it saves of a step.
+"""torch.compile for lanes: time to compile against time saved per step.
 
-Forward and backward pass of lanes side by side (the engine's ``stacked`` form), eager and compiled, on one
-core; the rest of a step is the same in both. Every structure compiles anew (without the disk cache, and
-after the compiler itself was loaded once): ``steps_to_pay`` is how many steps of all lanes together it would
-have to train before the time spent compiling has come back.
+It times the forward and backward pass of lanes side by side (the ``stacked`` form), eager and compiled, on one
+core; the rest of a step is the same in both. Every structure is compiled without the disk cache, after the compiler
+itself was loaded once. ``steps_to_pay`` is the number of steps of all lanes together after which the saved time equals
+the time to compile.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Loss = Callable[[Tensor], tuple[Tensor, Any]]
 
 def passes(spec: Any) -> tuple[Loss, Tensor]:
     """The loss of LANES students side by side (and their new buffers) as a function of their
-    parameters, and those."""
+    parameters, and these parameters."""
     student, (shape, n), _ = spec
     examples = lanes.Examples(torch.randn(n, *shape), torch.randint(0, 10, (n,)), {"logits": torch.randn(n, 10)})
     recipes = [recipe_of(student, seed) for seed in range(LANES)]

@@ -1,9 +1,9 @@
-"""Do confirmed values repeat? Digits, 60 trials, confirmed twice on independent seeds.
+"""Repeatability of confirmed values: digits, 60 trials, confirmed twice on independent seeds.
 
-Claim: the second confirmation's test accuracy lies inside the first one's interval for >= 90 % of
-the points, and so its validation accuracy. Beside it: by how much the search's validation accuracy was too
-good, by that of the new seeds on the same samples (the selection), and by how much the new seeds'
-validation is above their test (the split, which no selection made).
+Claim: for >= 90 % of the points, the second confirmation's test accuracy lies inside the first one's interval, and so
+does its validation accuracy. Two biases are reported too: the search's validation accuracy minus that of new
+seeds on the same samples (due to selection), and the new seeds' validation accuracy minus their test accuracy (due to
+the split, as these trainings were not selected).
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Ours against Ray Tune with OptunaSearch, Optuna's own ``optimize`` and random search.
+"""harness against Ray Tune with OptunaSearch, Optuna's ``optimize`` and random search.
 
-Same task, teacher logits, space and seconds, on the same cores: digits, or 6,000 images of
-Fashion-MNIST. Peers' trials are those of ``plain_trial``. All contenders are given the same first points, our
-baselines: peers run them in a row, our search against the clock runs the width sweep in every second
-turn. The clock runs from the first proposal (start-up stands apart). Afterwards, outside the
-clock, one lab times one file of each graph in one session, related to the widest fp32 student's turn by
-turn, so that all fronts are those of validation accuracy, bytes and the same instrument's latency, equal
-graphs have equal latencies, and nobody wins by having more files timed. The hypervolume of a front is taken
-on its members' test accuracy.
+All have the same task (digits, or 6,000 images of Fashion-MNIST), teacher logits, space, time and cores. The peers'
+trials are those of ``plain_trial``. All start with the same points, harness's baselines: peers run them in a row; the
+search of harness with a time budget runs the width sweep in every second turn. The clock starts at the first proposal;
+start-up is reported separately. Afterwards one lab times one file of each graph in a single session, scaled turn by
+turn by the widest fp32 student's file. Thus all fronts use validation accuracy, size and latencies from the same
+session; equal graphs have equal latencies; and no contender gains by timing more files. The hypervolume of a front is
+computed from its members' test accuracies.
 
     python benchmarks/engine_vs_peers.py digits|fashion [SEEDS [SECONDS]]
 """
@@ -55,14 +54,14 @@ SPACES = {
     "fashion": ("fashion_convnet.yaml", ["task.train_limit=6000"], 3, 300),
 }  # file, overrides, seeds, seconds
 LAB_S = 0.25  # timed seconds of a graph
-# Our budget of time begins with the command, the clock with the first proposal: what start-up takes beyond this, ours
-# has less.
+# Seconds added to harness's budget for its start-up, because its budget starts with the command and the clock with the
+# first proposal. If start-up takes longer, harness has less time than its peers.
 START_UP_S = 20
 
 
 @dataclass(frozen=True)
 class Row:
-    """A told trial: seconds since the first proposal, validation accuracy (none where it was stopped),
+    """A reported trial: seconds since the first proposal, validation accuracy (None if it was stopped),
     its file."""
 
     told_s: float
@@ -72,7 +71,7 @@ class Row:
 
 
 def suggest(trial: Any, hole: Hole) -> Any:
-    """A hole's code from an Optuna trial, as our own search asks for it."""
+    """A hole's code from an Optuna trial, requested as harness's search does."""
     match distribution(hole):
         case FloatDistribution() as d:
             return trial.suggest_float(hole.internal, d.low, d.high, log=d.log, step=d.step)
@@ -83,7 +82,7 @@ def suggest(trial: Any, hole: Hole) -> Any:
 
 
 def first_points(space: Space) -> list[dict[str, Any]]:
-    """Our baselines, as the peers take points to begin with."""
+    """harness's baselines as starting points for the peers."""
     holes = {hole.internal: hole for hole in space.holes}
     known = [b.params for b in space.baselines() if b.params is not None]
     return [{name: to_optuna(holes[name], code) for name, code in params.items()} for params in known]
@@ -111,8 +110,8 @@ def _rows(folder: Path, first: float) -> list[Row]:
 
 @dataclass(frozen=True)
 class Define:
-    """The space as OptunaSearch takes it: called with an Optuna trial, it gives the trial's config. Ray
-    pickles it, so the time of the first call goes into a file."""
+    """The space as a define-by-run function for OptunaSearch: called with an Optuna trial, it returns the config. Ray
+    pickles it, so it writes the time of the first call to a file."""
 
     space: Space
     clock: Path
@@ -125,7 +124,7 @@ class Define:
 
 
 def ray_tune(space: Space, folder: Path, seconds: float, logits: Any) -> tuple[list[Row], float]:
-    """As Ray Tune's documentation sets OptunaSearch up: a define-by-run space, one CPU a trial."""
+    """OptunaSearch set up as in Ray Tune's documentation: a define-by-run space, one CPU per trial."""
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -199,7 +198,7 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A told trial as everybody's are compared: on validation, the front; on test, its hypervolume."""
+    """A reported trial with the values for the comparison: validation for the front, test for its hypervolume."""
 
     told_s: float
     validation: tuple[float, float, float] | None
@@ -217,7 +216,7 @@ def latencies_ms(paths: list[Path], reference: Path) -> dict[Path, float]:
 
 
 def scored(space: Space, rows: dict[str, list[Row]]) -> dict[str, list[Scored]]:
-    """One lab's latencies for all files; test accuracy of those that were ever on a front."""
+    """All contenders' trials with the lab's latencies, and test accuracies for those that were ever on a front."""
     from harness.trial.score import data_of, file_metrics
 
     data = data_of(space.fill(space.sample(lambda hole: hole.default)))
@@ -240,7 +239,7 @@ def scored(space: Space, rows: dict[str, list[Row]]) -> dict[str, list[Scored]]:
 
 
 def fronts(told: list[Scored]) -> list[list[int]]:
-    """The members of the front after each told trial."""
+    """The members of the front after each reported trial."""
     front, found = Front(DIRECTIONS), []
     for i, row in enumerate(told):
         if row.validation is not None:
@@ -250,7 +249,7 @@ def fronts(told: list[Scored]) -> list[list[int]]:
 
 
 def curve(told: list[Scored], reference: tuple[float, ...]) -> list[tuple[float, float]]:
-    """(seconds, hypervolume) after each told trial."""
+    """(seconds, hypervolume) after each reported trial."""
     found = []
     for row, members in zip(told, fronts(told), strict=True):
         values = np.array([told[i].test for i in members]).reshape(-1, len(METRICS))
@@ -259,13 +258,13 @@ def curve(told: list[Scored], reference: tuple[float, ...]) -> list[tuple[float,
 
 
 def _is_widest(row: Row) -> bool:
-    """Is it our trial 0, the widest fp32 student?"""
+    """Whether it is harness's trial 0, the widest fp32 student."""
     return row.path.parent.name == f"{0:05d}"
 
 
 def reference_of(rows: dict[str, list[Row]], told: dict[str, list[Scored]]) -> tuple[float, ...]:
-    """Chance accuracy, and 1.5 times the largest costs of our baselines and of all contenders' fronts: every one
-    of them counts (:func:`harness.stats.pareto.reference_point`)."""
+    """Chance accuracy, and 1.5 times the largest costs of harness's baselines and all fronts, so that all
+    these points contribute (:func:`harness.stats.pareto.reference_point`)."""
     counted = [s for row, s in zip(rows["ours"], told["ours"], strict=True) if row.baseline]
     counted += [own[i] for own in told.values() for i in fronts(own)[-1]]
     values = np.array([v for s in counted for v in (s.validation, s.test) if v is not None])
@@ -323,7 +322,7 @@ def main() -> None:
     task, *given = sys.argv[1:]
     seeds, seconds = (int(g) if g else d for g, d in zip_longest(given, SPACES[task][2:]))
     done = []
-    for seed in range(seeds):  # saved after each, so that an interrupted run leaves what it found
+    for seed in range(seeds):  # save after each seed, so that an interrupted run keeps its results
         done.append(one_seed(task, seed, seconds))
         save(f"engine_vs_peers_{task}", {"seconds": seconds, "summary": summary(done, seconds), "runs": done})
 

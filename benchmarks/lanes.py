@@ -1,10 +1,10 @@
-"""Students per hour of one core (or GPU): K side by side, beside the leanest hand-written loop.
+"""Students per hour of one core (or GPU): K lanes side by side, against the leanest hand-written loop.
 
 The loop is plain PyTorch without a DataLoader: tensors in memory, ``torch.optim.SGD(foreach=True)``,
-``clip_grad_norm_(foreach=True)``, Hinton's distillation with cached logits; nothing can be left out.
-A student is EPOCHS epochs; one epoch is timed, all contenders in turn in every round, medians over
-rounds. ``form`` is what the engine chose by itself; ratios are to the loop of the same round. On a CPU
-everything runs on one core; then one process per core does the same at once, with the loop and with lanes.
+``clip_grad_norm_(foreach=True)``, Hinton's distillation with cached logits. It has no part that could be omitted.
+A student trains EPOCHS epochs. One epoch is timed, with all contenders in turn in every round; results are medians
+over rounds. ``form`` is the form that the engine chose. Ratios are relative to the loop in the same round. On a CPU
+everything first runs on one core; then one process per core runs at the same time, with the loop and with lanes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def recipe_of(student: dict[str, Any], seed: int) -> Recipe:
 
 
 def loop(module: nn.Module, data: lanes.Examples) -> None:
-    """One epoch as lean as PyTorch allows."""
+    """One epoch of the leanest loop in PyTorch."""
     optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, foreach=True)
     order = torch.randperm(len(data.y), device=data.y.device)
     for i in range(len(data.y) // BATCH):
@@ -106,7 +106,7 @@ def contenders(spec: Any, device: str) -> tuple[Contenders, nn.Module]:
     for k in widths:
         runs = [begin(recipe_of(student, seed), build(seed), examples) for seed in range(k)]
         found[f"{k} lanes"] = (k, lambda runs=runs: advance(runs, 1))
-    for _, work in found.values():  # warm: the engine measures its forms here
+    for _, work in found.values():  # warm-up, in which the engine measures its forms
         work()
     return found, module
 
@@ -130,8 +130,8 @@ def family(spec: Any, device: str) -> dict[str, Any]:
 
 
 def on_one_core(core: int, name: str, several: int, together: Any, answers: Any) -> None:
-    """In a process of its own: seconds of a student's epoch with the loop and with lanes, each round
-    begun together with the other processes."""
+    """Seconds of a student's epoch with the loop and with lanes. Runs in its own process; every round starts at
+    the same time as in the other processes."""
     prepare({core})
     student, data, _ = FAMILIES[name]
     own, _ = contenders((student, data, (several,)), "cpu")
@@ -144,7 +144,7 @@ def on_one_core(core: int, name: str, several: int, together: Any, answers: Any)
 
 
 def on_every_core(name: str, several: int, cores: list[int]) -> dict[str, Any]:
-    """Students an hour of the whole machine, one process per core."""
+    """Students per hour of the whole machine, with one process per core."""
     spawn = multiprocessing.get_context("spawn")
     together, answers = spawn.Barrier(len(cores)), spawn.Queue()
     processes = [spawn.Process(target=on_one_core, args=(c, name, several, together, answers)) for c in cores]

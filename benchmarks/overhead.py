@@ -1,9 +1,9 @@
-"""Orchestration: what a trial costs when training costs nothing, beside Ray Tune + OptunaSearch.
+"""Orchestration: time per trial if training takes no time, against Ray Tune + OptunaSearch.
 
-Both run in this one process, one after the other, on the same cores, with the same space and
-sampler settings. Claims: <= 10 ms a trial without the sampler's ask (and without the second and a
-half that the latency lab takes to start and to time the one structure), and <= 10 ms that a slot
-idles between two trials. Ray is up before either clock starts.
+Both run in this process, one after the other, on the same cores, with the same space and
+sampler settings. Claims: <= 10 ms per trial without the sampler's ask (and without the 1.5 s
+that the latency lab takes to start and to time the only structure), and a slot is idle for <= 10 ms between two
+trials. Ray is started before either clock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ search: {trials: 200, seed: 0}
 
 
 class Timed:
-    """Replaces a function by one that adds its seconds up."""
+    """Replaces a function by one that also sums up its seconds."""
 
     def __init__(self, owner: Any, name: str):
         self.seconds: list[float] = []
@@ -52,8 +52,8 @@ class Timed:
 
 
 def ours(folder: Path) -> dict[str, Any]:
-    """A whole search. The clock runs from the first ask to the last tell; starting Ray and the
-    workers before it, and test scores, importances and Ray's end after it, stand apart."""
+    """A complete search. The clock runs from the first ask to the last tell. The time before it (starting Ray and the
+    workers) and after it (test scores, importances, stopping Ray) is reported separately."""
     (folder / "space.yaml").write_text(SPACE)
     space = load_space(folder / "space.yaml")
     asks, looping, lab = Timed(Study, "propose"), Timed(driver, "work_through"), Timed(loop, "measure")
@@ -88,7 +88,7 @@ def idle(times: list[dict[str, float]]) -> list[float]:
 
 
 def tune() -> dict[str, Any]:
-    """The same on Ray Tune with OptunaSearch, as its documentation sets it up."""
+    """The same on Ray Tune with OptunaSearch, set up as in its documentation."""
     import optuna
     import ray
     from ray import tune

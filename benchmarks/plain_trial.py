@@ -1,8 +1,7 @@
 """One trial as a user of Ray Tune or Optuna writes it: a DataLoader, a module, ``torch.optim``.
 
-The compression is ours (when channels go, how weights round, what is exported), since the peers have
-none of it; the loop around it is the one of their documentation. Latency is timed in the trial's own
-process, as a user does.
+The peers have no compression, so pruning, rounding and export are harness's. The training loop is that of their
+documentation. Latency is timed in the trial's process, as a user would do.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from harness.train.teacher import quantities_of
 from harness.trial.outcome import ship
 from harness.trial.score import data_of, file_metrics, normalized_part
 
-# The engine's own form of a network is not for peers; nor may it be read (torch.fx patches modules for all
-# threads) while Optuna's n_jobs threads call theirs.
+# Peers must not use the engine's fused form of a network. Making it would also break them: torch.fx patches modules for
+# all threads while Optuna's n_jobs threads call theirs.
 schedule.single = pruning.single = plain
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -48,7 +47,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def plain_trial(tree: Mapping[str, Any], logits: Mapping[str, np.ndarray], folder: Path) -> dict[str, float]:
-    """Train, export, score and time; the row is written beside the file too."""
+    """Train, export, score and time; returns the row and also writes it beside the file."""
     torch.set_num_threads(1)
     recipe = parse_recipe(tree, REGISTRIES)
     data = data_of(recipe)

@@ -1,8 +1,8 @@
-"""Channels last and bfloat16: seconds of one student's step, and what its accuracy becomes.
+"""Channels last and bfloat16: time of a student's step, and the effect on accuracy.
 
-One epoch of a student alone in turn: as the engine trains it in float32, in bfloat16, and the leanest
-hand-written loop of ``lanes`` (channels first); medians over rounds, ratios within a round. Then 6,000
-images of Fashion-MNIST are learned in both precisions from the same seeds: validation accuracy.
+One epoch of a single student is timed in turn: the engine in float32, the engine in bfloat16, and the leanest
+hand-written loop of ``lanes`` (channels first). Times are medians over rounds, ratios are within a round. Then students
+train on 6,000 images of Fashion-MNIST in both precisions from the same seeds, and validation accuracies are compared.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def timed(student: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
     works: dict[str, Callable[[], Any]] = {p: lambda run=run: advance([run], 1) for p, run in runs.items()}
     works["leanest loop, float32"] = lambda: loop(module, examples)
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(ROUNDS + 1):  # the first warms
+    for turn in range(ROUNDS + 1):  # the first is a warm-up
         for name, work in works.items():
             times[name] += [seconds(work, device)] if turn else []
     steps = n // recipe.train.batch_size
@@ -79,7 +79,7 @@ def timed(student: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
 
 
 def learned(device: str) -> dict[str, Any]:
-    """Validation accuracy of the widest student after its epochs, and the difference of each seed."""
+    """Validation accuracy of the trained widest student, and the difference between the precisions for each seed."""
     student = "student={model: convnet, width: 32, stages: 3}"
     overrides = ["task.train_limit=6000", student, "distill={kind: none}"]
     space = load_space(ROOT / "search_spaces" / "fashion_convnet.yaml", overrides=overrides)

@@ -1,11 +1,10 @@
-"""What it costs that every trial ends in a file: exporting, scoring, auditing and recording.
+"""The cost of a file per trial: exporting, scoring, auditing and recording.
 
-Processor seconds, not wall time: a neighbor on the machine does not move them. Random trials of the
-digits space, one after the other in one process; ``added`` is what the file takes (the export of the
-untrained student that the constraint on latency asks for, and all that follows the last training step) over what
-building and training the same students takes. Apart stand the baselines' first exports (``first_exports_s``: from
-the graph that the teacher, of the same architecture, was exported to before), the latency lab and the test
-accuracies.
+It is measured in processor seconds, which other load on the machine changes little. Random trials of the
+digits space run one after the other in one process. ``added`` is the time for the file (the export of the untrained
+student, needed for the constraint on latency, and everything after the last training step) over the time to build and
+train the same students. Reported separately: the baselines' first exports (``first_exports_s``; they reuse the graph
+exported for the teacher, which has the same architecture), the latency lab and the test accuracies.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Run one space and keep its front as a reference result: ``python benchmarks/reference.py SPACE [--trials N]``.
 
-What is committed under results/reference/NAME: the front's table with hardware, versions and
-command (README.md), ``pareto.csv``, ``trials.csv``, the space, ``study.json`` and the named recipes;
-``front.png`` is a picture of the report's first plots, taken by hand.
-The models are not: ``harness train`` makes them again from the recipes.
+results/reference/NAME gets the front's table with hardware, versions and
+command (README.md), ``pareto.csv``, ``trials.csv``, the space, ``study.json`` and the named recipes.
+``front.png`` is a screenshot of the report's first plots, taken by hand.
+The models are not committed; ``harness train`` makes them from the recipes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Channels removed from networks as torchvision ships them: residual sums, depthwise convolutions with
+"""Removal of channels from torchvision's networks: residual sums, depthwise convolutions with
 squeeze-and-excitation, concatenation.
 
-For each network and share: the smaller network's outputs against those of the network with the same
-channels' parameters at zero, and the exported file's bytes and latency (interleaved, one lab). Weights
-are random with batch norms away from their first values: removal does not depend on training.
+For each network and share it compares the smaller network's outputs with those of the network with the same
+channels' parameters set to zero, and measures the exported file's size and latency (interleaved, one lab). Weights
+are random, with batch norms different from their initial values, because removal does not depend on training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.train.shrink import Channels, shrink
 NETWORKS = ("resnet18", "mobilenet_v3_small", "densenet121")
 SHARES = (0.0, 0.25, 0.5, 0.75)
 SHAPE = (3, 64, 64)
-ROUND_TO = 8  # channels: runtimes block them
+ROUND_TO = 8  # channels; runtimes process them in blocks
 
 
 def network(name: str) -> nn.Module:
@@ -48,8 +48,8 @@ def network(name: str) -> nn.Module:
 
 
 def without(net: nn.Module, share: float) -> tuple[nn.Module, float]:
-    """The network without a share of its channels, and how far it is from the masked one, relative
-    to the largest logit."""
+    """The network without a share of its channels, and the largest difference of its outputs to the masked network's,
+    relative to the largest logit."""
 
     def keep(channels: Channels) -> torch.Tensor:
         scores, now = channels.weights.norm(dim=1), torch.tensor(1.0)

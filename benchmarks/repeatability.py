@@ -1,9 +1,9 @@
-"""One file, timed again and again: does the lab say the same thing each time?
+"""Repeatability of the latency of one file.
 
-Seven runs of the long protocol (what ``harness bench`` does) on a quiet machine, interleaved with
-seven while every core but the lab's is kept busy on purpose. Quiet: at least 6 verdicts ``ok``,
-half-width <= 2 %, medians within 2 % of each other. Loaded: the median is within 2 % of the quiet
-one or the verdict is ``unstable``, 7 of 7.
+Seven runs of the long protocol (that of ``harness bench``) on a quiet machine are interleaved with
+seven runs during which every core except the lab's is kept busy. Claims. Quiet: at least 6 verdicts ``ok``,
+half-width <= 2 %, medians within 2 % of each other. Loaded: in 7 of 7 runs the median is within 2 % of the quiet
+one or the verdict is ``unstable``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RUNS, WITHIN = 7, 0.02
 
 @contextlib.contextmanager
 def busy_cores(lab_core: int) -> Iterator[list[int]]:
-    """Arithmetic on every allowed core but ``lab_core``."""
+    """Keep every allowed core except ``lab_core`` busy."""
     others = sorted(os.sched_getaffinity(0) - {lab_core})
     code = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: sum(i * i for i in range(10**6))"
     running = [subprocess.Popen([sys.executable, "-c", code, str(core)]) for core in others]

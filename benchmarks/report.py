@@ -1,4 +1,4 @@
-"""What every benchmark prints and commits: hardware, versions, command, figures."""
+"""The output of every benchmark: hardware, versions, command and figures."""
 
 from __future__ import annotations
 

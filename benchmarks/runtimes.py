@@ -1,9 +1,9 @@
 """Bytes, latency and load time of the Fashion convnet and resnet20, on onnxruntime and OpenVINO.
 
-0 / 25 / 50 / 75 % of the channels removed x fp32 / int8 / 4 / 2 bits, every file exported for its
-runtime by a real trial (one epoch on random images: size and speed do not depend on what was
-learned), all files of one student timed in one interleaved run. Ratios are to the whole fp32
-student on onnxruntime; where int8 is slower than fp32 of the same width, ``slower`` says so.
+0 / 25 / 50 / 75 % of the channels are removed, at fp32 / int8 / 4 / 2 bits. A real trial exports every file for its
+runtime (one epoch on random images, since size and speed do not depend on the training). All files of one student are
+timed in one interleaved run. Ratios are relative to the unpruned fp32 student on onnxruntime. ``slower`` marks
+files whose int8 version is slower than fp32 at the same width.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def export_files(
     removed: Sequence[float] = RATIOS,
     widths: Sequence[int] = BITS,
 ) -> list[dict[str, Any]]:
-    """One exported file for every runtime, ratio and width."""
+    """Export one file for every runtime, ratio and number of bits."""
     rng = np.random.default_rng(0)
     for part, n in (("train", 256), ("test", 64)):
         x, y = rng.integers(0, 256, (n, *shape), np.uint8), np.arange(n) % 10

@@ -1,12 +1,12 @@
-"""Samplers on a model of the digits space: what they find in 10 to 240 trials, over many seeds.
+"""Samplers on a model of the digits space: hypervolumes after 10 to 240 trials, over many seeds.
 
 The model is an ensemble of trees fitted to the 1,440 recorded trials of ``stopping_curves`` (accuracy as a logit,
-bytes and latency as logarithms). Each study begins with the baselines, keeps six trials (three
-groups, where lanes share a structure) open as a search on two cores does, and sees accuracies with the
-noise of 360 validation samples; hypervolumes are those of the front's true values. Compares samplers with
-each other; it says nothing of real accuracies.
+bytes and latency as logarithms). Each study begins with the baselines and, like a search on two cores, has six trials
+open at a time (three groups if lanes share a structure). The sampler gets accuracies with the noise of 360 validation
+samples; hypervolumes use the true values of the front. The benchmark compares samplers; its accuracies are not
+real ones.
 
-    python benchmarks/samplers.py [CONTENDER ...]    # those anew, the others as in the committed output
+    python benchmarks/samplers.py [CONTENDER ...]    # run these, and keep the committed results of the others
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def ours(seed: int, seen: Seen) -> optuna.samplers.BaseSampler:
 
 @dataclass(frozen=True)
 class Contender:
-    """A sampler by seed, and how it is used: ``SPREAD`` points before its own, trials of one structure side
-    by side, trials of a study (at most), studies."""
+    """A sampler and its use: whether the ``SPREAD`` points come first, the number of trials of one structure side
+    by side, the number of trials per study (at most), and the number of studies (seeds)."""
 
     make: Callable[[int, Seen], optuna.samplers.BaseSampler]
     first: Callable[..., list[dict[str, Any]]] = lambda *_: []
@@ -75,7 +75,7 @@ CONTENDERS = {
     ),
     "nsga2, population 20": Contender(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed, population_size=20)),
     "ours: tpe, 4 lanes": Contender(ours, starting_points, lanes=4),
-    "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=4),  # seconds an ask
+    "gp": Contender(lambda seed, _: optuna.samplers.GPSampler(seed=seed), trials=60, seeds=4),  # an ask takes seconds
 }
 
 
@@ -96,7 +96,7 @@ def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
 def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
     space, trees, _ = model()
     place = np.array([space.places(params)], np.float32)
-    # tree by tree: for one place the ensemble's own predict takes 18 times as long
+    # call the trees directly: for a single point the ensemble's predict takes 18 times as long
     each = [tree.tree_.predict(place)[0, :, 0] for tree in trees.estimators_]
     logit, size, latency = np.mean(each, axis=0)
     return 1 / (1 + math.exp(-logit)), math.exp(size), math.exp(latency)
@@ -105,8 +105,8 @@ def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:
 def proposals(
     found: optuna.Study, spread: Sequence[dict[str, Any]], lanes: int
 ) -> Iterator[list[tuple[optuna.Trial, dict[str, Any]]]]:
-    """Groups of asked trials and their parameters: the baselines, then a leader (those of ``spread`` first) and
-    its followers."""
+    """Groups of asked trials and their parameters: first the baselines, then groups of a leader and its
+    followers. The points in ``spread`` are the first leaders."""
     space, _, _ = model()
     holes = {hole.internal: hole for hole in space.holes}
 
@@ -171,7 +171,7 @@ def main() -> None:
             figures[name] = {"seeds": contender.seeds, "wall_s": round(time.monotonic() - started, 1)}
             for at, found in zip(AT, zip(*volumes, strict=True), strict=False):
                 figures[name][str(at)] = spread_of_mean(found)
-            save("samplers", figures)  # after each, so that an interrupted run leaves what it found
+            save("samplers", figures)  # after each, so that an interrupted run keeps its results
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What 100, 1,000 and 10,000 trials cost the driver: ask, record, tell, front, resume, report, memory.
+"""The driver's cost at 100, 1,000 and 10,000 trials: ask, record, tell, front, resume, report, memory.
 
-A study of the digits space is filled with records whose values are made up (no training), through the
-driver's own bookkeeping. Then a fresh process resumes it: its time until it could ask, the median of
-30 asks (tpe), records (written durably, as workers do) and tells, in which a point is added to the front, the peak
-memory, and the time of the report. Targets: ask <= 50 ms, resume <= 10 s,
+A study of the digits space is filled with records of synthetic values (no training), through the
+driver's bookkeeping. Then a new process resumes it. Measured: the time until it can ask; the medians of
+30 asks (tpe), records (written durably, as by workers) and tells (each adds a point to the front); the peak
+memory; and the time of the report. Targets: ask <= 50 ms, resume <= 10 s,
 memory at 10,000 trials <= 1.5 times that at 100.
 """
 
@@ -41,7 +41,7 @@ SIZES, ASKS = (100, 1_000, 10_000), 30
 
 
 def opened(folder: Path, sampler: str) -> Run:
-    """The driver's state for the study, as a search or a resumed one has it before its first trial."""
+    """The driver's state for the study before the first trial of a new or resumed search."""
     space = load_space(ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}"])
     nobody: Any = None
     with Stop() as stop:
@@ -51,7 +51,7 @@ def opened(folder: Path, sampler: str) -> Run:
 
 
 def record_of(run: Run, proposal: Proposal) -> TrialRecord:
-    """Values that follow from the recipe, with noise: wide students are better and larger."""
+    """A record with values computed from the recipe plus noise: wider students are better and larger."""
     recipe = proposal.recipe
     luck = random.Random(proposal.number)
     size = recipe.student.options["width"] * recipe.quant.options["bits"] * (1.1 - recipe.prune.options["ratio"])
@@ -87,7 +87,7 @@ def fill(folder: Path, trials: int) -> None:
 
 
 def visit(folder: Path) -> dict[str, Any]:
-    """Resume, ask and tell, in a process of its own."""
+    """Resume, ask and tell in a separate process."""
     started = time.perf_counter()
     run = opened(folder, "tpe")
     resume_s = time.perf_counter() - started

@@ -1,18 +1,20 @@
 """Early stopping replayed: epochs saved, hypervolume lost, optimal trials wrongly stopped.
 
-240 random trials of the digits space train to their end once in each of six studies, their accuracy
-taken after every epoch. Every rule then meets the same curves in 100 random orders of each study
-(baselines first, as in a search), one trial after the other; and of two studies and of four together,
-for a rule that learns has more to go by in a longer search. Optimal are the trials on the front of all,
-latencies within the noise of their measurement taken as equal; clearly optimal those that stay on
-it where every other trial's accuracy counts one standard error more: of 360 samples one image decides
-many a place. Accuracies are those of validation at the rungs and of the exported file at the end. Latencies of all
-six studies are taken once more in one session, one of each structure: as searches they ran at six speeds of the
-machine. In the end a rule takes up again what it wants to, from where it was stopped. The rule's constants were
-chosen on the studies of seeds 0 to 3, seeds 4 and 5 are the check on that choice; but for ``until`` and the two
-confidences all six were looked at.
+Six studies of 240 random trials of the digits space are recorded once without stopping, with the accuracy after every
+epoch. Every rule then replays the same curves in 100 random orders of each study (baselines first, as in a search), one
+trial after the other. Two studies and four studies are also replayed as one, because a rule that learns has more
+curves in a longer search. At the end a rule may resume stopped trials from the epoch at which they stopped.
 
-    python benchmarks/stopping.py [--record | --retime]     # the studies anew | their latencies anew
+Optimal trials are those on the front of all trials, with latencies that differ by less than the noise of their
+measurement taken as equal. Clearly optimal trials are those still on the front if every other trial's accuracy is one
+standard error higher: with 360 samples, one image decides many places. Accuracies are validation accuracies at the
+rungs, and the exported file's at the end. One file of each structure of all six studies is timed in one session,
+because the machine ran the searches at six different speeds.
+
+The rule's constants were chosen on the studies of seeds 0 to 3; seeds 4 and 5 are held out. ``until`` and the two
+confidences were chosen on all six.
+
+    python benchmarks/stopping.py [--record | --retime]     # record the studies again | time their files again
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from harness.trial.run import untrained
 SPACE = "search_spaces/digits.yaml"
 TRIALS, ORDERS = 240, 100
 LAB_S = 1.0  # timed seconds of a structure
-STUDIES = {  # seeds of the recorded studies; those in one bracket are replayed as one
+STUDIES = {  # seeds of the recorded studies; those in one inner list are replayed as one study
     "chosen_on": [[0], [1], [2], [3]],
     "chosen_on, two as one": [[0, 1], [2, 3]],
     "chosen_on, four as one": [[0, 1, 2, 3]],
@@ -70,7 +72,7 @@ class Watch(Never):
 
 
 def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
-    """One search of random trials; each with its costs and its accuracy after every epoch."""
+    """Run one search of random trials; returns each with its costs and its accuracy after every epoch."""
     loaded = load_space(ROOT / space, overrides=[f"search.seed={seed}", "search.sampler=random", "search.lanes=1"])
     with tempfile.TemporaryDirectory() as folder:
         search(loaded, Path(folder) / "study", trials=trials, rule=lambda _: Watch())
@@ -82,8 +84,8 @@ def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
 
 
 def retime(space: Space, studies: list[list[dict[str, Any]]]) -> None:
-    """The latency of every row, one session for all: a file of each structure in turn with the widest fp32
-    student's."""
+    """Measure the latency of every row in one session: one file of each structure, in turn with the widest fp32
+    student's file."""
     keys, files = {}, {}
     with tempfile.TemporaryDirectory() as folder, Lab(timeout_s=600) as lab:
         for i, r in enumerate(r for study in studies for r in study):
@@ -115,16 +117,15 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def volume(rows: list[dict[str, Any]], reference: dict[str, Any]) -> float:
-    """As the search's: costs in logarithms up to the widest fp32 student's bytes and 1.5 times its
-    latency, accuracy above chance."""
+    """The hypervolume as a search computes it: costs in logarithms; reference point: chance accuracy, the widest fp32
+    student's bytes and 1.5 times its latency."""
     values = [[r["accuracy"], math.log(r["size_bytes"]), math.log(r["latency_ms"])] for r in rows]
     point = [0.1, math.log(reference["size_bytes"]), math.log(1.5 * reference["latency_ms"])]
     return hypervolume(np.array(values), point, DIRECTIONS)
 
 
 def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int], int]:
-    """The trials that finished and the epochs that were trained, first of all, then of those that the
-    rule takes up again."""
+    """Replay all rows, then the trials that the rule resumes; returns the finished trials and the epochs trained."""
     reached: dict[int, int] = {}  # epochs trained so far
     known = {r["number"]: r for r in rows}
 
@@ -149,14 +150,14 @@ def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int],
 
 
 def read(seeds: list[int]) -> list[dict[str, Any]]:
-    """The trials of these studies as those of one, with the baselines of the first."""
+    """The trials of these studies joined to one study, with the baselines of the first."""
     studies = [json.loads((CURVES / f"seed_{seed}.json").read_bytes()) for seed in seeds]
     rows = studies[0] + [r for study in studies[1:] for r in study if not r["baseline"]]
     return [r | {"number": number} for number, r in enumerate(rows)]
 
 
 def judge(rule: str, seeds: list[int], orders: int) -> dict[str, Any]:
-    """The rule over all orders of one study; stopped trials are counted in all of them."""
+    """The results of a rule over all orders of one study; stopped trials are counted over all orders."""
     rows = read(seeds)
     baselines, others = [r for r in rows if r["baseline"]], [r for r in rows if not r["baseline"]]
     reference = next(r for r in baselines if r["baseline"] == "widest-fp32")
@@ -174,7 +175,7 @@ def judge(rule: str, seeds: list[int], orders: int) -> dict[str, Any]:
 
 
 def pooled(studies: list[dict[str, Any]], orders: int) -> dict[str, Any]:
-    """Of the replays of all these studies."""
+    """The results of several studies together."""
     saved, lost = ([v for s in studies for v in s[name]] for name in ("saved", "lost"))
     total = {
         k: sum(s[k] for s in studies) for k in ("optimal", "clearly_optimal", "stopped", "clearly_stopped", "trials")
@@ -200,9 +201,9 @@ RULES = {"dominated": lambda: Dominated(DominatedConfig((0.0, LATENCY_TIE))), "m
 
 
 def best_of(rows: list[dict[str, Any]], errors: float = 0.0) -> set[int]:
-    """Trials that no other equals or beats in everything and beats in something, where latencies
-    within LATENCY_TIE of each other are equal: being measured 0.1 % faster makes nobody optimal. The others'
-    accuracies count so many standard ``errors`` of the trial's more."""
+    """The nondominated trials, with latencies within LATENCY_TIE of each other taken as equal, so that a measured lead
+    of 0.1 % makes no trial optimal. The accuracies of all other trials are raised by ``errors`` standard errors of the
+    trial's accuracy."""
     a, s, t = (np.array([r[name] for r in rows]) for name in ("accuracy", "size_bytes", "latency_ms"))
     numbers, found = np.array([r["number"] for r in rows]), set()
     for r, ai, si, ti in zip(rows, a, s, t, strict=True):
@@ -216,7 +217,7 @@ def best_of(rows: list[dict[str, Any]], errors: float = 0.0) -> set[int]:
 
 
 def recorded() -> None:
-    """Record the studies where that is asked for, or has not been done."""
+    """Record the studies if that is requested or they do not exist."""
     CURVES.mkdir(exist_ok=True)
     paths = {seed: CURVES / f"seed_{seed}.json" for part in STUDIES.values() for seeds in part for seed in seeds}
     fresh = "--record" in sys.argv or not all(path.exists() for path in paths.values())

@@ -25,7 +25,7 @@ def start(jobs: Sequence[TrialJob], rungs: Any, logits: Mapping[str, np.ndarray]
 
 
 def _trial(job: TrialJob, logits: Mapping[str, np.ndarray], device: str) -> TrialRecord:
-    """Train; the objectives are made up, since nothing was exported that could be measured."""
+    """Train only. The objectives are synthetic, since no file is exported that could be measured."""
     recipe = job.recipe
     data = data_of(recipe)
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)

@@ -1,4 +1,4 @@
-"""A trial module whose trials cost nothing: what is left is the orchestration."""
+"""A trial module whose trials take no time, to measure the orchestration alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _file() -> bytes:
 
 
 def _trial(job: TrialJob) -> TrialRecord:
-    """Write a file and a record, as a real trial does; the times go into the study's ``times``."""
+    """Write a file and a record as a real trial does, and the times into the study's ``times``."""
     started, path, number = time.time(), job.folder, job.number
     write_bytes_durably(path / "model.onnx", _file())
     made = {"status": "ok", "artifact": describe_file(path / "model.onnx", "onnx"), "structure": "one"}

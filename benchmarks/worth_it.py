@@ -1,11 +1,10 @@
-"""Is a search worth its time? Digits, five study seeds: chosen on validation, told on test.
+"""The gain of a search over plain students: digits, five study seeds, chosen on validation, reported on test.
 
-For each seed: the searched front's hypervolume (files chosen on validation, scored once on test)
-minus that of the plain fp32 width sweep, and the smallest file that has, on validation, at most 1
-accuracy point less than the widest fp32 student, with what the two score on test. The sweep's
-students are the study's own baselines: same epochs, same teacher logits at hand, same export, timed in
-the same run. A front is taken without its baselines, so that the search is not credited with points that
-it was given.
+For each seed it reports the searched front's hypervolume (files chosen on validation, scored once on test)
+minus that of the plain fp32 width sweep. It also reports the smallest file that loses at most 1
+accuracy point on validation against the widest fp32 student, with the test accuracies of both. The sweep's
+students are the study's baselines: same epochs, same teacher logits available, same export, timed in
+the same run. The front excludes the baselines, so that the search gets no credit for points that it was given.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from harness.stats.pareto import nondominated
 
 SEEDS = range(5)
 TRIALS = 60
-POINTS = 0.01  # how much accuracy the small file may give up on validation
+POINTS = 0.01  # accuracy that the small file may lose on validation
 
 
 def study(seed: int, folder: Path) -> StudyData:
@@ -42,7 +41,7 @@ def study(seed: int, folder: Path) -> StudyData:
 
 
 def judge(data: StudyData) -> dict[str, Any]:
-    """Front against sweep: both chosen on validation, their values those on test."""
+    """Compare front and sweep, both chosen on validation, by their test values."""
     searched = data.finished.loc[data.finished["feasible"] & (data.finished["baseline"] == "")]
     values = searched.loc[:, [o.name for o in data.objectives]].to_numpy(float)
     front = searched.loc[nondominated(values, [o.direction for o in data.objectives])]
@@ -69,7 +68,7 @@ def on_test(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def smallest(rows: pd.DataFrame, widest: pd.Series) -> dict[str, Any] | None:
-    """The smallest file within POINTS of the widest student on validation, and what it gives up on test."""
+    """The smallest file within POINTS of the widest student on validation, and its loss of accuracy on test."""
     near = rows.loc[rows["accuracy"] >= widest["accuracy"] - POINTS].sort_values("size_bytes")
     if near.empty:
         return None
