@@ -16,7 +16,7 @@ def image_shape(input_shape: tuple[int, ...], smallest: int = 1) -> tuple[int, i
     if len(input_shape) != 3:
         raise ValueError(
             "needs images (channels, height, width), but a sample has the shape "
-            f"{tuple(input_shape)}; use `mlp`, or bring the data as images"
+            f"{tuple(input_shape)}; use `mlp`, or pass the data as images"
         )
     channels, height, width = input_shape
     if min(height, width) < smallest:

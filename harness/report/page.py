@@ -229,8 +229,8 @@ def warnings(data: StudyData) -> list[str]:
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))
             found.append(
-                f"validation has {n} samples: the best accuracy is known to "
-                f"{units.share(low)} .. {units.share(high)} (95 %)"
+                f"validation has {n} samples: the 95 % interval of the best accuracy is "
+                f"{units.share(low)} .. {units.share(high)}"
             )
     return found
 

@@ -36,7 +36,7 @@ def check_whole(file: Path) -> tuple[int, ...]:
     except OSError as error:
         raise SpaceError("task.name", f"{file} cannot be read ({error})") from error
     if magic[:3] != b"\0\0\x08" or dims not in (1, 3) or len(sizes) != 4 * dims:
-        raise SpaceError("task.name", f"{file} is not an idx file of bytes", magic, "Delete it, or bring it again.")
+        raise SpaceError("task.name", f"{file} is not an idx file of bytes", magic, "Delete it, or copy it again.")
     shape = struct.unpack(f">{dims}I", sizes)
     expected = 4 + 4 * dims + math.prod(shape)
     if actual != expected:
@@ -44,7 +44,7 @@ def check_whole(file: Path) -> tuple[int, ...]:
             "task.name",
             f"{file} must have {expected} bytes as its header says",
             actual,
-            "Delete it, or bring it again.",
+            "Delete it, or copy it again.",
         )
     return shape
 

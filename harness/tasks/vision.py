@@ -98,7 +98,7 @@ def _idx_set(name: str, root: str, download: bool) -> tuple[Samples, Samples]:
     found = [read(file) for file in files]
     for file, array, dims in zip(files, found, (3, 1, 3, 1), strict=True):
         if array.ndim != dims:
-            raise SpaceError("task.name", f"{file} must have {dims} dimension(s)", array.ndim, "Bring it again.")
+            raise SpaceError("task.name", f"{file} must have {dims} dimension(s)", array.ndim, "Copy it again.")
     images, labels, test_images, test_labels = found
     return (images[:, None], labels.astype(np.int64)), (test_images[:, None], test_labels.astype(np.int64))
 
@@ -139,7 +139,7 @@ def _downloaded(name: str, inside: str) -> Path:
             if not (cache / inside).exists():  # another process may have been faster
                 os.replace(Path(partial) / inside, cache / inside)
     except OSError as error:
-        raise SpaceError("task.name", f"{name} cannot be kept at {cache} ({error})", remedy=_REMEDY) from error
+        raise SpaceError("task.name", f"{name} cannot be stored in {cache} ({error})", remedy=_REMEDY) from error
     return cache
 
 
