@@ -69,7 +69,7 @@ def _instructions(machine: dict[str, Any]) -> Finding:
             "instructions",
             f"{found}: sums of 8-bit products saturate here",
             f"no VNNI: harness sets {told} in onnxruntime and makes OpenVINO compute in float32. Integers are then "
-            "exact, but gain little speed. Deployment on such a processor must set the same, or accuracy is lower",
+            "exact, but gain little speed. Production on such a processor must set the same, or accuracy is lower",
         )
     if INT8_KERNELS & set(machine["isa"]):
         return Finding("instructions", f"{found}: 8-bit dot products, sums are exact")
