@@ -112,7 +112,7 @@ def test_no_two_modules_have_one_name() -> None:
 @pytest.mark.parametrize("package", sorted(p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()))
 def test_a_package_says_what_lives_there(package: str) -> None:
     text = ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text())) or ""
-    assert re.search(r"come[s]? in", text) and re.search(r"[Nn]othing|[Nn]o |not", text), text
+    assert re.search(r"Input:|come[s]? in", text) and re.search(r"[Nn]othing|[Nn]o |not", text), text
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)

@@ -1,4 +1,4 @@
 """The command line: parse, call, print.
 
-Input: arguments. Output: text, a table and an exit code. All decisions are made in the Python API, none here.
+Input: arguments. Output: text, a table and an exit code. Nothing is decided here that the Python API cannot do.
 """

@@ -1,6 +1,6 @@
 """Clipping, pruning, quantization, distillation and the optimizers: pure functions, and their registries.
 
-All functions take tensors and numbers and return tensors; none uses a module, a recipe or a device. A new method is one
+Input: tensors and numbers. Output: tensors. No function uses a module, a recipe or a device. A new method is one
 function in a module of this package and one line here. Importing this package does not import torch; ``Method.load``
 does, in the process that trains.
 """
