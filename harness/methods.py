@@ -229,8 +229,8 @@ def respelling(word: Any, known: Any = None) -> str:
 
 
 def nearest(word: str, known: Any) -> str:
-    """A sentence with the new spelling of ``word``; else a 'did you mean' sentence with the list of known names, or only
-    the list."""
+    """A sentence with the new spelling of ``word``; else a 'did you mean' sentence with the list of known names, or
+    only the list."""
     if new := respelling(word, known):
         return new
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
