@@ -11,8 +11,12 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from harness.export.template import Templates
 
 _CACHE = tempfile.TemporaryDirectory(prefix="harness-tests-")
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,3 +55,18 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         return name
 
     return write
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for a study, in which the fake trials leave their traces and find their switches."""
+    monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """Graphs by structure, kept for the tests of one file."""
+    from harness.export.template import Templates  # with torch
+
+    return Templates(tmp_path_factory.mktemp("graphs"))

@@ -1,4 +1,7 @@
-"""What the tests of tasks share: loading by name, small arrays."""
+"""What the tests of tasks share: loading by name, small arrays, where downloaded sets lie."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ from harness.errors import SpaceError
 from harness.recipe import Selected
 from harness.tasks.data import Data, load_data
 
+ROOT = Path(__file__).resolve().parents[1]
+SETS = Path(os.environ.get("HARNESS_DATA") or ROOT.parent / "shared" / "data")
 PARTS = ("train", "validation", "test")
 
 
@@ -23,3 +28,7 @@ def message(name: str, **options) -> str:
 def samples(n=60, classes=3, shape=(4, 4), dtype=np.uint8, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 255, (n, *shape)).astype(dtype), np.arange(n) % classes
+
+
+def needs(folder: str):
+    return pytest.mark.skipif(not (SETS / folder).is_dir(), reason=f"no {folder} in {SETS}: set HARNESS_DATA")

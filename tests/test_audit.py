@@ -13,12 +13,7 @@ from harness.export.export import export
 from harness.export.template import Templates
 from harness.measure.audit import audit
 from harness.recipe import Deploy
-from tests.test_export import MEAN, SHAPE, STD, STUDENTS, trained_student
-
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
-    return Templates(tmp_path_factory.mktemp("templates"))
+from tests.students import MEAN, SHAPE, STD, STUDENTS, trained_student
 
 
 def stored_as(bits: int, size: int) -> set[str]:

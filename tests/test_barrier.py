@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from harness.search.driver import search
 from harness.search.jobs import Finished
-from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, trials_of  # noqa: F401
+from tests.searching import SPACE, FakeLab, Here, Seen, space_of, trials_of
 
 CREATE_TRIAL, SET_STATE = 4, 6  # Optuna's JournalOperation
 ASKS = 6  # per slot, between two results: four that wait for the lab, one that runs, one that is asked ahead
@@ -17,7 +17,7 @@ ASKS = 6  # per slot, between two results: four that wait for the lab, one that 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("widths", [1, 2, 3, 5, 20])
-def test_a_result_reaches_the_sampler_soon_for_any_number_of_structures(box, widths, slots):  # noqa: F811
+def test_a_result_reaches_the_sampler_soon_for_any_number_of_structures(box, widths, slots):
     text = SPACE.replace("[4, 8, 16]", str([4 * (i + 1) for i in range(widths)])).replace("width: 16", "width: 80")
     space = space_of(box, "search.trials=40", "search.sampler=random", text=text)
     search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here(slots))
@@ -39,7 +39,7 @@ class Late(Here):
         return [Finished(a.job, error="timeout: no result after 9 s") if a.job == 5 else a for a in super().wait(0)]
 
 
-def test_a_record_that_was_whole_before_the_time_limit_counts(box):  # noqa: F811
+def test_a_record_that_was_whole_before_the_time_limit_counts(box):
     outcome = search(
         space_of(box), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Late()
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from harness.cli.numbers import labels
 from harness.export.packed import pack
 from harness.measure.bench import bench
 from harness.measure.lab import Job, Lab, Session
+from tests.bundles import bundled, on_a_device
 from tests.fake_trial import tiny_model
 
 
@@ -62,26 +60,6 @@ def test_disturbed_processes_are_started_again_three_times(disturbed: int, verdi
     [timing] = bench([Job(Path("a"))], processes=5, lab=Disturbed).timings
     assert timing.verdict == verdict
     assert timing.reasons == ([] if verdict == "ok" else ["the other cores were 90% busy"])
-
-
-def on_a_device(bundle: Path) -> None:
-    """Run a bundle's script with neither harness nor torch on its path, and a module of it that prints."""
-    alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    check = "import sys, runpy; sys.argv = sys.argv[1:]; sys.modules.update(harness=None, torch=None); "
-    check += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    with open(bundle / "timing.py", "a") as file:  # imported by each measuring process
-        file.write("print('a runtime greets')\n")
-    command = [sys.executable, "-c", check, str(bundle / "device_bench.py"), "--seconds", "0.02", "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=bundle, env=alone)
-    assert done.returncode == 0, done.stderr
-
-
-def bundled(files: list[Path], bundle: Path) -> Path:
-    """A bundle of ``files`` with the results of a run."""
-    ran = CliRunner().invoke(app, ["bench", *map(str, files), "--bundle", str(bundle)])
-    assert ran.exit_code == 0, ran.output
-    on_a_device(bundle)
-    return bundle
 
 
 def test_a_bundle_runs_on_its_own_and_comes_back(files: list[Path], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from harness.runtimes.base import load
 from harness.space.space import load_space
 from harness.tasks.arrays import arrays
 from harness.tasks.split import rows_of
+from tests.bundles import results
 from tests.spaces import BASE, write
 
 TEXT = "".join(f"{name}: {value}\n" for name, value in BASE.items())
@@ -277,16 +278,6 @@ def test_an_archive_that_states_terabytes_is_one_message(tmp_path: Path) -> None
         with pytest.raises(SpaceError):
             rows_of(str(path.rename(path.with_suffix(".renamed"))), 10, ("x", "y"))
         assert time.process_time() - started < 2, name
-
-
-def results(**changed: object) -> str:
-    session = {
-        "blocks": [[[1.0, 1.1, 1.2]] * 3] * 2, "load_ms": [1.0, 2.0], "core": 0, "host": "h", "cpu_model": "c",
-        "complaints": [], "options": [],
-    }  # fmt: skip
-    file = {"path": "a.onnx", "sha256": "0", "model_sha256": "1", "measured_sha256": "1"}
-    whole = {"sessions": [session] * 2, "files": [file] * 2, "runtime": "onnxruntime", "batch_size": 1, "threads": 1}
-    return json.dumps({**whole, **changed})
 
 
 def odd_results() -> dict[str, str]:

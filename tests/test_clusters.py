@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_ray import ROOT, Study, wait_until
+from tests.driving import ROOT, Study, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 TOKEN = "a" * 64

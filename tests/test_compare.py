@@ -14,7 +14,7 @@ from harness.report.compare import at, attained, common_reference, load_contende
 from harness.report.compare_page import terminal, write_comparison
 from harness.search.driver import search
 from harness.stats.intervals import difference_interval, mean_interval, t_95
-from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
+from tests.searching import SPACE, FakeLab, Here, Seen, space_of
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from harness.stats.pareto import nondominated
 from harness.verify.confirm import confirm
 from harness.verify.membership import Noisy, membership, pooled_error
 from tests import fake_trial
-from tests.test_search import FakeLab, Here, Seen, space_of
+from tests.searching import FakeLab, Here, Seen, space_of
 
 DIRECTIONS = ("maximize", "minimize")
 

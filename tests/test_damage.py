@@ -20,7 +20,7 @@ from harness.report.study_data import load_study
 from harness.verify.check import check
 from harness.verify.confirm import confirm
 from tests.chaos.flips import flip, flips_in
-from tests.test_search import FakeLab, box, run, space_of, started  # noqa: F401
+from tests.searching import FakeLab, run, space_of, started
 
 CHECKED = ("study.json", "test.json", "teacher.json", "latency_cache.json", "importances.json", "environment.json")
 
@@ -184,7 +184,7 @@ def test_a_damaged_fingerprint_is_named(study):
         again(study, "search.trials=9")
 
 
-def test_the_users_own_files_are_part_of_the_fingerprint(box, monkeypatch):  # noqa: F811
+def test_the_users_own_files_are_part_of_the_fingerprint(box, monkeypatch):
     from harness.search.sources import code
 
     monkeypatch.chdir(box)

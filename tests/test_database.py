@@ -20,7 +20,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from harness.errors import HarnessError, SpaceError
 from harness.records import read_record
-from tests.test_search import Here, box, run, started  # noqa: F401
+from tests.searching import Here, run, started
 
 OBJECTIVES = ("accuracy", "size_bytes", "latency_ms")
 LOCK_S = 8.0  # SQLite itself waits 5
@@ -44,7 +44,7 @@ def is_whole(url: str, folder: Path, count: int, name: str = "study") -> None:
     assert len(recipes) == len(set(recipes))
 
 
-def when(box: Path, count: int, strike) -> threading.Thread:  # noqa: F811
+def when(box: Path, count: int, strike) -> threading.Thread:
     """Do ``strike`` in a thread once ``count`` trials have begun."""
 
     def wait() -> None:
@@ -77,7 +77,7 @@ def lock_before(wait: int, database: Path, monkeypatch, seconds: float | None) -
 OPEN: list[sqlite3.Connection] = []  # keeps a lock: a connection that is collected gives it back
 
 
-def test_a_search_waits_for_a_locked_sqlite_database(box, monkeypatch, caplog):  # noqa: F811
+def test_a_search_waits_for_a_locked_sqlite_database(box, monkeypatch, caplog):
     url = f"sqlite:///{box}/study.db"
     lock_before(5, box / "study.db", monkeypatch, LOCK_S)
     outcome = run(box, f"search.storage={url}", "search.trials=8")
@@ -86,7 +86,7 @@ def test_a_search_waits_for_a_locked_sqlite_database(box, monkeypatch, caplog): 
     assert "database is locked): the search waits up to 120 s" in caplog.text and "answers again" in caplog.text
 
 
-def test_a_database_that_stays_locked_ends_the_search_which_goes_on_later(box, monkeypatch):  # noqa: F811
+def test_a_database_that_stays_locked_ends_the_search_which_goes_on_later(box, monkeypatch):
     url = f"sqlite:///{box}/study.db?timeout=0.2"
     with monkeypatch.context() as patch:
         patch.setattr("harness.search.database.LIMIT_S", 1.0)
@@ -100,7 +100,7 @@ def test_a_database_that_stays_locked_ends_the_search_which_goes_on_later(box, m
 
 
 @pytest.mark.parametrize("every", [2, 3])
-def test_no_result_is_lost_or_doubled_when_the_answer_of_a_commit_is(box, monkeypatch, every):  # noqa: F811
+def test_no_result_is_lost_or_doubled_when_the_answer_of_a_commit_is(box, monkeypatch, every):
     """Every n-th commit of the running search fails, in turn before and after it went through."""
     url, commits = f"sqlite:///{box}/study.db", [0]
     real = DefaultDialect.do_commit
@@ -123,7 +123,7 @@ def test_no_result_is_lost_or_doubled_when_the_answer_of_a_commit_is(box, monkey
     assert sorted(started(box)) == sorted(set(started(box)))
 
 
-def test_two_folders_of_one_name_have_two_studies_in_one_database(box, caplog):  # noqa: F811
+def test_two_folders_of_one_name_have_two_studies_in_one_database(box, caplog):
     url = f"sqlite:///{box}/study.db"
     (box / "one").mkdir()
     (box / "two").mkdir()
@@ -138,7 +138,7 @@ def test_two_folders_of_one_name_have_two_studies_in_one_database(box, caplog): 
     is_whole(url, box / "two" / "digits", 9, second)
 
 
-def test_a_moved_folder_keeps_its_study_in_the_database_and_a_copy_gets_its_own(box):  # noqa: F811
+def test_a_moved_folder_keeps_its_study_in_the_database_and_a_copy_gets_its_own(box):
     url = f"sqlite:///{box}/study.db"
     run(box, f"search.storage={url}", "search.trials=6")
     (box / "study").rename(box / "moved")
@@ -152,7 +152,7 @@ def test_a_moved_folder_keeps_its_study_in_the_database_and_a_copy_gets_its_own(
     assert len(optuna.get_all_study_summaries(url)) >= 2
 
 
-def test_a_lost_database_is_made_again_from_the_records(box):  # noqa: F811
+def test_a_lost_database_is_made_again_from_the_records(box):
     url = f"sqlite:///{box}/study.db"
     run(box, f"search.storage={url}", "search.trials=6")
     (box / "study.db").unlink()
@@ -172,7 +172,7 @@ def test_a_lost_database_is_made_again_from_the_records(box):  # noqa: F811
         ("nonsense with secret", r"not an Optuna URL"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_explained(box, url, said):  # noqa: F811
+def test_a_database_that_cannot_be_opened_is_explained(box, url, said):
     with pytest.raises(SpaceError, match=f"cannot be opened.*{said}"):
         run(box, f"search.storage={url}")
 
@@ -221,7 +221,7 @@ DRIVER = next((name for name in ("psycopg", "psycopg2") if importlib.util.find_s
     not (DRIVER and shutil.which("initdb") and shutil.which("pg_ctl")),
     reason="needs a PostgreSQL server (initdb, pg_ctl) and a driver of it (psycopg)",
 )
-def test_a_postgresql_server_that_drops_connections_and_restarts(box, tmp_path_factory, caplog, monkeypatch):  # noqa: F811
+def test_a_postgresql_server_that_drops_connections_and_restarts(box, tmp_path_factory, caplog, monkeypatch):
     monkeypatch.setenv("HARNESS_FAKE_S", "0.3")
     server = Server(tmp_path_factory.mktemp("postgres"))
     server.start()

@@ -25,9 +25,9 @@ from harness.train.step import step
 from harness.train.student import Run
 from harness.train.teacher import quantities_of
 from harness.trial.score import data_of, normalized_part
-from tests.test_fit import examples, network
-from tests.test_methods import begun, recipe_of
-from tests.test_sets import SETS, needs
+from tests.methods import begun, recipe_of
+from tests.quadrants import examples, network
+from tests.tasks import SETS, needs
 
 
 def digits(distill: dict[str, Any], seed: int) -> Recipe:

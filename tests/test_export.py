@@ -23,45 +23,13 @@ from harness.models.build import build_model
 from harness.recipe import Deploy, parse_recipe
 from harness.registries import REGISTRIES
 from harness.train.fit import Trained, fit
-from harness.train.lanes import Examples
 from harness.train.predict import predict
 from harness.train.rounding import Quantized
 from harness.trial import run as trial
 from tests.jobs import job
+from tests.students import MEAN, PRUNES, SHAPE, STD, STUDENTS, examples, raw, trained_student
 
-SHAPE, MEAN, STD = (1, 16, 16), (0.5,), (2.0,)
-STUDENTS = {
-    "mlp": {"hidden": [48, 32]},
-    "lenet5": {"width": 0.5},
-    "convnet": {"width": 24},  # a file under some 4 KB is all graph: nothing narrower to be had
-    "resnet": {"depth": 8, "width": 8},
-}
-PRUNES = {"channel": {"kind": "channel", "ratio": 0.4}, "weight": {"kind": "weight", "ratio": 0.8}}
 SAMPLES = 64
-
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory) -> Templates:
-    return Templates(tmp_path_factory.mktemp("graphs"))
-
-
-def examples() -> Examples:
-    g = torch.Generator().manual_seed(0)
-    return Examples(torch.randn(96, *SHAPE, generator=g), torch.randint(0, 10, (96,), generator=g))
-
-
-def trained_student(model: str, bits: int, prune: str):
-    recipe = parse_recipe(
-        {
-            "task": {"name": "digits"},
-            "student": {"model": model, **STUDENTS[model]},
-            "prune": PRUNES[prune],
-            "quant": {"bits": bits},
-            "train": {"epochs": 3, "batch_size": 32, "lr": 0.05},
-        },
-        REGISTRIES,
-    )
-    return fit(recipe, build_model(recipe.student, SHAPE, 10, 0), examples())
 
 
 def plain_student(change) -> Trained:
@@ -94,10 +62,6 @@ def session(model: bytes, optimized: str = "") -> ort.InferenceSession:
     if optimized:
         options.optimized_model_filepath = optimized
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def raw(x: torch.Tensor) -> np.ndarray:
-    return (x * STD[0] + MEAN[0]).numpy()
 
 
 @pytest.mark.parametrize("prune", sorted(PRUNES))

@@ -7,7 +7,7 @@ from harness.records import read_record
 from harness.report.study_data import load_study
 from harness.search.driver import search
 from harness.space.starting_points import COMPRESSION, express, spread_out, starting_points
-from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of  # noqa: F401
+from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of
 
 FIRST = """
 first:
@@ -25,7 +25,7 @@ def go(space, folder, **options):
     return search(space, folder, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here(), **options)
 
 
-def test_the_spaces_own_come_first_and_the_sampler_fills_the_rest(box):  # noqa: F811
+def test_the_spaces_own_come_first_and_the_sampler_fills_the_rest(box):
     go(space_of(box, text=SPACE + FIRST), box / "study")
     one, two = recipes(box / "study")[:2]
     assert one["student"]["width"] == 8 and one["quant"]["bits"] == 4
@@ -42,13 +42,13 @@ def test_the_spaces_own_come_first_and_the_sampler_fills_the_rest(box):  # noqa:
         ("first: {train: {lr: 0.1}}", "first: must be a list of recipes"),
     ],
 )
-def test_what_the_space_cannot_take_is_refused(box, text, said):  # noqa: F811
+def test_what_the_space_cannot_take_is_refused(box, text, said):
     with pytest.raises(SpaceError) as caught:
         space_of(box, text=SPACE + text + "\n")
     assert said in str(caught.value)
 
 
-def test_an_earlier_front_starts_another_study(box):  # noqa: F811
+def test_an_earlier_front_starts_another_study(box):
     earlier = run(box, "search.trials=20", name="earlier")
     other = SPACE.replace("{choice: [4, 8, 16]}", "{choice: [8, 16, 32]}").replace("seed: 1", "seed: 2")
     space = space_of(box, text=other)
@@ -61,7 +61,7 @@ def test_an_earlier_front_starts_another_study(box):  # noqa: F811
     assert again.finished == 16, "a study that has begun is not started again"
 
 
-def test_spread_out_points_cover_each_hole_evenly_and_leave_training_at_its_defaults(box):  # noqa: F811
+def test_spread_out_points_cover_each_hole_evenly_and_leave_training_at_its_defaults(box):
     space = space_of(box)
     points = spread_out(space.holes, space.sample, 12, seed=3)
     holes = {h.internal: h for h in space.holes}
@@ -90,7 +90,7 @@ def small(space, n):
     return [(t["student"]["width"], t["prune"].get("ratio"), t["quant"]["bits"]) for t in trees]
 
 
-def test_the_smallest_models_come_first_and_are_a_third_at_most(box):  # noqa: F811
+def test_the_smallest_models_come_first_and_are_a_third_at_most(box):
     space = space_of(box, text=SPACE + "prune: {kind: channel, ratio: {float: [0, 0.8]}, round_to: 4}\n")
     assert small(space, 12)[:2] == [(4, 0.8, 32), (4, 0.4, 32)]
     rest = starting_points(space.holes, space.sample, 12, seed=0)[2:]
@@ -102,11 +102,11 @@ def test_the_smallest_models_come_first_and_are_a_third_at_most(box):  # noqa: F
     assert {name: code for name, code in first.items() if name in defaults}.items() <= defaults.items()
 
 
-def test_the_smallest_model_is_pruned_by_the_first_method_that_prunes(box):  # noqa: F811
+def test_the_smallest_model_is_pruned_by_the_first_method_that_prunes(box):
     assert small(space_of(box, text=SPACE + PRUNE), 12)[:2] == [(4, 0.9, 32), (4, 0.5, 32)]
 
 
-def test_where_nothing_prunes_there_is_one_smallest_model(box):  # noqa: F811
+def test_where_nothing_prunes_there_is_one_smallest_model(box):
     space = space_of(box)
     points = starting_points(space.holes, space.sample, 12, seed=0)
     assert small(space, 12)[0] == (4, None, 32)
@@ -114,7 +114,7 @@ def test_where_nothing_prunes_there_is_one_smallest_model(box):  # noqa: F811
 
 
 @pytest.mark.parametrize(("sampler", "expected"), [("tpe", 5), ("random", 0), ("sobol", 0)])
-def test_tpe_begins_with_points_to_know_the_space_by_and_the_others_as_they_are(box, sampler, expected):  # noqa: F811
+def test_tpe_begins_with_points_to_know_the_space_by_and_the_others_as_they_are(box, sampler, expected):
     space = space_of(box, f"search.sampler={sampler}", "search.trials=20")
     go(space, box / "study")
     points = starting_points(space.holes, space.sample, 5, space.settings.seed)
@@ -122,7 +122,7 @@ def test_tpe_begins_with_points_to_know_the_space_by_and_the_others_as_they_are(
     assert [p for p in found if p in points] == points[:expected]
 
 
-def test_no_point_that_is_spread_out_repeats_a_baseline_or_another(box):  # noqa: F811
+def test_no_point_that_is_spread_out_repeats_a_baseline_or_another(box):
     text = SPACE.replace("{float: [0.01, 0.3], log: true}", "0.1").replace("[2, 4, 8, 32]", "[8, 32]")
     space = space_of(box, "search.trials=48", "search.sampler=tpe", text=text.split("clip:")[0] + "search: {seed: 1}\n")
     go(space, box / "study")
@@ -130,12 +130,12 @@ def test_no_point_that_is_spread_out_repeats_a_baseline_or_another(box):  # noqa
     assert sorted(names) == [f"{n:05d}" for n in range(6)], "six recipes, none of them asked for twice"
 
 
-def test_no_study_to_start_from_is_refused(box):  # noqa: F811
+def test_no_study_to_start_from_is_refused(box):
     with pytest.raises(SpaceError, match="--warm-start"):
         go(space_of(box), box / "study", warm_start=box / "nowhere")
 
 
-def test_what_cannot_be_expressed_is_left_to_the_sampler(box):  # noqa: F811
+def test_what_cannot_be_expressed_is_left_to_the_sampler(box):
     space = space_of(box)
     leaves = {"student.width": 5, "train.lr": 0.05, "clip.kind": "norm", "clip.threshold": 99.0, "quant.bits": 8}
     found = express(space.holes, leaves)
@@ -146,7 +146,7 @@ def test_what_cannot_be_expressed_is_left_to_the_sampler(box):  # noqa: F811
 NAMED = "first: [{{name: {name}, train: {{lr: 0.02}}}}]"
 
 
-def test_a_named_first_trial_keeps_its_name(box):  # noqa: F811
+def test_a_named_first_trial_keeps_its_name(box):
     outcome = go(space_of(box, text=SPACE + NAMED.format(name="the old recipe")), box / "study")
     records = [read_record(p) for p in sorted((box / "study" / "trials").iterdir())]
     [named] = [r for r in records if r is not None and r.baseline == "the old recipe"]
@@ -155,6 +155,6 @@ def test_a_named_first_trial_keeps_its_name(box):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["widest-fp32", "3", "[a]"])
-def test_a_name_must_be_a_text_of_its_own(box, name):  # noqa: F811
+def test_a_name_must_be_a_text_of_its_own(box, name):
     with pytest.raises(SpaceError, match=r"first.0.name: must be a text that no baseline has"):
         space_of(box, text=SPACE + NAMED.format(name=name))

@@ -1,4 +1,4 @@
-"""Imports go strictly downward, libraries stay where they belong, and the driver has no torch."""
+"""Imports go strictly downward, libraries stay where they belong, the driver has no torch, tests import no tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "harness"
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "harness"
 # From the bottom to the top: what stands in a line may import what stands in the lines above it.
 FLOORS = (
     "errors",
@@ -177,3 +178,14 @@ def test_help_imports_next_to_nothing() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr
+
+
+def test_no_test_imports_another() -> None:
+    """What several files need stands in a module that is named after it, their fixtures in ``conftest.py``."""
+    found = {
+        f"{path.relative_to(TESTS)}: {name}"
+        for path in TESTS.rglob("*.py")
+        for name in imports(path)
+        if any(part.startswith("test_") for part in name.split("."))
+    }
+    assert found == set()

@@ -17,7 +17,7 @@ from harness.techniques import DISTILLS, distill
 from harness.train.fit import advance
 from harness.train.schedule import enter
 from harness.train.step import step
-from tests.test_methods import CLASSES, EPOCHS, SHAPE, begun, recipe_of
+from tests.methods import CLASSES, EPOCHS, SHAPE, begun, recipe_of
 
 
 def t(value: float) -> torch.Tensor:

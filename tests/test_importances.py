@@ -11,7 +11,7 @@ from harness.search.importances import touches
 from harness.space.space import load_space
 from harness.trial import run as trial
 from tests.jobs import job
-from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
+from tests.searching import SPACE, FakeLab, Here, Seen, space_of
 
 TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8}, "train": {"epochs": 1}}
 CHANGED = {"ratio": 0.6, "round_to": 3, "scope": "global", "of": "weights", "bits": 6, "activation_bits": 4}

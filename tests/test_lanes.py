@@ -12,7 +12,7 @@ from harness.registries import REGISTRIES
 from harness.train import lanes
 from harness.train.fit import advance, finish, fit
 from harness.train.schedule import begin
-from tests.test_fit import accuracy, examples, network
+from tests.quadrants import accuracy, examples, network
 
 EACH = [  # lr, ratio, bits, threshold
     (0.1, 0.5, 4, 1.0),

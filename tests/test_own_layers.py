@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from harness.export.export import export
-from harness.export.template import Templates
 from harness.measure.audit import audit
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
@@ -40,11 +39,6 @@ class Shared(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.mix(torch.relu(self.mix(x.squeeze(1)) * self.mask))
         return self.head(x.mean(1))
-
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory):
-    return Templates(tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="module")

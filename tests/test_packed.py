@@ -26,7 +26,7 @@ from harness.export.narrow import to_gaps
 from harness.export.packed import pack, unpack
 from harness.export.template import Templates
 from harness.runtimes.base import load
-from tests.test_export import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
+from tests.students import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
 
 
 def model_of(*weights: np.ndarray) -> bytes:

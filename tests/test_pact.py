@@ -17,7 +17,7 @@ from harness.registries import REGISTRIES
 from harness.train import lanes
 from harness.train.fit import advance, finish
 from harness.train.step import step
-from tests.test_methods import MEAN, SHAPE, STD, begun
+from tests.methods import MEAN, SHAPE, STD, begun
 
 STUDENT = {"model": "resnet", "depth": 8, "width": 8}
 

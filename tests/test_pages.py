@@ -12,7 +12,7 @@ from harness.report.compare import load_contenders
 from harness.report.compare_page import write_comparison
 from harness.search.driver import search
 from tests.browser import contrast, opened
-from tests.test_search import FakeLab, Here, Seen, space_of
+from tests.searching import FakeLab, Here, Seen, space_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS = {"fp32": 9000, "pruned": 5000, "quantized": 4000, "file": 1200}

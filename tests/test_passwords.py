@@ -21,7 +21,7 @@ from harness.search.driver import search
 from harness.search.storage import open_storage
 from harness.space.space import load_space
 from tests.oracle import SPACE
-from tests.test_search import FakeLab, Here, Seen
+from tests.searching import FakeLab, Here, Seen
 
 SECRET = "s3cr3t-Pa55"
 URL = f"postgresql://bob:{SECRET}@db.example/studies"

@@ -17,7 +17,7 @@ from harness.cli.main import app
 from harness.errors import DiskError, SpaceError
 from harness.files import folders
 from harness.search.database import Database
-from tests.test_search import box, run  # noqa: F401
+from tests.searching import run
 
 UNUSABLE = {"a file": "/dev/null", "not there": "/proc/nothing/here"}
 
@@ -72,7 +72,7 @@ def test_ray_needs_a_home_only_where_it_has_no_token(homeless, tmp_path):
     folders.check_home()
 
 
-def test_old_temporary_files_of_the_cache_are_removed(box, monkeypatch):  # noqa: F811
+def test_old_temporary_files_of_the_cache_are_removed(box, monkeypatch):
     cache = box / "cache"
     (cache / "graphs").mkdir(parents=True)
     monkeypatch.setenv("HARNESS_CACHE", str(cache))
@@ -96,7 +96,7 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_ends_a_report_in_one_message(box):  # noqa: F811
+def test_a_full_disk_ends_a_report_in_one_message(box):
     run(box, "search.trials=5")
     with full_disk():
         ended = CliRunner().invoke(app, ["report", str(box / "study")])
@@ -104,7 +104,7 @@ def test_a_full_disk_ends_a_report_in_one_message(box):  # noqa: F811
     assert "File too large" in ended.output and "Make room" in ended.output
 
 
-def test_a_full_disk_below_a_database_is_no_reason_to_wait(box):  # noqa: F811
+def test_a_full_disk_below_a_database_is_no_reason_to_wait(box):
     """SQLite says it in its own words."""
     storage = Database(make_url(f"sqlite:///{box}/study.db"))
     with full_disk(), pytest.raises(DiskError, match="study.db: .*(full|I/O)"):

@@ -18,9 +18,9 @@ from harness.runtimes import base as runtimes
 from harness.train import lanes
 from harness.train.fit import advance, finish, fit
 from harness.train.predict import predict
-from tests.test_fit import accuracy, examples, network
-from tests.test_fit import recipe as of_quadrants
-from tests.test_methods import EPOCHS, MANY, MEAN, SHAPE, STD, begun, recipe_of
+from tests.methods import EPOCHS, MANY, MEAN, SHAPE, STD, begun, recipe_of
+from tests.quadrants import accuracy, examples, network
+from tests.quadrants import recipe as of_quadrants
 
 CASES = [
     (model, section, kind, options)

@@ -24,8 +24,8 @@ from harness.tasks.digits import digits
 from harness.trial import run as trial
 from harness.verify.check import _allowed
 from tests import exact
+from tests.bundles import bundled
 from tests.jobs import job
-from tests.test_bench import bundled
 
 OPTION = {"session.x64quantprecision": "1"}
 STUDENTS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from harness.report.page import summary
 from harness.search.driver import search
 from harness.stats.pareto import log_hypervolume, reference_point
 from tests import fake_trial
-from tests.test_search import SPACE, FakeLab, Here, Seen, space_of
+from tests.searching import SPACE, FakeLab, Here, Seen, space_of
 
 NAMES = ("accuracy", "size_bytes", "f1")
 DIRECTIONS = ("maximize", "minimize", "maximize")

@@ -21,7 +21,7 @@ from harness.report.page import summary, warnings
 from harness.report.picks import best_points
 from harness.search.driver import search
 from harness.space.space import load_recipe
-from tests.test_search import FakeLab, Here, Seen, space_of
+from tests.searching import FakeLab, Here, Seen, space_of
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from harness.report.training import late_fall
 from harness.search.driver import search
 from harness.search.lock import mark_draining, run_lock
 from harness.search.signals import Stop
-from tests.test_search import FakeLab, Here, Seen, space_of
+from tests.searching import FakeLab, Here, Seen, space_of
 
 
 @pytest.fixture(scope="module")

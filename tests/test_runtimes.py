@@ -17,7 +17,7 @@ from harness.machine.host import saturates
 from harness.recipe import Deploy
 from harness.runtimes.base import load
 from harness.runtimes.onnxruntime import operators
-from tests.test_export import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
+from tests.students import MEAN, SHAPE, STD, STUDENTS, examples, raw, trained_student
 
 openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not here")
 

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from harness.search.samplers import FRONT, RECENT, RecentTPE, recent
 from harness.search.study import Study
-from tests.test_search import box, space_of  # noqa: F401
+from tests.searching import space_of
 
 ways = pytest.mark.parametrize("directions", [("maximize", "minimize", "minimize"), ("minimize",)])
 
@@ -94,7 +94,7 @@ def test_the_history_that_is_seen_is_bounded_and_holds_the_fronts_ends():
     assert {0, 3996, 4850, 4999, 5000, 5001} <= seen and 4849 not in seen
 
 
-def test_a_proposal_is_on_the_disk_before_it_is_given_out_but_not_synced_for_each_parameter(box, monkeypatch):  # noqa: F811
+def test_a_proposal_is_on_the_disk_before_it_is_given_out_but_not_synced_for_each_parameter(box, monkeypatch):
     (box / "study").mkdir()
     study, journal, synced = Study(space_of(box), box / "study"), box / "study" / "study.log", []
     sync = os.fsync

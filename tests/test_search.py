@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import optuna
 import pytest
@@ -12,138 +11,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from harness.errors import SpaceError
-from harness.records import Measurement, read_record
+from harness.records import read_record
 from harness.search.driver import search
-from harness.search.examination import STAGES
-from harness.search.jobs import Finished
 from harness.search.storage import Journal, open_storage
-from harness.space.space import load_space
-from harness.trial.job import Answer, TrialJob
+from harness.trial.job import TrialJob
 from tests import fake_trial
-
-SPACE = """
-task: {name: digits}
-teacher: {model: convnet, width: 16}
-student: {model: convnet, width: {choice: [4, 8, 16]}}
-train: {epochs: 1, lr: {float: [0.01, 0.3], log: true}}
-quant: {bits: {choice: [2, 4, 8, 32]}}
-clip:
-  choice:
-    - {kind: none}
-    - {kind: norm, threshold: {float: [0.1, 10], log: true}}
-distill: {kind: logits, weight: {float: [0, 1]}}
-search: {trials: 14, seed: 1}
-"""
-
-
-class Here:
-    """A pool that works in this process: ``wait`` runs the oldest job."""
-
-    def __init__(self, slots: int = 2):
-        self._slots, self._jobs, self._logits, self._held, self._states = slots, [], {}, set(), {}
-
-    @property
-    def free(self):
-        return self._slots - len(self._jobs) - len(self._held)
-
-    def idle(self, slot):
-        return bool(self.free)
-
-    @property
-    def running(self):
-        return [job for job, *_ in self._jobs]
-
-    def share(self, logits):
-        self._logits = logits
-
-    def submit(self, job, name, *args, logits=False, trials=1, slot=None):
-        self._held.discard(job)
-        assert len(self._jobs) + len(self._held) < self._slots
-        self._jobs.append((job, name, (*args, *([self._logits] if logits else []))))
-
-    def call(self, name, *args):
-        return getattr(fake_trial, name)(*args)
-
-    def wait(self, timeout_s):
-        if not self._jobs:
-            return []
-        job, name, args = self._jobs.pop(0)
-        fake_trial.OPEN = self._states.setdefault(job, {})  # each slot is a process of its own
-        value = getattr(fake_trial, name)(*args)
-        if isinstance(value, Answer) and value.held:
-            self._held.add(job)
-        return [Finished(job, value)]
-
-    def close(self):
-        pass
-
-
-class Seen:
-    """An examination in this process, of the fake trial module."""
-
-    def __init__(self, module, given):
-        self._stages = (getattr(fake_trial, stage)(*given[stage]) for stage in STAGES)
-
-    def answer(self):
-        return next(self._stages)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-class FakeLab:
-    """Latency from the file's size; counts how often each file is timed."""
-
-    def __init__(self):
-        self.timed: list[str] = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def measure(self, paths, reference, runtime, batch_size, threads, budget_s, until_precise=False):
-        self.timed += [str(p) for p in paths]
-        beside = {"reference_ms": 1.0}
-        return [
-            Measurement(name="latency_ms", unit="ms", values=[p.stat().st_size / 1000], conditions=beside)
-            for p in paths
-        ]
-
-
-@pytest.fixture
-def box(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
-    return tmp_path
-
-
-def space_of(box: Path, *overrides: str, text: str = SPACE):
-    (box / "space.yaml").write_text(text)
-    return load_space(box / "space.yaml", overrides=overrides)
-
-
-def run(box: Path, *overrides: str, lab=None, name: str = "study", **options):
-    return search(
-        space_of(box, *overrides),
-        box / name,
-        progress=False,
-        lab=lambda: lab or FakeLab(),
-        examine=Seen,
-        make_pool=lambda *_: Here(),
-        **options,
-    )
-
-
-def trials_of(folder: Path) -> list:
-    return optuna.load_study(study_name=folder.name, storage=open_storage(None, folder)).get_trials()
-
-
-def started(box: Path) -> list[int]:
-    return [int(line) for line in (box / "started").read_text().split()]
+from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of, started, trials_of
 
 
 def test_a_search_leaves_a_whole_study(box):

@@ -1,4 +1,4 @@
-"""Stopped trials that are taken up again, in the driver's loop on the fake trials of ``test_search``."""
+"""Stopped trials that are taken up again, in the driver's loop on the fake trials of ``tests.searching``."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from harness.search.jobs import Finished
 from harness.search.rungs import Never
 from harness.search.state import LAST, Run
 from harness.search.study import Study
-from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, trials_of  # noqa: F401
+from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of, trials_of
 
 LONG = "train.epochs=20"
 
@@ -60,15 +60,15 @@ def hasty(monkeypatch) -> Hasty:
     return rule
 
 
-def record_of(box: Path, number: int):  # noqa: F811
+def record_of(box: Path, number: int):
     return read_record(box / "study" / "trials" / f"{number:05d}")
 
 
-def continuing(box: Path) -> list:  # noqa: F811
+def continuing(box: Path) -> list:
     return [t for t in trials_of(box / "study") if CONTINUES in t.user_attrs]
 
 
-def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):  # noqa: F811
+def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):
     outcome = run(box, LONG)
     [after] = continuing(box)
     trials, first, second = trials_of(box / "study"), record_of(box, 6), record_of(box, after.number)
@@ -87,7 +87,7 @@ def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):  # 
     assert summary["epochs"] == 13 * 20 + 1, "twelve, the one in two parts, and the first epoch of 7"
 
 
-def test_a_trial_may_be_stopped_and_taken_up_more_than_once(box, hasty):  # noqa: F811
+def test_a_trial_may_be_stopped_and_taken_up_more_than_once(box, hasty):
     stops = hasty.decide
     hasty.due = lambda: [n for n in hasty.paused if n != 7]
     hasty.decide = lambda number, rung, a: "again" if (number, rung) == (14, 5) else stops(number, rung, a)
@@ -102,14 +102,14 @@ def test_a_trial_may_be_stopped_and_taken_up_more_than_once(box, hasty):  # noqa
     assert again.finished == 15 and again.stopped == 1 and len(continuing(box)) == 2
 
 
-def test_a_resumed_study_knows_what_has_gone_on(box, hasty):  # noqa: F811
+def test_a_resumed_study_knows_what_has_gone_on(box, hasty):
     run(box, LONG)
     (box / "study" / "study.log").write_bytes(b"")
     outcome = run(box, LONG, "search.trials=16", rebuild=True)
     assert outcome.finished == 16 and outcome.stopped == 1 and len(continuing(box)) == 1
 
 
-def test_a_second_chance_that_was_killed_comes_again(box, hasty):  # noqa: F811
+def test_a_second_chance_that_was_killed_comes_again(box, hasty):
     hasty.sorry = False
     run(box, LONG)
     study = Study(space_of(box, LONG), box / "study")
@@ -139,7 +139,7 @@ class Dying(Here):
 
 
 @pytest.mark.parametrize(("deaths", "states"), [(1, ["FAIL", "COMPLETE"]), (9, ["FAIL", "FAIL", "FAIL"])])
-def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, hasty, deaths, states):  # noqa: F811
+def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, hasty, deaths, states):
     space = space_of(box, LONG, "search.retries=2")
     outcome = search(
         space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Dying(deaths)
@@ -170,7 +170,7 @@ class Homely(Here):
         return [replace(answer, slot=1) for answer in super().wait(timeout_s)]
 
 
-def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):  # noqa: F811
+def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):
     pool = Homely()
     outcome = search(
         space_of(box, LONG),
@@ -196,7 +196,7 @@ def test_second_chances_come_when_all_trials_have_begun_or_little_budget_is_left
     assert not closing(Budget(None, epochs=1000), 1000), "an epoch more than was asked for is too many"
 
 
-def test_second_chances_stay_within_the_epochs(box, hasty):  # noqa: F811
+def test_second_chances_stay_within_the_epochs(box, hasty):
     hasty.decide = lambda number, rung, a: "told to" if number >= 6 and rung == 1 and number < 30 else ""
     hasty.due = lambda: sorted(hasty.paused)
     text = SPACE.replace("trials: 14, ", "epochs_total: 200, ")

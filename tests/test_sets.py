@@ -4,20 +4,15 @@ import functools
 import gzip
 import hashlib
 import http.server
-import os
 import struct
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.tasks import PARTS, load, message, samples
-
-ROOT = Path(__file__).resolve().parents[1]
-SETS = Path(os.environ.get("HARNESS_DATA") or ROOT.parent / "shared" / "data")
+from tests.tasks import PARTS, SETS, load, message, needs, samples
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -126,10 +121,6 @@ def test_a_download_arrives_in_the_cache(small_mnist, mirror, monkeypatch):
     assert len(data.test[1]) == 20
     monkeypatch.setattr(MNIST, "mirrors", [])
     assert load("mnist").fingerprint() == data.fingerprint()
-
-
-def needs(folder: str):
-    return pytest.mark.skipif(not (SETS / folder).is_dir(), reason=f"no {folder} in {SETS}: set HARNESS_DATA")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from harness.search.rules import make_rule
 from harness.search.state import Run
 from tests import fake_trial
 from tests.jobs import job
-from tests.test_search import SPACE, FakeLab, Here, Seen, box, run, space_of, started, trials_of  # noqa: F401
+from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of, started, trials_of
 
 LONG = ("train.epochs=20", "search.trials=40")
 
@@ -34,7 +34,7 @@ def stopped(folder: Path) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("rule", ["dominated", "moasha"])
-def test_stopped_trials_are_pruned_with_a_reason_and_never_on_the_front(box, rule):  # noqa: F811
+def test_stopped_trials_are_pruned_with_a_reason_and_never_on_the_front(box, rule):
     outcome = run(box, f"search.stop={rule}", *LONG)
     folder = box / "study"
     found = stopped(folder)
@@ -55,7 +55,7 @@ def test_stopped_trials_are_pruned_with_a_reason_and_never_on_the_front(box, rul
     assert summary["stopped"] == len(found) and summary["epochs"] == trained < 40 * 20
 
 
-def test_dominated_stops_nothing_that_would_have_been_on_the_front(box):  # noqa: F811
+def test_dominated_stops_nothing_that_would_have_been_on_the_front(box):
     outcome = run(box, "search.stop=dominated", *LONG)
     folder = box / "study"
     for number in stopped(folder):
@@ -75,7 +75,7 @@ def test_dominated_stops_nothing_that_would_have_been_on_the_front(box):  # noqa
 LEARNING = ("search.stop=dominated", "train.epochs=20", "search.sampler=random")
 
 
-def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F811
+def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):
     run(box, *LEARNING, "search.trials=25")
     before = len(stopped(box / "study"))
     outcome = run(box, *LEARNING, "search.trials=40")
@@ -85,7 +85,7 @@ def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):  # noqa: F
     assert rebuilt.finished == 41 and rebuilt.stopped == len(stopped(box / "study")) > 0
 
 
-def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa: F811
+def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):
     rules, make = [], driver.rule_of
     monkeypatch.setattr(driver, "rule_of", lambda space: rules.append(make(space)) or rules[-1])
     run(box, *LEARNING, "search.trials=80")
@@ -97,18 +97,18 @@ def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):  # noqa:
     assert [c for c in second if c in first] == first and len(second) <= len(first) + 1
 
 
-def test_a_rule_that_cannot_judge_stops_nothing(box):  # noqa: F811
+def test_a_rule_that_cannot_judge_stops_nothing(box):
     text = SPACE + "objectives: [size_bytes, latency_ms]\n"
     space = space_of(box, "search.stop=dominated", *LONG, text=text)
     outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
     assert outcome.finished == 40 and outcome.stopped == 0
 
 
-def groups(box: Path) -> list[list[int]]:  # noqa: F811
+def groups(box: Path) -> list[list[int]]:
     return [[int(n) for n in line.split()] for line in (box / "groups").read_text().splitlines()]
 
 
-def test_lanes_share_their_structure_and_nothing_else(box):  # noqa: F811
+def test_lanes_share_their_structure_and_nothing_else(box):
     outcome = run(box, "search.lanes=4", "search.trials=40", "search.stop=dominated", "train.epochs=20")
     assert outcome.finished == 40
     found = groups(box)
@@ -155,7 +155,7 @@ def test_what_lanes_carry(name, carried):
     assert in_lanes(name) is carried
 
 
-def test_the_key_is_that_of_the_structure(box):  # noqa: F811
+def test_the_key_is_that_of_the_structure(box):
     space = space_of(box)
     base = {h.internal: h.default for h in space.holes if not h.parents}
     one = space.fill(base, 1)
@@ -163,14 +163,14 @@ def test_the_key_is_that_of_the_structure(box):  # noqa: F811
     assert lane_key(one) != lane_key(space.fill({**base, "student.width": 2}, 1))
 
 
-def test_epochs_bound_a_search(box):  # noqa: F811
+def test_epochs_bound_a_search(box):
     outcome = run(box, "search.epochs_total=200", "train.epochs=20")
     summary = json.loads((box / "study" / "study.json").read_text())
     assert outcome.status == "complete" and 200 <= summary["epochs"] <= 240
     assert run(box, "search.epochs_total=200", "train.epochs=20").status == "already complete"
 
 
-def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
+def test_time_bounds_a_search(box, monkeypatch):
     clock = [0.0]
 
     def now() -> float:
@@ -188,7 +188,7 @@ def test_time_bounds_a_search(box, monkeypatch):  # noqa: F811
     assert not any(names[6:]), "every baseline once"
 
 
-def test_sixty_trials_where_no_budget_is_given(box):  # noqa: F811
+def test_sixty_trials_where_no_budget_is_given(box):
     assert Budget.of(space_of(box, text=SPACE.replace("trials: 14, ", "")).settings).trials == 60
     assert Budget.of(space_of(box, text=SPACE.replace("trials: 14, ", "time_s: 5, ")).settings).trials is None
 
@@ -205,7 +205,7 @@ def test_a_structure_waits_for_seconds_at_most_where_rungs_are_close(monkeypatch
     assert waiting.is_due(slots=2, told=3, stops_often=often) == late
 
 
-def test_a_rule_knows_the_costs_of_baselines_before_they_train(box):  # noqa: F811
+def test_a_rule_knows_the_costs_of_baselines_before_they_train(box):
     jobs: list[tuple[str, int]] = []
 
     class Noting(Here):

@@ -7,7 +7,6 @@ import torch
 from onnx import TensorProto
 
 from harness.export.export import export
-from harness.export.template import Templates
 from harness.tasks.digits import digits
 from harness.train.fit import Trained
 from harness.train.predict import normalized
@@ -42,11 +41,6 @@ ALONE = {
     "embedding": ("embed", "head"),
     "parametrized": ("first.parametrizations.weight.original0", "first.parametrizations.weight.original1"),
 }
-
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory):
-    return Templates(tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="module")

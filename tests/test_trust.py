@@ -23,7 +23,7 @@ from harness.space.space import load_space
 from harness.verify.check import check
 from harness.verify.confirm import confirm
 from tests.chaos.foreign import make_study
-from tests.test_search import FakeLab, Here, Seen
+from tests.searching import FakeLab, Here, Seen
 
 ROOT = Path(__file__).resolve().parent.parent
 

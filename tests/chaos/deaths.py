@@ -17,9 +17,9 @@ import psutil
 from optuna.trial import TrialState
 
 from tests.chaos import Case
-from tests.test_ray import Study, wait_until
-from tests.test_ray import said as lines
-from tests.test_search import trials_of
+from tests.driving import Study, wait_until
+from tests.driving import said as lines
+from tests.searching import trials_of
 
 Driver = subprocess.Popen[str]
 GONE_S = 10

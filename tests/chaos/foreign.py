@@ -25,7 +25,7 @@ from harness.search.driver import search
 from harness.space.space import load_space
 from tests.chaos import Case
 from tests.oracle import SPACE
-from tests.test_search import FakeLab, Here, Seen
+from tests.searching import FakeLab, Here, Seen
 
 SECONDS = 60  # of wall time for one verb, on a busy machine
 VICTIM = b'{"kept": true}'

@@ -50,9 +50,9 @@ def _readers(folder: Path) -> dict[str, tuple[bytes, Callable[[Path], Any]]]:
     from harness.runtimes import base as runtimes
     from harness.space.space import load_recipe, load_space
     from harness.tasks.arrays import arrays
+    from tests.bundles import results
     from tests.fake_trial import tiny_model
     from tests.oracle import SPACE
-    from tests.test_bounds import results
 
     np.savez_compressed(folder / "good.npz", x=np.zeros((20, 4), np.uint8), y=np.arange(20) % 2)
     model = tiny_model(500)

@@ -30,7 +30,7 @@ from harness.space.space import load_space
 from tests.chaos import Case
 from tests.chaos.disk import Disk
 from tests.oracle import SPACE, Snapshot, violations
-from tests.test_search import FakeLab, Here, Seen
+from tests.searching import FakeLab, Here, Seen
 
 COMPLETE, REFUSED, CRASHED = 0, 10, 20  # how the forked search ended
 

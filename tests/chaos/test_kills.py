@@ -27,7 +27,7 @@ from tests import fake_trial
 from tests.chaos import strikes
 from tests.chaos.disk import MODES
 from tests.oracle import SPACE, Snapshot, violations
-from tests.test_search import FakeLab, box, run, trials_of  # noqa: F401
+from tests.searching import FakeLab, run, trials_of
 
 pytestmark = pytest.mark.slow
 STRIKES = {"kill": 12, "torn": 4, "full": 4, "readonly": 4, "stop": 4, "twice": 4}
@@ -131,7 +131,7 @@ def test_a_trial_says_in_few_words_what_ended_it(error, reason):
 
 
 @pytest.mark.parametrize("damage", ["record.json", "model.onnx"])
-def test_a_damaged_trial_of_the_front_is_named_and_repeated(box, caplog, damage):  # noqa: F811
+def test_a_damaged_trial_of_the_front_is_named_and_repeated(box, caplog, damage):
     first = run(box)
     number = next(n for n in first.front if n > 3)
     path = box / "study" / "trials" / f"{number:05d}" / damage
@@ -145,7 +145,7 @@ def test_a_damaged_trial_of_the_front_is_named_and_repeated(box, caplog, damage)
     assert run(box).status == "already complete"
 
 
-def test_a_damaged_baseline_runs_again(box):  # noqa: F811
+def test_a_damaged_baseline_runs_again(box):
     run(box)
     (box / "study" / "trials" / "00002" / "record.json").write_bytes(b"{")
     run(box, "search.trials=15")
@@ -213,7 +213,7 @@ class SlowLab(FakeLab):
         return super().measure(*given, **more)
 
 
-def test_ctrl_c_twice_while_the_lab_measures_ends_at_once(box):  # noqa: F811
+def test_ctrl_c_twice_while_the_lab_measures_ends_at_once(box):
     started = time.monotonic()
     outcome = run(box, lab=SlowLab())
     assert (outcome.status, outcome.exit_code) == ("interrupted", 130) and time.monotonic() - started < 30
@@ -221,7 +221,7 @@ def test_ctrl_c_twice_while_the_lab_measures_ends_at_once(box):  # noqa: F811
     assert not [t for t in trials_of(box / "study") if t.state is TrialState.RUNNING]
 
 
-def test_ctrl_c_while_preparing_ends_the_search(box, monkeypatch):  # noqa: F811
+def test_ctrl_c_while_preparing_ends_the_search(box, monkeypatch):
     monkeypatch.setattr(fake_trial, "prepare", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(60))
     with pytest.raises(KeyboardInterrupt):
         run(box)
