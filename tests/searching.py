@@ -116,17 +116,15 @@ def space_of(box: Path, *overrides: str, text: str = SPACE) -> Space:
     return load_space(write(box, text), overrides=overrides)
 
 
-def run(box: Path, *overrides: str, lab: FakeLab | None = None, name: str = "study", **options: Any) -> Outcome:
+def search_here(space: Space, folder: Path, **options: Any) -> Outcome:
+    """``search`` with the fakes of this module, but for what ``options`` replace."""
+    fakes = {"lab": FakeLab, "examine": Seen, "make_pool": lambda *_: Here()}
+    return search(space, folder, progress=False, **{**fakes, **options})
+
+
+def run(box: Path, *overrides: str, name: str = "study", **options: Any) -> Outcome:
     """A search of ``SPACE`` into a folder of the box."""
-    return search(
-        space_of(box, *overrides),
-        box / name,
-        progress=False,
-        lab=lambda: lab or FakeLab(),
-        examine=Seen,
-        make_pool=lambda *_: Here(),
-        **options,
-    )
+    return search_here(space_of(box, *overrides), box / name, **options)
 
 
 def trials_of(folder: Path) -> list[FrozenTrial]:

@@ -7,9 +7,8 @@ import json
 import pytest
 from optuna.trial import TrialState
 
-from harness.search.driver import search
 from harness.search.jobs import Finished
-from tests.searching import SPACE, FakeLab, Here, Seen, space_of, trials_of
+from tests.searching import SPACE, Here, search_here, space_of, trials_of
 
 CREATE_TRIAL, SET_STATE = 4, 6  # Optuna's JournalOperation
 ASKS = 6  # per slot, between two results: four that wait for the lab, one that runs, one that is asked ahead
@@ -20,7 +19,7 @@ ASKS = 6  # per slot, between two results: four that wait for the lab, one that 
 def test_a_result_reaches_the_sampler_soon_for_any_number_of_structures(box, widths, slots):
     text = SPACE.replace("[4, 8, 16]", str([4 * (i + 1) for i in range(widths)])).replace("width: 16", "width: 80")
     space = space_of(box, "search.trials=40", "search.sampler=random", text=text)
-    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here(slots))
+    search_here(space, box / "study", make_pool=lambda *_: Here(slots))
     asked, most = 0, 0
     for line in (box / "study" / "study.log").read_text().splitlines():
         entry = json.loads(line)
@@ -40,8 +39,6 @@ class Late(Here):
 
 
 def test_a_record_that_was_whole_before_the_time_limit_counts(box):
-    outcome = search(
-        space_of(box), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Late()
-    )
+    outcome = search_here(space_of(box), box / "study", make_pool=lambda *_: Late())
     assert outcome.finished == 14 and outcome.failed == 0
     assert trials_of(box / "study")[5].state is TrialState.COMPLETE

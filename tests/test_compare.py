@@ -12,9 +12,8 @@ from harness.cli.main import app
 from harness.errors import SpaceError
 from harness.report.compare import at, attained, common_reference, load_contenders, reach, volume
 from harness.report.compare_page import terminal, write_comparison
-from harness.search.driver import search
 from harness.stats.intervals import difference_interval, mean_interval, t_95
-from tests.searching import SPACE, FakeLab, Here, Seen, space_of
+from tests.searching import SPACE, search_here, space_of
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def studies(tmp_path_factory):
                 text = SPACE.replace("trials: 14, seed: 1", f"trials: 25, sampler: {sampler}, seed: {seed}")
                 space = space_of(box, text=text)
                 folder = box / f"{sampler}{seed}"
-                search(space, folder, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+                search_here(space, folder)
     return box
 
 
@@ -106,6 +105,6 @@ def test_the_command(studies, tmp_path):
 def test_other_objectives_are_refused(studies, tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
     space = space_of(tmp_path, text=SPACE + "objectives: [accuracy, size_bytes]\n")
-    search(space, tmp_path / "two", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    search_here(space, tmp_path / "two")
     with pytest.raises(SpaceError, match="other objectives"):
         load_contenders([str(studies / "tpe1"), str(tmp_path / "two")])

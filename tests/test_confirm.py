@@ -15,12 +15,11 @@ from harness.measure.lab import Lab, Session
 from harness.records import read_record
 from harness.report import load_study, write_report
 from harness.report.confirmed import columns, confirmed_rows, terminal_table
-from harness.search.driver import search
 from harness.stats.pareto import nondominated
 from harness.verify.confirm import confirm
 from harness.verify.membership import Noisy, membership, pooled_error
 from tests import fake_trial
-from tests.searching import FakeLab, Here, Seen, space_of
+from tests.searching import Here, search_here, space_of
 
 DIRECTIONS = ("maximize", "minimize")
 
@@ -59,9 +58,7 @@ class Bench(Lab):
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
-    search(
-        space_of(tmp_path), tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()
-    )
+    search_here(space_of(tmp_path), tmp_path / "study")
     return tmp_path / "study"
 
 

@@ -5,9 +5,8 @@ import pytest
 from harness.errors import SpaceError
 from harness.records import read_record
 from harness.report.study_data import load_study
-from harness.search.driver import search
 from harness.space.starting_points import COMPRESSION, express, spread_out, starting_points
-from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of
+from tests.searching import SPACE, run, search_here, space_of
 
 FIRST = """
 first:
@@ -22,7 +21,7 @@ def recipes(folder):
 
 
 def go(space, folder, **options):
-    return search(space, folder, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here(), **options)
+    return search_here(space, folder, **options)
 
 
 def test_the_spaces_own_come_first_and_the_sampler_fills_the_rest(box):

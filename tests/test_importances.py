@@ -6,12 +6,11 @@ import pytest
 
 from harness.methods import REQUIRED
 from harness.registries import REGISTRIES
-from harness.search.driver import search
 from harness.search.importances import touches
 from harness.space.space import load_space
 from harness.trial import run as trial
 from tests.jobs import job
-from tests.searching import SPACE, FakeLab, Here, Seen, space_of
+from tests.searching import SPACE, search_here, space_of
 
 TREE = {"task": {"name": "digits"}, "student": {"model": "convnet", "width": 8}, "train": {"epochs": 1}}
 CHANGED = {"ratio": 0.6, "round_to": 3, "scope": "global", "of": "weights", "bits": 6, "activation_bits": 4}
@@ -148,7 +147,7 @@ def test_a_study_scores_no_parameter_for_what_it_cannot_touch(tmp_path, monkeypa
     monkeypatch.setenv("HARNESS_FAKE", str(tmp_path))
     text = SPACE.replace("[4, 8, 16]", "[4, 8, 16, 32, 64]").replace("trials: 14", "trials: 30, sampler: random")
     space = space_of(tmp_path, text=text)
-    search(space, tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    search_here(space, tmp_path / "study")
     found = json.loads((tmp_path / "study" / "importances.json").read_text())
     for objective in ("size_bytes", "latency_ms"):
         assert set(found[objective]) == {"student.width", "quant.bits"}

@@ -10,9 +10,8 @@ import pytest
 from harness.report import load_study, write_report
 from harness.report.compare import load_contenders
 from harness.report.compare_page import write_comparison
-from harness.search.driver import search
 from tests.browser import contrast, opened
-from tests.searching import FakeLab, Here, Seen, space_of
+from tests.searching import search_here, space_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS = {"fp32": 9000, "pruned": 5000, "quantized": 4000, "file": 1200}
@@ -28,7 +27,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE", str(box))
         space = space_of(box, "search.trials=25")
-        search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+        search_here(space, box / "study")
     data = load_study(box / "study")
     records = {n: r.model_copy(update={"waterfall": STEPS}) for n, r in data.records.items()}
     contenders = load_contenders([f"a={box / 'study'}", f"b={box / 'study'}"])

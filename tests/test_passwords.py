@@ -17,11 +17,10 @@ from harness.cli.main import app
 from harness.errors import SpaceError
 from harness.files.passwords import expanded, masked
 from harness.report import load_study, write_report
-from harness.search.driver import search
 from harness.search.storage import open_storage
 from harness.space.space import load_space
 from tests.oracle import SPACE
-from tests.searching import FakeLab, Here, Seen
+from tests.searching import search_here
 
 SECRET = "s3cr3t-Pa55"
 URL = f"postgresql://bob:{SECRET}@db.example/studies"
@@ -46,7 +45,7 @@ def _search(box: Path, storage: str, monkeypatch: pytest.MonkeyPatch, trials: in
     (box / "space.yaml").write_text(text)
     monkeypatch.setattr(sys, "argv", ["harness", "search", "space.yaml", "--storage", storage])
     space = load_space(box / "space.yaml", overrides=[f"search.trials={trials}"])
-    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    search_here(space, box / "study")
 
 
 def leaks(folder: Path) -> list[str]:
@@ -67,13 +66,11 @@ def test_a_password_in_the_url_is_used_and_kept_nowhere(
     _search(tmp_path, URL, monkeypatch, trials=6)  # the same command with more trials goes on
     other = load_space(tmp_path / "space.yaml", overrides=["search.seed=7"])
     with pytest.raises(SpaceError, match="another space") as caught:
-        search(other, tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+        search_here(other, tmp_path / "study")
     assert SECRET not in str(caught.value)
     own = load_space(tmp_path / "study" / "space.yaml")
     with pytest.raises(SpaceError, match="holds no password: the study's files keep none"):
-        search(
-            own, tmp_path / "study", trials=8, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()
-        )
+        search_here(own, tmp_path / "study", trials=8)
 
 
 def test_a_password_in_the_environment_resumes_from_the_studys_own_space(
@@ -84,7 +81,7 @@ def test_a_password_in_the_environment_resumes_from_the_studys_own_space(
     [url] = databases
     assert make_url(url).password == f"{SECRET}/@:", "SQLAlchemy reads what the environment holds"
     own = load_space(tmp_path / "study" / "space.yaml", overrides=["search.trials=6"])
-    search(own, tmp_path / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    search_here(own, tmp_path / "study")
     assert list(databases) == [url]
     write_report(load_study(tmp_path / "study"))
     assert leaks(tmp_path / "study") == []

@@ -17,10 +17,9 @@ from harness.report import load_study, write_report
 from harness.report.compare import common_reference, load_contenders
 from harness.report.fronts import comparison, hypervolume
 from harness.report.page import summary
-from harness.search.driver import search
 from harness.stats.pareto import log_hypervolume, reference_point
 from tests import fake_trial
-from tests.searching import SPACE, FakeLab, Here, Seen, space_of
+from tests.searching import SPACE, FakeLab, search_here, space_of
 
 NAMES = ("accuracy", "size_bytes", "f1")
 DIRECTIONS = ("maximize", "minimize", "maximize")
@@ -88,14 +87,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_trial, "score_test", lambda folder: {"accuracy": 0.9, "n": 10.0})
     text = SPACE.replace("{choice: [4, 8, 16]}", "64")
     folder = tmp_path / "study"
-    search(
-        space_of(tmp_path, text=text),
-        folder,
-        progress=False,
-        lab=SlowIntegers,
-        examine=Seen,
-        make_pool=lambda *_: Here(),
-    )
+    search_here(space_of(tmp_path, text=text), folder, lab=SlowIntegers)
     return folder
 
 

@@ -19,9 +19,8 @@ from harness.report import load_study, pick, terminal_table, write_report
 from harness.report.audits import slower_integers
 from harness.report.page import summary, warnings
 from harness.report.picks import best_points
-from harness.search.driver import search
 from harness.space.space import load_recipe
-from tests.searching import FakeLab, Here, Seen, space_of
+from tests.searching import search_here, space_of
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,7 @@ def study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE", str(box))
         (box / "fail-9").touch()
-        search(
-            space_of(box, "search.trials=25"),
-            box / "<b>study",
-            progress=False,
-            lab=FakeLab,
-            examine=Seen,
-            make_pool=lambda *_: Here(),
-        )
+        search_here(space_of(box, "search.trials=25"), box / "<b>study")
     return box / "<b>study"
 
 

@@ -22,10 +22,9 @@ from harness.report.fronts import at_chance
 from harness.report.page import _rows, warnings
 from harness.report.tables import folded
 from harness.report.training import late_fall
-from harness.search.driver import search
 from harness.search.lock import mark_draining, run_lock
 from harness.search.signals import Stop
-from tests.searching import FakeLab, Here, Seen, space_of
+from tests.searching import search_here, space_of
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def study(tmp_path_factory):
     box = tmp_path_factory.mktemp("box")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE", str(box))
-        search(space_of(box), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+        search_here(space_of(box), box / "study")
     return box / "study"
 
 

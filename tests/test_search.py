@@ -12,16 +12,15 @@ from optuna.trial import TrialState
 
 from harness.errors import SpaceError
 from harness.records import read_record
-from harness.search.driver import search
 from harness.search.storage import Journal, open_storage
 from harness.trial.job import TrialJob
 from tests import fake_trial
-from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of, started, trials_of
+from tests.searching import SPACE, FakeLab, run, search_here, space_of, started, trials_of
 
 
 def test_a_search_leaves_a_whole_study(box):
     lab = FakeLab()
-    outcome = run(box, lab=lab)
+    outcome = run(box, lab=lambda: lab)
     folder = box / "study"
     assert outcome.status == "complete" and outcome.finished == 14 and outcome.failed == 0
     trials = trials_of(folder)
@@ -80,7 +79,7 @@ def test_no_recipe_runs_twice_and_an_exhausted_space_ends(box):
         .replace("{float: [0.1, 10], log: true}", "1.0")
     )
     space = space_of(box, "search.trials=100", text=text)
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    outcome = search_here(space, box / "study")
     assert outcome.status == "exhausted"
     keys = [
         t.user_attrs["recipe"].rpartition('"seed"')[0]
@@ -128,14 +127,7 @@ def test_the_same_command_says_complete_then_continues_with_more_trials(box):
 def test_another_space_is_refused_with_the_difference(box):
     run(box)
     with pytest.raises(SpaceError, match=r"(?s)another space.*-.*0\.3.*\+.*0\.2"):
-        search(
-            space_of(box, text=SPACE.replace("0.3]", "0.2]")),
-            box / "study",
-            progress=False,
-            lab=FakeLab,
-            examine=Seen,
-            make_pool=lambda *_: Here(),
-        )
+        search_here(space_of(box, text=SPACE.replace("0.3]", "0.2]")), box / "study")
 
 
 def test_a_failure_in_preparing_leaves_nothing(box):
@@ -147,7 +139,7 @@ def test_a_failure_in_preparing_leaves_nothing(box):
 def test_broken_constraints_are_pruned_and_never_on_the_front(box):
     text = SPACE + "constraints: {accuracy: {min: 0.8}, size_bytes: {max: 300}}\n"
     space = space_of(box, text=text)
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    outcome = search_here(space, box / "study")
     trials = trials_of(box / "study")
     assert {t.state for t in trials} >= {TrialState.PRUNED, TrialState.COMPLETE}
     assert any("baseline" in t.user_attrs and t.user_attrs["size_bytes"] > 300 for t in trials)

@@ -13,12 +13,11 @@ from harness.report import load_study
 from harness.search import driver
 from harness.search.budget import Budget
 from harness.search.counts import Counts
-from harness.search.driver import search
 from harness.search.jobs import Finished
 from harness.search.rungs import Never
 from harness.search.state import LAST, Run
 from harness.search.study import Study
-from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of, trials_of
+from tests.searching import SPACE, Here, run, search_here, space_of, trials_of
 
 LONG = "train.epochs=20"
 
@@ -141,9 +140,7 @@ class Dying(Here):
 @pytest.mark.parametrize(("deaths", "states"), [(1, ["FAIL", "COMPLETE"]), (9, ["FAIL", "FAIL", "FAIL"])])
 def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, hasty, deaths, states):
     space = space_of(box, LONG, "search.retries=2")
-    outcome = search(
-        space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Dying(deaths)
-    )
+    outcome = search_here(space, box / "study", make_pool=lambda *_: Dying(deaths))
     assert [t.state.name for t in continuing(box)] == states
     assert outcome.finished == 14 and outcome.stopped == (1 if "COMPLETE" in states else 2)
     assert outcome.failed == (states[-1] == "FAIL") and set(hasty.paused) == {7}, "in the end it is given up"
@@ -172,14 +169,7 @@ class Homely(Here):
 
 def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):
     pool = Homely()
-    outcome = search(
-        space_of(box, LONG),
-        box / "study",
-        progress=False,
-        lab=FakeLab,
-        examine=Seen,
-        make_pool=lambda *_: pool,
-    )
+    outcome = search_here(space_of(box, LONG), box / "study", make_pool=lambda *_: pool)
     assert pool.slots == [1] and pool.asked == 2
     assert outcome.finished == 14 and outcome.stopped == 1
 
@@ -201,7 +191,7 @@ def test_second_chances_stay_within_the_epochs(box, hasty):
     hasty.due = lambda: sorted(hasty.paused)
     text = SPACE.replace("trials: 14, ", "epochs_total: 200, ")
     space = space_of(box, LONG, text=text)
-    search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    search_here(space, box / "study")
     summary = json.loads((box / "study" / "study.json").read_text())
     assert len(hasty.paused) > 3, "or they were all that there was"
     assert len(continuing(box)) >= 2 and 200 <= summary["epochs"] <= 240

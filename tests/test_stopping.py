@@ -11,14 +11,13 @@ from optuna.trial import TrialState
 from harness.records import read_record
 from harness.search import driver
 from harness.search.budget import Budget
-from harness.search.driver import search
 from harness.search.lane_groups import in_lanes, lane_key
 from harness.search.queues import LabQueue
 from harness.search.rules import make_rule
 from harness.search.state import Run
 from tests import fake_trial
 from tests.jobs import job
-from tests.searching import SPACE, FakeLab, Here, Seen, run, space_of, started, trials_of
+from tests.searching import SPACE, Here, run, search_here, space_of, started, trials_of
 
 LONG = ("train.epochs=20", "search.trials=40")
 
@@ -100,7 +99,7 @@ def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):
 def test_a_rule_that_cannot_judge_stops_nothing(box):
     text = SPACE + "objectives: [size_bytes, latency_ms]\n"
     space = space_of(box, "search.stop=dominated", *LONG, text=text)
-    outcome = search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+    outcome = search_here(space, box / "study")
     assert outcome.finished == 40 and outcome.stopped == 0
 
 
@@ -179,9 +178,7 @@ def test_time_bounds_a_search(box, monkeypatch):
 
     monkeypatch.setattr("harness.search.budget.time.monotonic", now)
     text = SPACE.replace("trials: 14, ", "time_s: 30, ")
-    outcome = search(
-        space_of(box, text=text), box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here()
-    )
+    outcome = search_here(space_of(box, text=text), box / "study")
     assert outcome.status == "complete" and 4 < outcome.finished < 60
     names = [t.user_attrs.get("baseline", "") for t in trials_of(box / "study") if "recipe" in t.user_attrs]
     assert names[:6] == ["widest-fp32", "widest-int8", "", "width-sweep", "", "width-sweep"]
@@ -214,13 +211,6 @@ def test_a_rule_knows_the_costs_of_baselines_before_they_train(box):
             super().submit(job, name, *args, **options)
 
     text = SPACE.replace("trials: 14, ", "trials: 14, stop: dominated, ")
-    search(
-        space_of(box, text=text),
-        box / "study",
-        progress=False,
-        lab=FakeLab,
-        examine=Seen,
-        make_pool=lambda *_: Noting(),
-    )
+    search_here(space_of(box, text=text), box / "study", make_pool=lambda *_: Noting())
     for number in range(4):
         assert jobs.index(("untrained", number)) < jobs.index(("start", number))

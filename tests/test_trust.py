@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.errors import SpaceError
-from harness.search.driver import search
 from harness.search.first_trials import _front
 from harness.space import trust
 from harness.space.source import read_source
@@ -23,7 +22,7 @@ from harness.space.space import load_space
 from harness.verify.check import check
 from harness.verify.confirm import confirm
 from tests.chaos.foreign import make_study
-from tests.searching import FakeLab, Here, Seen
+from tests.searching import FakeLab, search_here
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -119,7 +118,7 @@ def test_a_search_in_a_foreign_folder_refuses_code_that_its_space_does_not_name(
     shutil.copy(made / "space.yaml", hostile / "space.yaml")
     space = load_space(hostile / "space.yaml", overrides=["search.trials=30"])
     with pytest.raises(SpaceError, match="its trials name code that the space does not: evil:data"):
-        search(space, hostile, progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())  # type: ignore[arg-type]
+        search_here(space, hostile)  # type: ignore[arg-type]
     assert not Path("ran").exists()
 
 

@@ -21,11 +21,10 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.main import app
-from harness.search.driver import search
 from harness.space.space import load_space
 from tests.chaos import Case
 from tests.oracle import SPACE
-from tests.searching import FakeLab, Here, Seen
+from tests.searching import search_here
 
 SECONDS = 60  # of wall time for one verb, on a busy machine
 VICTIM = b'{"kept": true}'
@@ -115,7 +114,7 @@ def make_study(box: Path) -> Path:
     space = load_space(box / "space.yaml", overrides=["search.trials=12"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_FAKE", str(box))
-        search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+        search_here(space, box / "study")
     assert CliRunner().invoke(app, ["report", str(box / "study")]).exit_code == 0
     return box / "study"
 

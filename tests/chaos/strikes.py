@@ -25,12 +25,11 @@ import optuna
 import pytest
 
 from harness.errors import HarnessError
-from harness.search.driver import search
 from harness.space.space import load_space
 from tests.chaos import Case
 from tests.chaos.disk import Disk
 from tests.oracle import SPACE, Snapshot, violations
-from tests.searching import FakeLab, Here, Seen
+from tests.searching import search_here
 
 COMPLETE, REFUSED, CRASHED = 0, 10, 20  # how the forked search ended
 
@@ -59,7 +58,7 @@ def search_in(box: Path, disk: Disk | None = None) -> None:
         space = load_space(box / "space.yaml")
         if disk is not None:
             disk.install()
-        search(space, box / "study", progress=False, lab=FakeLab, examine=Seen, make_pool=lambda *_: Here())
+        search_here(space, box / "study")
 
 
 def new_box(parent: Path, text: str = SPACE) -> Path:

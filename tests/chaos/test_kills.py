@@ -215,7 +215,7 @@ class SlowLab(FakeLab):
 
 def test_ctrl_c_twice_while_the_lab_measures_ends_at_once(box):
     started = time.monotonic()
-    outcome = run(box, lab=SlowLab())
+    outcome = run(box, lab=SlowLab)
     assert (outcome.status, outcome.exit_code) == ("interrupted", 130) and time.monotonic() - started < 30
     assert run(box).finished == 14
     assert not [t for t in trials_of(box / "study") if t.state is TrialState.RUNNING]
