@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,11 +78,14 @@ def test_a_mistake_in_the_space(here: Path, text: str, expected: str) -> None:
     assert expected in refused("search", "space.yaml")
 
 
+NO_STUDY = "none: must be the folder of a study (it holds no trials/)"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["search", "none.yaml"], "none.yaml: no such file"),
-        (["search", "."], "harness: "),
+        (["search", "."], ".: is a folder, not a YAML file. Did you mean 'space.yaml'?"),
         (
             ["search", "space.yaml", "--trials", "0"],
             "--trials: must be at least 1, but got 0. Example: --trials 60.",
@@ -92,7 +96,7 @@ def test_a_mistake_in_the_space(here: Path, text: str, expected: str) -> None:
             ["search", "space.yaml", "--study", "a/b"],
             "--study: must be a name without slashes, but got 'a/b'",
         ),
-        (["search", "space.yaml", "--study", ".."], "--study: must be a name"),
+        (["search", "space.yaml", "--study", ".."], "--study: must be a name without slashes, but got '..'"),
         (["search", "space.yaml", "--study", "a", "--out", "b"], "Give one of the two"),
         (["search", "space.yaml", "--out", "space.yaml"], "--out: must be a folder, but got 'space.yaml'"),
         (
@@ -101,9 +105,7 @@ def test_a_mistake_in_the_space(here: Path, text: str, expected: str) -> None:
         ),
         (["train", "none.yaml"], "none.yaml: no such file"),
         (["train", "space.yaml"], "quant.bits: a recipe has no holes"),
-        (["report", "none"], "none"),
-        (["status", "none"], "none"),
-        (["pick", "none"], "none"),
+        *((["report", "none"], NO_STUDY), (["status", "none"], NO_STUDY), (["pick", "none"], NO_STUDY)),
     ],
 )
 def test_a_mistake_in_the_request(here: Path, arguments: list[str], expected: str) -> None:
@@ -118,19 +120,20 @@ def test_a_file_that_is_no_recipe(here: Path, verb: str, content: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "named"),
     [
-        ["serach"],
-        ["search"],
-        ["train", "recipe.yaml", "--epochs", "many"],
-        ["train", "recipe.yaml", "--epochs", "0"],
-        ["pick", "x", "--fastest"],
+        (["serach"], "'serach'"),
+        (["search"], "'SPACE'"),
+        (["train", "recipe.yaml", "--epochs", "many"], "'--epochs'"),
+        (["train", "recipe.yaml", "--epochs", "0"], "'--epochs'"),
+        (["pick", "x", "--fastest"], "--fastest"),
     ],
 )
-def test_usage_errors_end_with_2(here: Path, arguments: list[str]) -> None:
+def test_usage_errors_end_with_2_and_name_the_argument(here: Path, arguments: list[str], named: str) -> None:
     result = call(*arguments)
     assert result.exit_code == 2
     assert result.stdout == "" and "Traceback" not in result.stderr
+    assert named in result.stderr.partition("Error")[2]
 
 
 def harness_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -170,11 +173,15 @@ def test_what_only_the_search_can_refuse(here: Path, extra: str, expected: str) 
     assert everything() <= {"space.yaml", "results"}
 
 
+VERBS = {"search", "report", "status", "pick", "train", "doctor", "version"}
+VERBS |= {"bench", "check", "confirm", "compare", "audit"}
+
+
 def test_help_and_version() -> None:
     shown = call("--help")
     assert shown.exit_code == 0
-    for verb in ("search", "report", "status", "pick", "train", "doctor", "version"):
-        assert verb in shown.stdout
+    table = shown.stdout.partition("Commands")[2]
+    assert set(re.findall(r"^│ (\w+)  +\w", table, re.MULTILINE)) == VERBS
     assert call("version").stdout == f"{harness.__version__}\n"
 
 
@@ -220,7 +227,9 @@ def test_train_prints_promise_against_outcome(here: Path, monkeypatch: pytest.Mo
         "promise": {"size_bytes": 1000},
     }
     assert "test accuracy 0.9500 (n = 360)" in shown.stdout
-    assert "1000" in shown.stdout and "1200" in shown.stdout and "NO" in shown.stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.stdout.splitlines()]
+    assert ["size_bytes", "1000", "1200", "NO", "at most 1 %"] in rows
+    assert ["accuracy", "", "0.9", "", ""] in rows, "nothing was promised of it, so nothing is judged"
 
 
 @pytest.mark.parametrize(

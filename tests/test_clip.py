@@ -25,13 +25,21 @@ def t(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
+def memory(kind: str) -> dict[str, torch.Tensor]:
+    """What a method carries into its first step."""
+    return {
+        name: torch.full((length,) if length else (), first, dtype=torch.float64)
+        for name, (length, first) in CLIPS[kind].carries.items()
+    }
+
+
 @SETTINGS
 @given(st.integers(0, 10_000), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_norm_is_bounded_keeps_direction_and_is_idempotent(seed, scale, threshold):
     g = gradients(seed, scale)
     out, clipped, _ = clip.norm(g, {}, {}, threshold=t(threshold))
     before, after = clip.global_norm(g), clip.global_norm(out)
-    assert after <= threshold * (1 + 1e-12) or torch.equal(after, before)
+    torch.testing.assert_close(after, torch.minimum(before, t(threshold)), rtol=1e-12, atol=0)
     assert bool(clipped) == bool(before > threshold)
     ratio = after / before
     for name in g:
@@ -51,10 +59,15 @@ def test_value_clamps_each_element(seed, threshold):
     assert bool(clipped) == any(bool((v.abs() > threshold).any()) for v in g.values())
 
 
-@pytest.mark.parametrize("method", [clip.norm, clip.value])
-def test_infinite_threshold_is_off(method):
+@pytest.mark.parametrize("kind", CLIPS)
+def test_every_method_can_be_off(kind):
+    """At the values that it declares, else at an infinite threshold: the contract of ``techniques/clip.py``."""
+    method = CLIPS[kind]
+    off = {"threshold": math.inf} if method.off is None else method.off
+    options = {name: t(off.get(name, param.default)) for name, param in method.params.items()}
+    assert set(off) <= set(options)
     g = gradients(0, 1.0)
-    out, clipped, _ = method(g, {}, {}, threshold=t(math.inf))
+    out, clipped, _ = method.load()(g, gradients(1, 1.0), memory(kind), **options)
     assert not bool(clipped)
     assert all(torch.equal(out[name], g[name]) for name in g)
 
@@ -106,15 +119,10 @@ def test_agc_is_idempotent(seed, threshold):
         torch.testing.assert_close(twice[name], once[name])
 
 
-def memory() -> dict[str, torch.Tensor]:
-    (length, first), (_, seen) = (CLIPS["auto"].carries[name] for name in ("norms", "seen"))
-    return {"norms": torch.full((length,), first, dtype=torch.float64), "seen": t(seen)}
-
-
 @pytest.mark.parametrize("share", [0.0, 10.0, 37.5, 100.0])
 def test_autoclip_clips_to_the_percentile_of_all_norms_so_far(share):
     """Seetharaman et al. 2020, section 3: numpy.percentile of the history, this step's norm included."""
-    carried, norms = memory(), []
+    carried, norms = memory("auto"), []
     for step in range(30):
         g = gradients(step, 1.0 + step % 7)
         norms.append(clip.global_norm(g).item())

@@ -75,9 +75,15 @@ def test_defaults_and_off_values_obey_their_own_ranges(kind: str, name: str, met
         assert method.options[option].check(option, value) == value
 
 
-@pytest.mark.parametrize("kind", TECHNIQUES)
-def test_a_technique_can_be_off(kind: str) -> None:
-    assert any(method.off is not None for method in getattr(REGISTRIES, kind).values())
+@pytest.mark.parametrize(
+    ("kind", "section"), [*zip(TECHNIQUES, ("clip", "prune", "quant", "distill"), strict=True)], ids=TECHNIQUES
+)
+def test_a_technique_that_a_recipe_does_not_name_is_off(kind: str, section: str) -> None:
+    recipe = parse_recipe({"task": {"name": "digits"}, "student": {"model": "mlp"}}, REGISTRIES)
+    chosen = getattr(recipe, section)
+    off = getattr(REGISTRIES, kind)[chosen.name].off
+    assert off is not None
+    assert {option: chosen.options[option] for option in off} == off
 
 
 @pytest.mark.parametrize("kind", TECHNIQUES)

@@ -3,16 +3,20 @@
 import json
 import os
 import shutil
+from typing import get_args
 
 import optuna
 import pytest
+from optuna.samplers import GPSampler, NSGAIISampler, QMCSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from harness.errors import SpaceError
 from harness.records import read_record
+from harness.search.samplers import RecentTPE
 from harness.search.storage import Journal, open_storage
+from harness.space.settings import Sampler
 from harness.trial.job import TrialJob
 from tests import fake_trial
 from tests.searching import SPACE, FakeLab, run, search_here, space_of, started, trials_of
@@ -216,9 +220,26 @@ def test_a_damaged_journal_is_refused_and_rebuilt_from_the_records(box, damage):
     assert set(first.front) <= set(rebuilt)
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "random", "sobol", "gp"])
-def test_every_sampler_runs(box, sampler):
-    assert run(box, f"search.sampler={sampler}").finished == 14
+SAMPLERS = {
+    "tpe": RecentTPE,
+    "nsga2": NSGAIISampler,
+    "gp": GPSampler,
+    "sobol": QMCSampler,
+    "random": RandomSampler,
+}
+
+
+def test_every_sampler_is_known_here():
+    assert set(SAMPLERS) == {*get_args(Sampler)} - {"auto"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_sampler_that_is_named_proposes(box, monkeypatch, name):
+    kind, asked = SAMPLERS[name], []
+    propose = kind.sample_relative
+    monkeypatch.setattr(kind, "sample_relative", lambda self, *given: asked.append(self) or propose(self, *given))
+    assert run(box, f"search.sampler={name}").finished == 14
+    assert asked and {type(sampler) for sampler in asked} == {kind}
 
 
 def test_a_second_driver_is_refused_and_named(box):
