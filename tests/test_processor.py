@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from harness.verify.check import _allowed
 from tests import exact
 from tests.bundles import bundled
 from tests.jobs import job
+from tests.runtimes import ROUNDS, case, skip_unless_installed
 
 OPTION = {"session.x64quantprecision": "1"}
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -34,12 +34,6 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "resnet": {"model": "resnet", "depth": 8, "width": 8},  # layers of one width: two read one tensor of zero points
 }
 LARGE = {"8 bits": {"bits": 8}, "table": {"kind": "standardized", "bits": 3}}  # integers up to 127
-RUNTIMES = [
-    "onnxruntime",
-    pytest.param(
-        "openvino", marks=pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="no openvino")
-    ),
-]
 
 
 def trained(folder: Path, student: str, quant: dict[str, Any], runtime: str = "onnxruntime") -> tuple[Path, dict]:
@@ -64,11 +58,12 @@ def plain(model: bytes, x: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {"input": x})[0])
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", [case(name) for name, rounds in ROUNDS.items() if rounds])
 @pytest.mark.parametrize("quant", list(LARGE))
 @pytest.mark.parametrize("student", list(STUDENTS))
 def test_the_file_computes_exact_integers(student: str, quant: str, runtime: str, tmp_path: Path) -> None:
-    path, record = trained(tmp_path, student, LARGE[quant], runtime)
+    skip_unless_installed(runtime, tmp_path)
+    path, record = trained(tmp_path / "trial", student, LARGE[quant], runtime)
     x, y = digits().validation
     want, got = exact.logits(path.read_bytes(), x.float().numpy()), load(runtime, path).logits(x.float().numpy())
     hits = [int((values.argmax(1) == y.numpy()).sum()) for values in (want, got)]
