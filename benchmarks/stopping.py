@@ -75,7 +75,7 @@ def record(space: str, trials: int, seed: int) -> list[dict[str, Any]]:
     """Run one search of random trials; returns each with its costs and its accuracy after every epoch."""
     loaded = load_space(ROOT / space, overrides=[f"search.seed={seed}", "search.sampler=random", "search.lanes=1"])
     with tempfile.TemporaryDirectory() as folder:
-        search(loaded, Path(folder) / "study", trials=trials, rule=lambda _: Watch())
+        search(loaded, Path(folder) / "study", trials=trials, make_rule=lambda _: Watch())
         paths = sorted((Path(folder) / "study" / "trials").glob("*/record.json"))
         records = [json.loads(p.read_bytes()) for p in paths]
     return [

@@ -10,7 +10,6 @@ from optuna.trial import TrialState
 
 from harness.records import CONTINUES, read_record
 from harness.report import load_study
-from harness.search import driver
 from harness.search.budget import Budget
 from harness.search.counts import Counts
 from harness.search.jobs import Finished
@@ -53,10 +52,8 @@ class Hasty(Never):
 
 
 @pytest.fixture
-def hasty(monkeypatch) -> Hasty:
-    rule = Hasty()
-    monkeypatch.setattr(driver, "rule_of", lambda space: rule)
-    return rule
+def hasty() -> Hasty:
+    return Hasty()
 
 
 def record_of(box: Path, number: int):
@@ -68,7 +65,7 @@ def continuing(box: Path) -> list:
 
 
 def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):
-    outcome = run(box, LONG)
+    outcome = run(box, LONG, make_rule=lambda _: hasty)
     [after] = continuing(box)
     trials, first, second = trials_of(box / "study"), record_of(box, 6), record_of(box, after.number)
     assert after.state is TrialState.COMPLETE and trials[6].state is TrialState.PRUNED, "what was told stays told"
@@ -90,32 +87,32 @@ def test_a_trial_may_be_stopped_and_taken_up_more_than_once(box, hasty):
     stops = hasty.decide
     hasty.due = lambda: [n for n in hasty.paused if n != 7]
     hasty.decide = lambda number, rung, a: "again" if (number, rung) == (14, 5) else stops(number, rung, a)
-    outcome = run(box, LONG)
+    outcome = run(box, LONG, make_rule=lambda _: hasty)
     assert [(t.user_attrs[CONTINUES], t.state.name) for t in continuing(box)] == [(6, "PRUNED"), (14, "COMPLETE")]
     assert [record_of(box, n).diagnostics["epochs"] for n in (6, 14, 15)] == [1, 4, 15]
     assert list(record_of(box, 15).diagnostics["rungs"]) == ["1", "5"]
     assert outcome.finished == 14 and outcome.stopped == 1
     counts = load_study(box / "study").trials["status"].value_counts().to_dict()
     assert counts == {"ok": 13, "stopped": 1, "continued": 2}
-    again = run(box, LONG, "search.trials=15")
+    again = run(box, LONG, "search.trials=15", make_rule=lambda _: hasty)
     assert again.finished == 15 and again.stopped == 1 and len(continuing(box)) == 2
 
 
 def test_a_resumed_study_knows_what_has_gone_on(box, hasty):
-    run(box, LONG)
+    run(box, LONG, make_rule=lambda _: hasty)
     (box / "study" / "study.log").write_bytes(b"")
-    outcome = run(box, LONG, "search.trials=16", rebuild=True)
+    outcome = run(box, LONG, "search.trials=16", rebuild=True, make_rule=lambda _: hasty)
     assert outcome.finished == 16 and outcome.stopped == 1 and len(continuing(box)) == 1
 
 
 def test_a_second_chance_that_was_killed_comes_again(box, hasty):
     hasty.sorry = False
-    run(box, LONG)
+    run(box, LONG, make_rule=lambda _: hasty)
     study = Study(space_of(box, LONG), box / "study")
     left = study.again(record_of(box, 6), kept=False)  # a driver that died now leaves it RUNNING
     assert left.epochs == 20 and replace(left, kept=True).epochs == 19
     hasty.sorry = True
-    outcome = run(box, LONG, "search.trials=15")
+    outcome = run(box, LONG, "search.trials=15", make_rule=lambda _: hasty)
     killed, after = continuing(box)
     assert killed.state is TrialState.FAIL and after.state is TrialState.COMPLETE
     assert outcome.finished == 15 and outcome.stopped == 1
@@ -140,7 +137,7 @@ class Dying(Here):
 @pytest.mark.parametrize(("deaths", "states"), [(1, ["FAIL", "COMPLETE"]), (9, ["FAIL", "FAIL", "FAIL"])])
 def test_a_dead_worker_costs_a_second_chance_no_more_than_another_trial(box, hasty, deaths, states):
     space = space_of(box, LONG, "search.retries=2")
-    outcome = search_here(space, box / "study", make_pool=lambda *_: Dying(deaths))
+    outcome = search_here(space, box / "study", make_pool=lambda *_: Dying(deaths), make_rule=lambda _: hasty)
     assert [t.state.name for t in continuing(box)] == states
     assert outcome.finished == 14 and outcome.stopped == (1 if "COMPLETE" in states else 2)
     assert outcome.failed == (states[-1] == "FAIL") and set(hasty.paused) == {7}, "in the end it is given up"
@@ -169,7 +166,7 @@ class Homely(Here):
 
 def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):
     pool = Homely()
-    outcome = search_here(space_of(box, LONG), box / "study", make_pool=lambda *_: pool)
+    outcome = search_here(space_of(box, LONG), box / "study", make_pool=lambda *_: pool, make_rule=lambda _: hasty)
     assert pool.slots == [1] and pool.asked == 2
     assert outcome.finished == 14 and outcome.stopped == 1
 
@@ -191,7 +188,7 @@ def test_second_chances_stay_within_the_epochs(box, hasty):
     hasty.due = lambda: sorted(hasty.paused)
     text = SPACE.replace("trials: 14, ", "epochs_total: 200, ")
     space = space_of(box, LONG, text=text)
-    search_here(space, box / "study")
+    search_here(space, box / "study", make_rule=lambda _: hasty)
     summary = json.loads((box / "study" / "study.json").read_text())
     assert len(hasty.paused) > 3, "or they were all that there was"
     assert len(continuing(box)) >= 2 and 200 <= summary["epochs"] <= 240

@@ -1,4 +1,4 @@
-"""Early stopping, lanes and budgets in the driver's loop, on the fake trials of ``test_search``."""
+"""Early stopping, lanes and budgets in the driver's loop, on the fake trials of ``tests.searching``."""
 
 import json
 import time
@@ -9,11 +9,10 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.records import read_record
-from harness.search import driver
 from harness.search.budget import Budget
 from harness.search.lane_groups import in_lanes, lane_key
 from harness.search.queues import LabQueue
-from harness.search.rules import make_rule
+from harness.search.rules import make_rule, rule_of
 from harness.search.state import Run
 from tests import fake_trial
 from tests.jobs import job
@@ -84,14 +83,17 @@ def test_a_resumed_study_goes_on_with_what_the_rule_had_learned(box):
     assert rebuilt.finished == 41 and rebuilt.stopped == len(stopped(box / "study")) > 0
 
 
-def test_a_resumed_rule_knows_what_the_first_one_did(box, monkeypatch):
-    rules, make = [], driver.rule_of
-    monkeypatch.setattr(driver, "rule_of", lambda space: rules.append(make(space)) or rules[-1])
-    run(box, *LEARNING, "search.trials=80")
-    run(box, *LEARNING, "search.trials=81")
-    first, second = (
-        sorted((c.rungs[1], c.final, c.flagged, c.exempt, c.places) for c in r.forecast.done) for r in rules
-    )
+def test_a_resumed_rule_knows_what_the_first_one_did(box):
+    rules = []
+
+    def remembered(space):
+        rules.append(rule_of(space))
+        return rules[-1]
+
+    run(box, *LEARNING, "search.trials=80", make_rule=remembered)
+    run(box, *LEARNING, "search.trials=81", make_rule=remembered)
+    curves = [rule.forecast.done for rule in rules]
+    first, second = (sorted((c.rungs[1], c.final, c.flagged, c.exempt, c.places) for c in done) for done in curves)
     assert any(flagged and exempt < 1 for _, _, flagged, exempt, _ in first), "or there was nothing to know"
     assert [c for c in second if c in first] == first and len(second) <= len(first) + 1
 

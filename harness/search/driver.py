@@ -96,7 +96,7 @@ def search(
     examine: Callable[..., Examination] = Examination,
     lab: Callable[[], Lab] = Lab,
     make_pool: Callable[[Space, str | None, str], Pool] | None = None,
-    rule: Callable[[Space], Rule] | None = None,
+    make_rule: Callable[[Space], Rule] = rule_of,
 ) -> Outcome:
     """Search ``space`` in the study ``folder``; continues what is there.
 
@@ -105,7 +105,7 @@ def search(
         trials: finished trials that the study shall have (default: the space's).
         rebuild: make the study's index again from the trials' records.
         warm_start: folder of an earlier study, whose front is tried first.
-        module, examine, lab, make_pool, rule: what tests and benchmarks replace.
+        module, examine, lab, make_pool, make_rule: what tests and benchmarks replace.
     Raises:
         SpaceError: nothing was run and nothing is left half-written.
         ClusterLost: Ray has died; what finished is kept, and the same call goes on.
@@ -125,7 +125,7 @@ def search(
                 return Outcome(folder, "already complete", *counts, stopped=done.get("stopped", 0))
             trust.remember(folder, trust.named_code(space.source.tree))
             with examine(module, preflight.looked_at(space)) as seen:
-                services = _Services(seen, lab, partial(pool, space, address, module), rule or rule_of)
+                services = _Services(seen, lab, partial(pool, space, address, module), make_rule)
                 return _search(space, folder, budget, progress, warm_start, services)
         finally:
             if fresh and not (folder / "space.yaml").exists():
