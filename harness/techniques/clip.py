@@ -1,11 +1,11 @@
 """Clipping: bound the gradient before an optimizer step, or the weights after it.
 
-grads, params  dicts of tensors of any shape; ``on: gradient`` methods get the whole gradient as one
-               tensor, the others every parameter by its name
-memory         the method's own tensors, carried from step to step ({} for most)
-threshold      0-d tensor > 0; ``inf`` means off (the gradients are returned unchanged in value)
+gradient, params  flat vectors (P,) of all parameters, for methods on the ``gradient``
+grads, weights    dicts of tensors of any shape by parameter, for methods on ``gradients`` or ``weights``
+memory            the method's own tensors, carried from step to step ({} for most)
+threshold         0-d tensor > 0; ``inf`` means off (the gradient is returned unchanged in value)
 
-Every method returns the gradients (or weights), a 0-d bool that is true if this step was clipped, and its memory.
+Every method returns its first argument, clipped, a 0-d bool that is true if this step was clipped, and its memory.
 The mean of the bools over the steps is the record's share of clipped steps.
 """
 
@@ -17,21 +17,21 @@ from torch import Tensor
 from harness.techniques import order
 
 Tensors = dict[str, Tensor]
-Clipped = tuple[Tensors, Tensor, Tensors]
+Clipped = tuple[Tensor, Tensor, Tensors]
+ClippedByName = tuple[Tensors, Tensor, Tensors]
 
 
-def global_norm(grads: Tensors) -> Tensor:
-    """Euclidean norm over all tensors together, 0-d."""
-    return torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
+def norm_of(gradient: Tensor) -> Tensor:
+    """Euclidean norm, 0-d."""
+    return gradient.square().sum().sqrt()
 
 
-def none(grads: Tensors, params: Tensors, memory: Tensors) -> Clipped:
+def none(gradient: Tensor, params: Tensor, memory: Tensors) -> Clipped:
     """No clipping."""
-    first = next(iter(grads.values()))
-    return grads, torch.zeros((), dtype=torch.bool, device=first.device), memory
+    return gradient, torch.zeros((), dtype=torch.bool, device=gradient.device), memory
 
 
-def norm(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> Clipped:
+def norm(gradient: Tensor, params: Tensor, memory: Tensors, *, threshold: Tensor) -> Clipped:
     """Scale the whole gradient so that its norm is at most ``threshold``.
 
         g' = g * min(1, threshold / ||g||)
@@ -41,12 +41,11 @@ def norm(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor)
     Differs from ``torch.nn.utils.clip_grad_norm_``, which adds 1e-6 to the norm and so ends just
     below the threshold.
     """
-    total = global_norm(grads)
-    scale = torch.clamp(threshold / total, max=1.0)
-    return {name: g * scale for name, g in grads.items()}, total > threshold, memory
+    total = norm_of(gradient)
+    return gradient * torch.clamp(threshold / total, max=1.0), total > threshold, memory
 
 
-def value(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> Clipped:
+def value(gradient: Tensor, params: Tensor, memory: Tensors, *, threshold: Tensor) -> Clipped:
     """Clamp every element to [-threshold, threshold].
 
         g'_i = min(max(g_i, -threshold), threshold)
@@ -54,10 +53,10 @@ def value(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor
     Bound: max|g'| <= threshold; the direction may change.
     Source: Mikolov 2012 (PhD thesis, Brno), section 3.2.2; ``torch.nn.utils.clip_grad_value_``.
     """
-    return *_clamped(grads, threshold), memory
+    return _clamped(gradient, threshold), gradient.abs().max() > threshold, memory
 
 
-def weight_range(weights: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> Clipped:
+def weight_range(weights: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor) -> ClippedByName:
     """Clamp the weights themselves to [-threshold, threshold] after every step.
 
         w'_i = min(max(w_i, -threshold), threshold)
@@ -66,16 +65,15 @@ def weight_range(weights: Tensors, params: Tensors, memory: Tensors, *, threshol
     normalization are left alone: they are not stored in few bits.
     Source: Arjovsky, Chintala, Bottou 2017 (arXiv:1701.07875), algorithm 1, line 7.
     """
-    return *_clamped(weights, threshold), memory
+    peak = torch.stack([w.abs().max() for w in weights.values()]).max()
+    return {name: _clamped(w, threshold) for name, w in weights.items()}, peak > threshold, memory
 
 
-def _clamped(tensors: Tensors, threshold: Tensor) -> tuple[Tensors, Tensor]:
-    clamped = {name: torch.minimum(torch.maximum(t, -threshold), threshold) for name, t in tensors.items()}
-    peak = torch.stack([t.abs().max() for t in tensors.values()]).max()
-    return clamped, peak > threshold
+def _clamped(tensor: Tensor, threshold: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(tensor, -threshold), threshold)
 
 
-def agc(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor, least: Tensor) -> Clipped:
+def agc(grads: Tensors, params: Tensors, memory: Tensors, *, threshold: Tensor, least: Tensor) -> ClippedByName:
     """Adaptive gradient clipping: each unit's gradient norm is at most a share of its weight norm.
 
         g'_i = g_i * min(1, threshold * max(||w_i||, least) / ||g_i||)
@@ -105,7 +103,7 @@ def _unit_norms(t: Tensor) -> Tensor:
     return t.flatten(1).square().sum(1).sqrt().reshape(-1, *[1] * (t.dim() - 1))
 
 
-def auto(grads: Tensors, params: Tensors, memory: Tensors, *, percentile: Tensor) -> Clipped:
+def auto(gradient: Tensor, params: Tensor, memory: Tensors, *, percentile: Tensor) -> Clipped:
     """AutoClip: the threshold is a percentile of the gradient norms seen so far.
 
         threshold_t = P-th percentile of ||g_1||, ..., ||g_t||;  g' = g * min(1, threshold_t / ||g||)
@@ -116,11 +114,11 @@ def auto(grads: Tensors, params: Tensors, memory: Tensors, *, percentile: Tensor
     Bound: ||g'|| <= threshold_t.
     Source: Seetharaman, Wichern, Pardo, Le Roux 2020 (arXiv:2007.14469), section 3.
     """
-    total, length = global_norm(grads), memory["norms"].shape[-1]
+    total, length = norm_of(gradient), memory["norms"].shape[-1]
     place = torch.arange(length, device=total.device) == torch.remainder(memory["seen"], length)
     norms = torch.where(place, total, memory["norms"])
     seen = memory["seen"] + 1
     ascending, _ = torch.sort(norms)
     threshold = order.percentile(ascending, percentile / 100, torch.clamp(seen, max=float(length)))
     scale = torch.clamp(threshold / total, max=1.0)
-    return {name: g * scale for name, g in grads.items()}, total > threshold, {"norms": norms, "seen": seen}
+    return gradient * scale, total > threshold, {"norms": norms, "seen": seen}

@@ -55,7 +55,7 @@ def begin(recipe: Recipe, module: nn.Module, examples: Examples, teacher: Tensor
     )
     flat = Layout.join(params)
     buffers = {k: b.detach().clone() for k, b in module.named_buffers()}
-    moments = {name: m["all"] for name, m in optimizers.init(recipe.train.optimizer, {"all": flat}).items()}
+    moments = optimizers.init(recipe.train.optimizer, flat)
     memory = {
         name: torch.full((length,) if length else (), first, device=device, dtype=flat.dtype)
         for name, (length, first) in clip.carries.items()

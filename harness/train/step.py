@@ -90,9 +90,9 @@ class Plan:
     forward: Forward
     layout: Layout
     layers: tuple[str, ...]
-    clip: Callable[..., clipping.Clipped]
+    clip: Callable[..., Any]
     distill: Callable[..., Tensor]
-    optimize: Callable[..., tuple[Tensors, dict[str, Tensors]]]
+    optimize: Callable[..., tuple[Tensor, Tensors]]
     clip_on: str = "gradient"
     quantize: Callable[..., Any] | None = None
     rounded: tuple[str, ...] = ()
@@ -182,8 +182,7 @@ def _clipped(
         grads, weights = plan.layout.split(gradient), plan.layout.split(params)
         kept, clipped, memory = plan.clip(grads, weights, memory, **given)
         return torch.cat([kept[name].flatten() for name in grads]), clipped, memory
-    kept, clipped, memory = plan.clip({"all": gradient}, {"all": params}, memory, **given)
-    return kept["all"], clipped, memory
+    return plan.clip(gradient, params, memory, **given)
 
 
 def _projected(plan: Plan, params: Tensor, memory: Tensors, given: Tensors) -> tuple[Tensor, Tensor, Tensors]:
@@ -199,16 +198,14 @@ def update(
 ) -> tuple[Tensor, Tensors, Tensors, Tensor, Tensor]:
     """Clip and step one student: new parameters, moments and memory, gradient norm before clipping,
     clipped or not."""
-    norm = clipping.global_norm({"all": gradient})
+    norm = clipping.norm_of(gradient)
     clipped = torch.zeros((), dtype=torch.bool, device=params.device)
     if plan.clip_on != "weights":
         gradient, clipped, memory = _clipped(plan, gradient, params, memory, clip)
-    before = {name: {"all": m} for name, m in moments.items()}
-    after, moved = plan.optimize({"all": params}, {"all": gradient}, before, **optim)
-    params = after["all"]
+    params, moments = plan.optimize(params, gradient, moments, **optim)
     if plan.clip_on == "weights":
         params, clipped, memory = _projected(plan, params, memory, clip)
-    return params, {name: m["all"] for name, m in moved.items()}, memory, norm, clipped
+    return params, moments, memory, norm, clipped
 
 
 def step(plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensors], hparams: Hparams) -> tuple[State, Tensors]:
