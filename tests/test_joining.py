@@ -62,7 +62,7 @@ def test_a_ray_that_does_not_start_is_tried_twice_and_is_one_message(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cluster, "_init", _raises(Exception("The current node timed out during startup.\nmore")))
-    with pytest.raises(HarnessError, match=r"did not start on this machine, twice \(The current node timed out") as one:
+    with pytest.raises(HarnessError, match=r"failed twice to start on this machine \(The current node timed") as one:
         cluster.connect(Resources(), None)
     assert "\n" not in str(one.value) and "once more" in caplog.text
     monkeypatch.setattr(cluster, "_init", _raises(SystemExit(15)))

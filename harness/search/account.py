@@ -1,4 +1,4 @@
-"""What becomes of a record: told to the study, accounted for, learned from."""
+"""What the driver does with a trial's record: tell the study, update the counts, teach the stopping rule."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def take(run: Run, record: TrialRecord) -> None:
-    """Tell a record, or let it wait for the lab where its structure is new."""
+    """Tell the study a record, or queue it for the lab if the latency of its structure is not known yet."""
     folder = trial_folder(run.folder, record.number)
-    if record.status == "ok" and run.rule.flagged(record.number):  # kept, since a resumed study's rule must know it
+    if record.status == "ok" and run.rule.flagged(record.number):  # saved for the rule of a resumed study
         record = record.model_copy(update={"diagnostics": {**record.diagnostics, "flagged": True}})
         write_record(folder, record)
     if record.status == "failed":
@@ -41,14 +41,14 @@ def take(run: Run, record: TrialRecord) -> None:
 
 
 def _taken_up(run: Run, record: TrialRecord) -> TrialRecord | None:
-    """The stopped trial that this one took up again: where a killed driver's costs are gone, it has them."""
+    """The record of the stopped trial that this one continues. It has the costs, which a killed driver has lost."""
     before = record.diagnostics.get(CONTINUES)
     return None if before is None else read_record(trial_folder(run.folder, before))
 
 
 def take_cost(run: Run, record: TrialRecord) -> None:
-    """A recipe whose structure and size are known: it trains, waits for the lab, or, where it
-    breaks a constraint already, is told without training."""
+    """Decide what a recipe of known structure and size does next: train, or wait for the lab. If it already breaks a
+    constraint, it is told without training."""
     full = run.latencies.known(record)
     if full is None and run.needs_latency:
         run.lab.add_untrained(record, run.counts.told)
@@ -57,7 +57,7 @@ def take_cost(run: Run, record: TrialRecord) -> None:
     run.trials.costs[record.number] = full
     proposal = run.trials.open[record.number]
     broken = run.study.broken(full)
-    if broken and not proposal.baseline:  # a baseline is drawn in the report, whatever it breaks
+    if broken and not proposal.baseline:  # the report shows every baseline, feasible or not
         full.file(trial_folder(run.folder, record.number)).unlink(missing_ok=True)
         take(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
         return
@@ -65,7 +65,7 @@ def take_cost(run: Run, record: TrialRecord) -> None:
 
 
 def measure(run: Run) -> None:
-    """The barrier: no slot is busy, so the machine is quiet."""
+    """Measure the waiting files at a barrier. No slot is busy, so nothing else disturbs the timing."""
     trained, untrained = run.lab.take()
     try:
         with run.stop.twice_ends():
@@ -86,8 +86,10 @@ def measure(run: Run) -> None:
 
 
 def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
-    """One file that the runtime cannot run must not take the others with it. A trial that has not
-    trained yet goes on: it will say so itself."""
+    """Measure one file on its own, so that a file that the runtime cannot run fails only its own trial.
+
+    An untrained trial (``final`` False) trains nevertheless; it reports the error when it ends.
+    """
     try:
         run.latencies.measure([record], run.folder)
     except TrialError as error:
@@ -100,7 +102,7 @@ def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
 
 
 def tell(run: Run, record: TrialRecord) -> None:
-    """Tell the study, and count."""
+    """Tell the study a record and count it."""
     run.timeline.add(record.number, run.counts.epochs + epochs_of(record))
     feasible = run.study.tell(record)
     run.counts.told += 1
@@ -110,11 +112,11 @@ def tell(run: Run, record: TrialRecord) -> None:
 
 
 def count(run: Run, record: TrialRecord, feasible: bool) -> None:
-    """Account for a told record: the counts, the rule, the results."""
+    """Update the counts, the rule and the results with a told record."""
     run.counts.add(record)
     continues = record.diagnostics.get(CONTINUES)
     if continues is not None:
-        run.rule.take_up(continues)  # a resumed study's rule has learned of it as of a stopped one
+        run.rule.take_up(continues)  # the rule of a resumed study still has it among the stopped trials
     if record.status == "failed":
         return
     learn(run, record, feasible)
@@ -126,7 +128,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
 
 
 def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
-    """What a trial teaches the rule: its curve, its costs, its final accuracy."""
+    """Pass a trial's curve, costs and final accuracy to the rule."""
     known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
     taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
     curve = replace(
@@ -139,13 +141,13 @@ def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
 
 
 def curve_of(run: Run, params: dict[str, Any], baseline: str, costs: tuple[float, ...] | None) -> Curve:
-    """What is known of a trial before it trains. A baseline without parameters is one that the space
-    cannot express."""
+    """The curve of a trial that has not trained. ``places`` is None for a baseline that the space cannot express;
+    such a baseline has no parameters."""
     return Curve(costs, places=None if baseline and run.space.holes and not params else run.space.places(params))
 
 
 def costs_of(run: Run, record: TrialRecord) -> tuple[float, ...] | None:
-    """The objectives beside accuracy as losses, None where one is not known."""
+    """The objectives other than accuracy as losses; None if one is unknown."""
     signs = {"minimize": 1.0, "maximize": -1.0}
     others = [(signs[o.direction], record.value(o.name)) for o in run.space.objectives if o.name != "accuracy"]
     return as_costs([None if value is None else sign * value for sign, value in others])

@@ -1,4 +1,4 @@
-"""When a search has enough."""
+"""The budget of a search."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from harness.space.settings import Settings
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search has enough: trials of the study, epochs trained in it, seconds of this run.
-    None sets no limit; what is reached first ends the search."""
+    """When a search ends: at the first limit that is reached. None means no limit.
+
+    trials   finished trials of the study
+    epochs   trained in the study
+    seconds  of this run
+    """
 
     trials: int | None
     epochs: int | None = None
@@ -21,6 +25,7 @@ class Budget:
 
     @staticmethod
     def of(settings: Settings, trials: int | None = None) -> Budget:
+        """The budget of ``settings``; ``trials`` overrides theirs. Without any limit: 60 trials."""
         if trials is not None and trials < 1:
             raise SpaceError("trials", "must be at least 1", trials, "Leave it out for the space's own.")
         limited = settings.time_s is not None or settings.epochs_total is not None
@@ -28,8 +33,8 @@ class Budget:
         return Budget(wanted, settings.epochs_total, settings.time_s)
 
     def expected(self, finished: int, epochs: int, told: int) -> float:
-        """How many trials the budget is worth: from the ``finished`` trials and their ``epochs``, and
-        from how fast this run has ``told`` its own; 0 while that is not known."""
+        """How many trials the budget allows, estimated from the ``epochs`` of the ``finished`` trials and from the
+        pace of this run, which has ``told`` so many; 0 while unknown."""
         known = [] if self.trials is None else [float(self.trials)]
         if self.epochs is not None:
             known.append(self.epochs * finished / epochs if epochs else 0.0)
@@ -38,10 +43,10 @@ class Budget:
         return min(known)
 
     def spent(self, epochs: int) -> bool:
-        """No new trial may start, however few there are."""
+        """Whether the limit of epochs or seconds is reached, so that no new trial may start."""
         return self.share(epochs) >= 1
 
     def share(self, epochs: int) -> float:
-        """How much of the seconds or of the epochs is gone; 0 without such a limit."""
+        """Share of the seconds or epochs that is used, whichever is larger; 0 without such a limit."""
         late = 0.0 if self.seconds is None else (time.monotonic() - self.started) / self.seconds
         return max(late, 0.0 if self.epochs is None else epochs / self.epochs)

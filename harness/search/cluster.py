@@ -1,4 +1,4 @@
-"""The Ray that a search runs on: starting or joining one, whether it is still there, and leaving it."""
+"""Start or join Ray, watch whether it is alive, and leave it."""
 
 from __future__ import annotations
 
@@ -25,29 +25,32 @@ from harness.search.signals import Interrupted
 from harness.space.settings import Resources
 
 log = logging.getLogger(__name__)
-OBJECT_STORE_BYTES = 300 * 2**20
-TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # in the environment
+OBJECT_STORE_BYTES = 300 * 2**20  # for the teachers' logits; Ray's default is a share of the machine's memory
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # environment variables
 ALIVE_S = 60.0  # a cluster must offer the resources within this time
-LEAVE_S = 8.0  # what Ray may take to end; then its processes are killed
-LOOK_S = 1.0  # between two looks whether Ray is there
-GONE = 3  # looks in a row without an answer of the GCS, after which it is gone
+LEAVE_S = 8.0  # time limit of ray.shutdown; then the processes are killed
+LOOK_S = 1.0  # between two checks of Ray
+GONE = 3  # checks in a row that the GCS must miss to count as dead
 
 
 class ClusterLost(HarnessError):
-    """Ray, or the part of it on this machine, has died. The search ends; what finished is kept."""
+    """Ray, or its raylet on this machine, has died. The search ends; finished trials are kept."""
 
 
 def connect(resources: Resources, address: str | None) -> int:
-    """Start a local Ray or join the cluster at ``address`` (HOST:PORT, or ``auto``: the one that
-    ``RAY_ADDRESS`` names or that runs on this machine); the number of slots it has for us.
+    """Start a local Ray or join a cluster, and return the number of slots that fit on it.
 
-    A Ray that we start makes its access token by itself and demands it (token authentication has
-    been its default since 2.60; naming the mode here would keep it from making the token).
+    A local Ray creates its access token and demands it (token authentication is the default since Ray 2.60). The
+    mode must not be set here, because Ray then creates no token.
 
+    Args:
+        resources: of one slot, and the largest number of slots.
+        address: HOST:PORT of a cluster, or ``auto``: the cluster in ``RAY_ADDRESS``, else the one on this machine.
+            None starts a local Ray.
     Raises:
-        SpaceError: the address is dead or refuses this side, or the resources asked for are not there.
+        SpaceError: nothing answers at the address or access is refused, or the resources are not available.
         HarnessError: Ray does not start.
-        Interrupted: SIGTERM came meanwhile.
+        Interrupted: SIGTERM arrived during the call.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     _keep_token_private(make=not address)
@@ -59,7 +62,7 @@ def connect(resources: Resources, address: str | None) -> int:
         return _slots(resources)
     except BaseException as error:
         leave()
-        if isinstance(error, SystemExit):  # of Ray's own handler
+        if isinstance(error, SystemExit):  # raised by Ray's SIGTERM handler
             raise Interrupted(signal.SIGTERM) from None
         raise
 
@@ -77,17 +80,17 @@ def _start(resources: Resources) -> None:
     cpus = max(cores, resources.cpu, (resources.slots or 1) * resources.cpu)
     try:
         context = _init(cpus, gpus)
-    except Exception as error:  # Ray raises plain ones
-        log.warning("Ray did not start on this machine (%s): once more", _first_line(error))
+    except Exception as error:  # ray.init raises errors of many types
+        log.warning("Ray did not start on this machine (%s): trying once more", _first_line(error))
         leave()
         try:
             context = _init(cpus, gpus)
         except Exception as again:
             raise HarnessError(
-                f"Ray did not start on this machine, twice ({_first_line(again)}). The machine may be overloaded: give "
+                f"Ray failed twice to start on this machine ({_first_line(again)}). The machine may be overloaded: run "
                 "the same command again. Ray's logs are in /tmp/ray/session_latest/logs."
             ) from None
-    with contextlib.suppress(OSError):  # Ray lets everybody read and write there
+    with contextlib.suppress(OSError):  # Ray creates it readable and writable by everybody
         Path(context["session_dir"]).chmod(0o700)
 
 
@@ -111,7 +114,7 @@ def _join(address: str) -> None:
     try:
         with _hearing(heard):
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as error:  # Ray raises plain ones
+    except Exception as error:  # ray.init raises errors of many types
         if isinstance(error, AuthenticationError) or "authentica" in f"{error} {heard}".lower():
             raise SpaceError("--address", _refused(error), address, _TOKEN) from None
         log.info("Ray said: %s", "".join(heard))
@@ -121,8 +124,11 @@ def _join(address: str) -> None:
 
 @contextlib.contextmanager
 def _hearing(heard: list[str]) -> Iterator[None]:
-    """What Ray's C++ side writes to stderr is ``heard`` instead of shown: it says once a second that a token is wrong,
-    and Ray then says only that it could not connect."""
+    """Append what is written to stderr to ``heard`` instead of showing it.
+
+    If the token is wrong, Ray's C++ core writes so to stderr once a second; the exception only says that Ray could not
+    connect.
+    """
     with tempfile.TemporaryFile() as file:
         shown = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -157,10 +163,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _keep_token_private(make: bool) -> None:
-    """Ray writes its token file so that everybody can read it. Where there is one it is made private; where
-    Ray would ``make`` one, it is there already, and was never readable by others."""
+    """Make Ray's token file readable by its owner only, because Ray creates it readable by everybody.
+
+    An existing file gets mode 600. If there is none and Ray would ``make`` one, it is created here with that mode.
+    """
     path = _token_file()
-    with contextlib.suppress(OSError):  # Ray says what it lacks
+    with contextlib.suppress(OSError):  # Ray itself reports a missing token
         if path.exists():
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
@@ -173,16 +181,16 @@ def _keep_token_private(make: bool) -> None:
 
 
 def _use_token() -> None:
-    """Offer the token that is at hand (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token) to a cluster that
-    is named by its address: Ray itself does so for ``auto`` only."""
-    with contextlib.suppress(ImportError):  # no public function of Ray's
+    """Use the token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token for a cluster that is given by
+    its address. Ray does so only for ``auto``."""
+    with contextlib.suppress(ImportError):  # a private function of Ray, which may move
         from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _probe(address: str) -> None:
-    """A dead address makes Ray wait for minutes without a word."""
+    """Fail early if nothing listens at ``address``: Ray would wait for minutes without a message."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=5):
@@ -219,7 +227,7 @@ def _slots(resources: Resources) -> int:
 
 
 def room(resources: Resources) -> int:
-    """How many slots fit on the cluster's living nodes, were nobody else there."""
+    """How many slots fit on the cluster's living nodes if nobody else uses them."""
     return sum(_fit(resources, node["Resources"]) for node in ray.nodes() if node["Alive"])
 
 
@@ -229,23 +237,25 @@ def _fit(resources: Resources, offered: Mapping[str, float]) -> int:
 
 
 class Watch:
-    """Looks whether Ray is still there: the GCS answers, and this machine's raylet lives. Ray itself ends the
-    driver's process without a word a minute after its GCS has died."""
+    """Checks whether Ray is alive: the GCS accepts connections and this machine's raylet runs.
+
+    Without this check Ray would end the driver's process, without a message, a minute after its GCS has died.
+    """
 
     def __init__(self) -> None:
         self._looked, self._silent, self.lost = time.monotonic(), 0, False
         self._gcs, self._raylet = None, None
         if client.is_connected():
-            return  # of ray://HOST:PORT this machine has no part
+            return  # with a Ray client (ray://HOST:PORT) this machine runs no part of the cluster
         context = ray.get_runtime_context()
         host, _, port = context.gcs_address.rpartition(":")
         self._gcs, self._raylet = (host.strip("[]"), int(port)), _raylet(context.get_node_id())
 
     def check(self) -> None:
-        """Look again, at most once in LOOK_S.
+        """Check again, at most once per LOOK_S.
 
         Raises:
-            ClusterLost: it is gone.
+            ClusterLost: the GCS or the raylet has died.
         """
         if self._gcs is None or time.monotonic() - self._looked < LOOK_S:
             return
@@ -264,7 +274,7 @@ class Watch:
 
 
 def _raylet(node: str) -> psutil.Process | None:
-    """The process of this machine's node; None where it cannot be seen."""
+    """The raylet of ``node`` on this machine; None if this process cannot see it."""
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "raylet" and f"--node_id={node}" in (process.info["cmdline"] or []):
             return process
@@ -279,8 +289,10 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def leave() -> None:
-    """Leave Ray; a local one ends with all of its processes. Ray's own farewell may hang where parts of it have
-    died: after LEAVE_S what it started here is killed."""
+    """Leave Ray. A local Ray ends with all its processes.
+
+    ``ray.shutdown`` may hang if parts of Ray have died. After LEAVE_S the processes that Ray started here are killed.
+    """
     own = [p for p in psutil.Process().children(recursive=True) if _is_rays(p)]
     late = threading.Timer(LEAVE_S, _kill, [own])
     late.daemon = True

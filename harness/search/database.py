@@ -1,7 +1,7 @@
-"""A study in a database that is locked, restarted or cut off for a while: every operation waits for it.
+"""A study in a database. Operations are retried while it is locked, restarting or unreachable.
 
-An operation may fail although its commit went through, when only the answer was lost. So each is one that may be
-given twice: a new trial is looked for by a token before it is made again, a told one by its state and values.
+An operation may fail after its commit, when only the answer is lost. Every operation is therefore safe to repeat: a
+new trial is looked up by a token before it is created again, a told trial by its state and values.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from harness.files.passwords import expanded, masked
 from harness.stats.direction import Direction
 
 log = logging.getLogger(__name__)
-LIMIT_S = 120.0  # a server may restart within it
-FIRST_S, MOST_S = 0.1, 5.0  # between two tries
-CONNECT_S = 10
+LIMIT_S = 120.0  # for how long an operation is retried: enough for a server to restart
+FIRST_S, MOST_S = 0.1, 5.0  # first and longest pause between two tries
+CONNECT_S = 10  # time limit of one connection attempt
 ID_BYTES = 100
 ID, OWNER, PLACE = "study.id", "harness:folder", "harness:place"
 TOKEN = "harness:token"
-DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # what pip calls it
-FULL = ("disk is full", "readonly database", "disk I/O error", "No space left on device", "' is full")  # their words
-BUSY = ("database is locked", "starting up", "shutting down", "already exists")  # ends by itself, also while opening
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # module: package
+FULL = ("disk is full", "readonly database", "disk I/O error", "No space left on device", "' is full")  # from messages
+BUSY = ("database is locked", "starting up", "shutting down", "already exists")  # retried also on opening
 
 
 class Database(RDBStorage):
-    """Optuna's database storage, for one writer. ``give_up`` is asked while it waits.
+    """Optuna's database storage, for one writer. Retrying ends early when ``give_up`` returns True.
 
-    Raises:
-        HarnessError: from any operation, when the database has not answered for ``LIMIT_S`` seconds.
-        DiskError: its disk takes nothing.
+    Raises (from any operation):
+        HarnessError: the database has not answered for ``LIMIT_S`` seconds.
+        DiskError: the database cannot write to its disk.
     """
 
     def __init__(self, url: URL, give_up: Callable[[], bool] = lambda: False):
@@ -53,7 +53,8 @@ class Database(RDBStorage):
         self._opened = True
 
     def _patiently(self, operation: Callable[[bool], Any]) -> Any:
-        """What ``operation`` gives; it is told whether a try before it has failed."""
+        """Retry ``operation`` until it succeeds and return its result. Its argument says whether an earlier try
+        failed."""
         started, pause, again = time.monotonic(), FIRST_S, False
         while True:
             try:
@@ -84,7 +85,7 @@ class Database(RDBStorage):
             time.sleep(min(0.2, seconds))
 
     def _passing(self, error: Exception) -> str | None:
-        """The driver's words where the error may pass by itself, else None."""
+        """The driver's message if the error may pass by itself, else None."""
         cause = error if isinstance(error, exc.SQLAlchemyError) else error.__cause__
         said = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
         if any(words in said for words in FULL):
@@ -102,10 +103,10 @@ class Database(RDBStorage):
         return self._patiently(lambda again: make(study_id, template))
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
-        """The trial that a former try has made, else a new one (Optuna itself tries five times)."""
+        """The trial that an earlier try created, else a new one. (Optuna itself calls this up to five times.)"""
         from optuna.storages._rdb.models import TrialModel, TrialSystemAttributeModel
 
-        assert template_trial is not None  # _create_new_trial gives one
+        assert template_trial is not None  # _create_new_trial always passes one
         token = template_trial.system_attrs[TOKEN]
         if token == self._token:
             held = TrialSystemAttributeModel.key == TOKEN, TrialSystemAttributeModel.value_json == f'"{token}"'
@@ -147,7 +148,7 @@ for _name in (
 
 
 def _timeouts(url: URL) -> dict[str, Any]:
-    """What the driver is told, so that a server which is gone without a word is noticed; the URL's own come first."""
+    """Options with which the driver notices a server that disappeared. Those in the URL take precedence."""
     known: dict[str, Any] = {}
     if url.get_backend_name() in ("mysql", "mariadb", "postgresql"):
         known["connect_timeout"] = CONNECT_S
@@ -190,10 +191,10 @@ def _unopened(shown: str, why: str, remedy: str) -> SpaceError:
 
 
 def claim(storage: BaseStorage, folder: Path, directions: Sequence[Direction]) -> str:
-    """The name of the study in the database that belongs to ``folder``: one is made where there is none.
+    """The name of the study in the database that belongs to ``folder``; the study is created if there is none.
 
-    It is known by the folder's random id (``study.id``), so a folder that was moved keeps its study, and another
-    folder of the same name, or a copy, gets one of its own, named with its id.
+    The study is identified by the folder's random id (``study.id``). A moved folder keeps its study. A copy, or another
+    folder of the same name, gets its own study, whose name contains its id.
     """
     own, here = _id_of(folder), str(folder.resolve())
     studies = storage.get_all_studies()
@@ -226,14 +227,14 @@ def _read_id(path: Path) -> str:
 
 
 def new_id(folder: Path) -> str:
-    """Another id for ``folder``: a database knows no study of it."""
+    """Write a new id for ``folder``, so that no study in the database belongs to it."""
     made = uuid.uuid4().hex
     write_bytes_durably(folder / ID, f"{made}\n".encode())
     return made
 
 
 def _is_elsewhere(place: str, here: str, own: str) -> bool:
-    """Is the folder at ``place`` still there, so that this one is its copy?"""
+    """Whether the study's folder is still at ``place``, so that the folder ``here`` is a copy of it."""
     other = Path(place, ID)
     try:
         return place != here and _read_id(other) == own

@@ -100,7 +100,7 @@ class Dominated:
 
     def _pause(self, number: int, curve: Curve) -> None:
         if not curve.rungs or curve.costs is None or curve.places is None:
-            return  # a constraint ended it, or nothing can be foretold of it
+            return  # a constraint ended it, or its accuracy cannot be predicted
         self.paused[number] = curve
         if len(self.paused) > PAUSED:
             del self.paused[next(iter(self.paused))]
@@ -126,8 +126,8 @@ class Dominated:
         return self.forecast.bound(curves, rung, self.config.second) - needed
 
     def _rivals(self, curves: list[Curve]) -> np.ndarray:
-        """For each trial (of known costs) the place on the front (M,) of the most accurate point that costs
-        no more; -1 where there is none."""
+        """For each trial (with known costs) the index (M,) of the most accurate front point that costs no more; -1 if
+        there is none."""
         if self.front is None:
             return np.full(len(curves), -1)
         values, bounds = self.front.values(), np.array([c.costs for c in curves])

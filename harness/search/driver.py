@@ -1,9 +1,9 @@
-"""The driver: one search from a space to a finished study folder. Reads top to bottom.
+"""The driver: one search from a space to a finished study folder. Read it from top to bottom.
 
     check -> lock -> examine -> Ray -> prepare -> open (or resume) -> [ask -> run -> measure -> tell] * trials -> finish
 
-Only this process writes the study. A worker writes its record before it answers, so whatever is
-killed, a finished trial is found again.
+Only this process writes the study. A worker writes its record before it answers, so a finished trial is found again
+after any process was killed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ TRIAL_MODULE = "harness.trial.run"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: ``status`` complete, already complete, interrupted or exhausted."""
+    """How a search ended. ``status``: complete, already complete, interrupted or exhausted."""
 
     folder: Path
     status: str
@@ -98,19 +98,19 @@ def search(
     make_pool: Callable[[Space, str | None, str], Pool] | None = None,
     make_rule: Callable[[Space], Rule] = rule_of,
 ) -> Outcome:
-    """Search ``space`` in the study ``folder``; continues what is there.
+    """Search ``space`` in the study ``folder``. An existing study is continued.
 
     Args:
         address: of a running Ray cluster (HOST:PORT); None starts Ray on this machine.
-        trials: finished trials that the study shall have (default: the space's).
-        rebuild: make the study's index again from the trials' records.
-        warm_start: folder of an earlier study, whose front is tried first.
-        module, examine, lab, make_pool, make_rule: what tests and benchmarks replace.
+        trials: number of finished trials at which the study is complete (default: the space's).
+        rebuild: rebuild the study's index from the trials' records.
+        warm_start: folder of an earlier study; the points of its front are tried first.
+        module, examine, lab, make_pool, make_rule: replaced by tests and benchmarks.
     Raises:
-        SpaceError: nothing was run and nothing is left half-written.
-        ClusterLost: Ray has died; what finished is kept, and the same call goes on.
-        Interrupted: a signal came before the first trial.
-        DiskError: the disk is full or read-only; what finished is kept, and the same call goes on.
+        SpaceError: the space, the folder or an argument is wrong. No trial has run, and nothing is half-written.
+        ClusterLost: Ray has died. Finished trials are kept; the same call continues the study.
+        Interrupted: a signal arrived before the first trial.
+        DiskError: the disk is full or read-only. Finished trials are kept; the same call continues the study.
     """
     folder, budget = Path(folder), Budget.of(space.settings, trials)
     fresh, pool = not folder.exists(), make_pool or _ray_pool
@@ -134,7 +134,7 @@ def search(
 
 
 def _before(space: Space, folder: Path, budget: Budget, rebuild: bool, fresh: bool) -> dict[str, Any] | None:
-    """Look at what is in the folder; the summary of a study that is complete already, else None."""
+    """Check that the study in ``folder`` can be continued. Return its summary if it is already complete, else None."""
     resume.check_same_space(space, folder)
     if rebuild:
         resume.rebuild(space, folder)
@@ -148,7 +148,7 @@ def _before(space: Space, folder: Path, budget: Budget, rebuild: bool, fresh: bo
 
 @contextlib.contextmanager
 def _in_words(space: Space, folder: Path) -> Iterator[None]:
-    """Errors as the user meets them: with the line of the space, and with what to do next."""
+    """Add to errors the line in the space, what was kept, and what to do next."""
     try:
         yield
     except (OSError, DiskError) as error:
@@ -168,7 +168,7 @@ def _in_words(space: Space, folder: Path) -> Iterator[None]:
 
 
 def _command() -> str:
-    """What this process was called as, without passwords."""
+    """This process's command line, with passwords masked."""
     return masked(shlex.join(["harness", *sys.argv[1:]]))
 
 
@@ -207,7 +207,7 @@ def _search(
             say_proven(examination.answer(), shown.say)
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
         pool.share(ready.logits)
-        stop.drain()  # until here a signal ends the search: nothing has begun that could be drained
+        stop.drain()  # a signal before this line ends the search at once: there are no trials to drain
         write_checked_json(folder / resume.MADE_OF, found)
         run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready), services.rule(space))
         _work(run, warm_start)
@@ -225,18 +225,18 @@ def _work(run: Run, warm_start: Path | None) -> None:
     if run.stop.now:
         return
     with contextlib.suppress(Interrupted), run.stop.twice_ends():
-        if run.counts.finished:  # else the runtime itself may be what failed
+        if run.counts.finished:  # without any finished trial the runtime itself may be broken
             run.latencies.teacher(space, folder)
         finish.score_front(sorted(run.results.ever), run.results.sweep, folder, run.pool)
 
 
 def chance_of(ready: Prepared) -> dict[str, float]:
-    """What always saying the most frequent class scores, by quality."""
+    """The chance level of accuracy and of each metric: the score of always predicting the most frequent class."""
     return {"accuracy": ready.chance, **ready.metrics}
 
 
 def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> Prepared:
-    """What the first worker makes ready; what it saw is said."""
+    """Let a worker prepare teachers and data, and print each teacher's accuracy."""
     ready: Prepared = pool.call("prepare", teachers, str(folder.resolve()))
     for teacher in ready.teachers:
         weak = ", WEAK: train it longer or otherwise" if teacher["weak"] else ""
@@ -278,7 +278,7 @@ def _open(
 
 
 def _take_in(run: Run) -> None:
-    """Account for what a former run was told."""
+    """Update counts, rule and results with the trials that earlier runs of this study told."""
     told: dict[int, int] = {}
     for trial in run.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
         if trial.state is TrialState.FAIL and "final" not in trial.user_attrs:

@@ -1,8 +1,8 @@
-"""Data, code and networks that a space names are looked at in a process of its own.
+"""Examine the data, code and networks of a space in a separate process.
 
-The driver imports no torch, and a mistake in the data shall be answered before Ray starts. So a process beside
-it loads the data and the networks that are read from files (the driver waits for that), then proves that the
-students train, export and compute the same (while Ray starts).
+The driver imports no torch, and a mistake in the data should be reported before Ray starts. The process first loads
+the data and the networks that are read from files; the driver waits for that. While Ray starts, it tests that the
+students train, export, and compute the same outputs after export.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 from harness.errors import HarnessError, disk_error, reason_of
 from harness.trial.job import Proven
 
-STAGES = ("examine", "fingerprint", "prove")  # functions of the trial module, in their order
+STAGES = ("examine", "fingerprint", "prove")  # functions of the trial module, in order
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 class Examination:
-    """Context manager around the process; it ends with the context.
+    """Context manager around the process, which is killed on exit.
 
     Args:
-        module: the trial module, which has the functions of :data:`STAGES`.
-        given: the arguments of each of them.
+        module: the trial module, which has the functions in :data:`STAGES`.
+        given: the arguments of each function.
     """
 
     def __init__(self, module: str, given: Mapping[str, Sequence[Any]]):
@@ -37,17 +37,17 @@ class Examination:
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=2,  # the user's code may print
+            stdout=2,  # to stderr, because the user's code may print
             env=os.environ | ALONE,
         )
         theirs.close()
         self._answers.send((module, [(stage, given[stage]) for stage in STAGES]))
 
     def answer(self) -> Any:
-        """What the next stage returned.
+        """The result of the next stage.
 
         Raises:
-            HarnessError: what it raised, or the process ended without an answer.
+            HarnessError: the stage raised it, or the process ended without an answer.
         """
         try:
             found = self._answers.recv()
@@ -70,7 +70,7 @@ class Examination:
 
 
 def say_loaded(networks: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
-    """Say what each network that was read from a file scores."""
+    """Print the accuracy of each network that was read from a file."""
     for network in networks:
         say(
             f"{network['where']} {network['file']}: accuracy {network['accuracy']:.2%} on validation "
@@ -80,7 +80,7 @@ def say_loaded(networks: Sequence[Mapping[str, Any]], say: Callable[[str], None]
 
 
 def say_proven(seen: Proven, say: Callable[[str], None]) -> None:
-    """Say which parts of the students stay as they are, and which do not though they were frozen."""
+    """Print which parts of the students are neither pruned nor quantized, and which frozen parts are trained."""
     if seen.left_alone:
         told = ", ".join(f"{path} ({kind})" for path, kind in seen.left_alone.items())
         say(f"exported as they are, neither pruned nor rounded: {told}")
@@ -91,13 +91,13 @@ def say_proven(seen: Proven, say: Callable[[str], None]) -> None:
 
 
 def _look(answers: Connection) -> None:
-    """Do the stages and send what each returns; an error ends them."""
+    """Run the stages and send each result. The first error is sent and ends the run."""
     module, stages = answers.recv()
     try:
         functions = importlib.import_module(module)
         for name, arguments in stages:
             answers.send(getattr(functions, name)(*arguments))
-    except BaseException as error:  # code of the user's may raise anything, SystemExit too
+    except BaseException as error:  # the user's code may raise anything, including SystemExit
         answers.send(_sendable(error))
 
 

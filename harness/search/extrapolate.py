@@ -1,9 +1,12 @@
-"""The final accuracy of a trial from a part of its curve: a Gaussian process on finished trials.
+"""Predict a trial's final accuracy from the first part of its curve: a Gaussian process on finished trials.
 
-Inputs are z, the logit of the accuracy reached so far, and u, the trial's parameters as places in
-[0, 1]; the output is the logit of the final accuracy. The kernel is a line in z (hardly penalized), a
-line in u, and a bump: trials that start alike with nearby parameters end alike, so a slow start with
-a small learning rate is told from one with two bits. Rasmussen and Williams, Gaussian Processes for
+    k = LEVEL + IN_Z z z' + IN_U u u' + exp(-(|u - u'|**2 / (D width**2) + (z - z')**2 / WIDTH_Z**2) / 2)
+
+z  logit of the accuracy reached so far, minus its mean
+u  the trial's D parameters, scaled to [0, 1], minus 0.5
+The output is the logit of the final accuracy. The kernel sums a linear term in z (hardly penalized), a linear term in
+u, and a squared exponential: trials with a similar start and similar parameters end similarly. That distinguishes a
+slow start with a small learning rate from a slow start with two bits. Rasmussen and Williams, Gaussian Processes for
 Machine Learning, MIT Press 2006: eqs. 2.25, 5.8 (marginal likelihood), 5.12 (leave one out).
 """
 
@@ -14,15 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL, IN_Z, IN_U = 10.0, 100.0, 0.3  # variances of the lines, the bump's being 1
-WIDTH_Z = 2.0  # of the bump, in logits
-WIDTHS_U = (0.25, 0.5)  # of the bump: distances a parameter, in the root mean square
-NOISES = np.logspace(-2.5, 1.5, 17)  # variances of the noise
+LEVEL, IN_Z, IN_U = 10.0, 100.0, 0.3  # variances of offset and linear terms, relative to the squared exponential's
+WIDTH_Z = 2.0  # length scale of the squared exponential in z, in logits
+WIDTHS_U = (0.25, 0.5)  # candidate length scales in u, as root mean square distance over the parameters
+NOISES = np.logspace(-2.5, 1.5, 17)  # candidate variances of the noise
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the likelihood chooses: the bump's width in u, the variance of the noise."""
+    """Hyperparameters chosen by the marginal likelihood: the length scale in u and the variance of the noise."""
 
     width: float
     noise: float
@@ -30,9 +33,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted process: inputs x (N, 1 + D), its weights (N,), the mean of the outputs; what it says
-    of each output without having seen it (``expected``, N), and how far above that the output lies
-    (``residuals``, N)."""
+    """A fitted process.
+
+    x          inputs (N, 1 + D): z, then u
+    weights    (N,): the prediction is a kernel row times these, plus ``mean``
+    mean       of the outputs
+    expected   leave-one-out prediction of each output (N,)
+    residuals  output minus its leave-one-out prediction (N,)
+    """
 
     x: np.ndarray
     shape: Shape
@@ -42,12 +50,12 @@ class Fit:
     residuals: np.ndarray
 
     def at(self, x: np.ndarray) -> np.ndarray:
-        """The outputs (M,) expected at x (M, 1 + D)."""
+        """Predicted outputs (M,) at x (M, 1 + D)."""
         return self.mean + kernel(x, self.x, self.shape.width, self.x[:, 0].mean()) @ self.weights
 
 
 def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Fit:
-    """The process of outputs y (N,) at inputs x (N, 1 + D)."""
+    """Fit the process to outputs y (N,) at inputs x (N, 1 + D)."""
     mean = float(y.mean())
     inverse = np.linalg.inv(kernel(x, x, shape.width, x[:, 0].mean()) + shape.noise * np.eye(len(y)))
     weights = inverse @ (y - mean)
@@ -56,7 +64,7 @@ def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Fit:
 
 
 def choose(x: np.ndarray, y: np.ndarray) -> Shape:
-    """The shape under which outputs y (N,) at x (N, 1 + D) are likeliest, whatever their scale."""
+    """The shape of the largest marginal likelihood of outputs y (N,) at x (N, 1 + D), maximized over their scale."""
     found = []
     for width in WIDTHS_U:
         values, vectors = np.linalg.eigh(kernel(x, x, width, x[:, 0].mean()))
@@ -69,7 +77,7 @@ def choose(x: np.ndarray, y: np.ndarray) -> Shape:
 
 
 def kernel(a: np.ndarray, b: np.ndarray, width: float, middle: float) -> np.ndarray:
-    """Covariances (N, M) of inputs a (N, 1 + D) and b (M, 1 + D); z is counted from ``middle``."""
+    """Covariances (N, M) of inputs a (N, 1 + D) and b (M, 1 + D). ``middle`` is subtracted from z."""
     za, zb, ua, ub = a[:, 0] - middle, b[:, 0] - middle, a[:, 1:] - 0.5, b[:, 1:] - 0.5
     dots = ua @ ub.T
     far = np.maximum((ua**2).sum(axis=1)[:, None] + (ub**2).sum(axis=1) - 2 * dots, 0.0)
@@ -78,15 +86,18 @@ def kernel(a: np.ndarray, b: np.ndarray, width: float, middle: float) -> np.ndar
 
 
 def logit(a: float, resolution: float) -> float:
-    """Of an accuracy, which counts as ``resolution`` away from 0 and 1 at least."""
+    """The logit of an accuracy, which is first clipped to [``resolution``, 1 - ``resolution``]."""
     a = min(max(a, resolution), 1 - resolution)
     return math.log(a / (1 - a))
 
 
 def quantile(values: np.ndarray, weights: np.ndarray, level: float) -> np.ndarray:
-    """For each row of weights (M, N) the smallest of values (N,) that at least ``level`` of the weight does
-    not exceed, where one more, unseen value of weight 1 counts as infinitely large (split conformal, Vovk et
-    al. 2005): the largest one where that is not reached."""
+    """Weighted conformal quantiles (M,) of values (N,), one for each row of weights (M, N).
+
+    The quantile is the smallest value at which the weight of all values up to it is at least ``level`` of the total.
+    The total includes an unseen, infinitely large value of weight 1 (split conformal prediction, Vovk et al. 2005). If
+    no value reaches ``level``, the result is the largest value.
+    """
     order = np.argsort(values)
     reached = np.cumsum(weights[:, order], axis=1) / (weights.sum(axis=1)[:, None] + 1) >= level - 1e-12
     return np.where(reached.any(axis=1), values[order][np.argmax(reached, axis=1)], values.max())

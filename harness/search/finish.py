@@ -17,9 +17,12 @@ log = logging.getLogger(__name__)
 
 
 def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool: Pool) -> None:
-    """Test accuracy of the files that were on the front at some time (a curve of the search over time
-    needs them all) and of the baselines drawn beside it, each taken once: what ``test.json`` holds is
-    never computed again."""
+    """Measure the test accuracy of trials and write it to ``test.json``. A score that the file holds is not repeated.
+
+    Args:
+        front: trials that were on the front at some time; a plot of the front over time needs them all.
+        beside: baselines that the report draws beside the front.
+    """
     path = folder / "test.json"
     scores, wrong = read_or_damage(path)
     known = {name: found for name, found in scores.items() if isinstance(found, Mapping)}
@@ -39,7 +42,7 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
 
 
 def write_summary(study: Study, folder: Path, summary: dict[str, Any]) -> None:
-    """``study.json`` and ``importances.json``."""
+    """Write ``study.json`` and ``importances.json``."""
     space = study.space
     write_checked_json(folder / "importances.json", importances(study))
     write_checked_json(

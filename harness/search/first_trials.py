@@ -1,4 +1,4 @@
-"""First trials: the space's own, the front of an earlier study, and points to know the space by."""
+"""First trials: those in the space, the front of an earlier study, and points spread over the space."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from harness.search.study import NAMED, Study
 from harness.space.space import Space
 from harness.space.starting_points import express, starting_points
 
-MOST = 10  # points of an earlier front
-SPREAD = 12  # points to know the space by, before TPE's own; a quarter of a small budget
+MOST = 10  # points taken from an earlier front
+SPREAD = 12  # points spread over the space before TPE starts; in a small budget at most a quarter of the trials
 FROM = "from"
 
 
 def queue_first(study: Study, space: Space, earlier: Path | None) -> None:
-    """Put the space's ``first:`` trials, the points of ``earlier``'s front and, where the sampler is TPE, which
-    would draw its first ones at random, the smallest models and points spread over the ways to compress before
-    what the sampler proposes; those that a resumed study has tried are not tried again.
+    """Queue trials to run before the sampler's own. Those that a resumed study has already tried are left out.
 
-    Another task may be behind the earlier study: what of its recipes the space can express is
-    taken (width, bits, learning rate), the sampler chooses the rest.
+    In order: the space's ``first:`` trials, the points of ``earlier``'s front and, if the sampler is TPE, the smallest
+    models and points spread over the ways to compress. TPE would otherwise draw its first trials at random.
+
+    The earlier study may be of another task. From its recipes, the values that the space can express are taken
+    (width, bits, learning rate); the sampler chooses the rest.
 
     Raises:
-        SpaceError: ``earlier`` is no finished study, or nothing of it can be expressed.
+        SpaceError: ``earlier`` is not a finished study, or the space can express nothing of its recipes.
     """
     points = [] if earlier is None else _front(earlier, space)
     queue: list[tuple[dict[str, Any], dict[str, Any]]] = [

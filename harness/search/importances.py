@@ -1,14 +1,14 @@
-"""Which parameter matters for which objective: importances of those that can touch it.
+"""Importance of each parameter for each objective.
 
-A score for a parameter that cannot touch an objective is noise (a temperature moves no latency), so
-only those that can are scored:
+A score for a parameter that cannot change an objective is noise (a distillation temperature cannot change latency).
+Only parameters that can change the objective are scored:
 
-    size_bytes              what shapes the file before training; all that trains, where the bytes are known after it
-    latency_ms, load_ms     the same with the graph that runs; a weight removed singly leaves it as it is
+    size_bytes              parameters that shape the file before training; all parameters if training decides the size
+    latency_ms, load_ms     likewise for the graph that runs; unstructured pruning does not change it
     any other objective     every parameter
 
-What shapes a file: the student, ``prune.kind`` and ``quant.kind``, the options declared ``shapes``
-(:class:`harness.methods.Param`), and of ``deploy`` what the quantity depends on.
+Parameters that shape a file: the student, ``prune.kind`` and ``quant.kind``, options declared ``shapes``
+(:class:`harness.methods.Param`), and the leaves of ``deploy`` on which the quantity depends.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ from harness.space.space import Space
 log = logging.getLogger(__name__)
 GRAPH = ("latency_ms", "load_ms", "device_latency_ms")
 PRICED = ("size_bytes", *GRAPH)
-# Leaves of ``deploy`` that a quantity does not depend on. The runtime unpacks a file when it loads it.
+# Leaves of ``deploy`` that do not change a quantity. The runtime unpacks a file on loading, so the format does not
+# change the latency.
 _FREE = {
     "size_bytes": ("deploy.batch_size", "deploy.threads"),
     "load_ms": (),
     "latency_ms": ("deploy.format",),
     "device_latency_ms": ("deploy.format",),
 }
-_BYTES = ("size_bytes", "load_ms")  # what depends on the bytes stored and not on the graph alone
+_BYTES = ("size_bytes", "load_ms")  # depend on the stored bytes, not only on the graph
 _DEFAULT_KIND = {"prune": "none", "quant": "uniform"}
 
 
 def importances(study: Study) -> dict[str, dict[str, float]]:
-    """Share of each parameter in each objective's variance (PED-ANOVA, Watanabe et al. 2023), among those
-    that can touch it and that all complete trials have.
+    """Share of each parameter in each objective's variance: objective -> parameter -> share.
 
-    The evaluator scores what makes a target low, so objectives to maximize are negated. Empty for
-    an objective with too few or equal values.
+    Scored are the parameters that can change the objective and that all complete trials have (PED-ANOVA, Watanabe
+    et al. 2023). The evaluator scores what makes a target low, so objectives to maximize are negated. An objective
+    with fewer than 4 different values has no scores.
     """
     complete = [t for t in study.trials(TrialState.COMPLETE) if t.params]
     shared = [h for h in study.space.holes if all(h.internal in t.params for t in complete)]
@@ -67,14 +68,14 @@ def _scores(study: optuna.Study, names: list[str], index: int, sign: float) -> d
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scores = optuna.importance.get_param_importances(study, params=names, target=target)
-    except (ValueError, RuntimeError) as error:  # all trials have one value of each parameter, say
+    except (ValueError, RuntimeError) as error:  # for example if all trials have equal parameters
         log.info("no importances: %s", error)
         return {}
     return {k: float(v) for k, v in scores.items() if math.isfinite(v)}
 
 
 def touches(space: Space, hole: Hole, objective: str) -> bool:
-    """Can the parameter change the objective, wherever in the space it exists?"""
+    """Whether the parameter can change the objective anywhere in the space."""
     if objective not in PRICED:
         return True
     if hole.name in _FREE[objective]:
@@ -88,9 +89,9 @@ def touches(space: Space, hole: Hole, objective: str) -> bool:
 
 
 def _shapes(space: Space, hole: Hole) -> bool:
-    """Does the file's structure follow from the parameter before any training?"""
+    """Whether the parameter changes the file's structure as known before training."""
     section, _, leaf = hole.name.partition(".")
-    leaf = leaf.partition(".")[0]  # a value of one layer
+    leaf = leaf.partition(".")[0]  # the option's name, without the layer of a per-layer value
     if section in ("student", "deploy"):
         return leaf != "checkpoint"
     registries: Mapping[str, Mapping[str, Method]]
@@ -112,7 +113,8 @@ def _kinds(space: Space, section: str, hole: Hole) -> set[str]:
 
 
 def _together(space: Space, hole: Hole) -> bool:
-    """May an option where the hole exists leave the structure to training (channels ranked over all layers)?"""
+    """Whether, where the hole exists, an option may let training decide the structure (channels ranked over all
+    layers)."""
     made = dict(hole.parents)
     for node in _reached(space.tree.get("prune", {"kind": "none"}), made):
         for kind in _reached(node.get("kind", "none"), made):
@@ -123,13 +125,13 @@ def _together(space: Space, hole: Hole) -> bool:
 
 
 def _packed(space: Space, hole: Hole) -> bool:
-    """May the file be entropy-coded where the hole exists? Its bytes follow from the values then."""
+    """Whether the file may be entropy-coded where the hole exists. Then its size depends on the trained values."""
     nodes = _reached(space.tree.get("deploy", {}), dict(hole.parents))
     return any("packed" in _reached(node.get("format", "onnx"), dict(hole.parents)) for node in nodes)
 
 
 def _reached(node: Any, made: Mapping[str, int]) -> list[Any]:
-    """What may stand in place of ``node`` once the choices in ``made`` are made."""
+    """The values that ``node`` may take after the choices in ``made``: hole -> index."""
     if not isinstance(node, Hole):
         return [node]
     choices = [node.choices[made[node.internal]]] if node.internal in made else node.choices

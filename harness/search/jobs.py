@@ -1,4 +1,4 @@
-"""Jobs for workers, and their answers: what the driver needs of a pool, whoever runs the jobs. No Ray."""
+"""The driver's interface to a pool of workers: jobs and their answers. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer of one job from ``slot``: ``value``, or the ``error`` that took its place (``died``: the
-    worker did not survive, its record may be on the disk all the same). ``renewed``: the slot has a new worker."""
+    """The answer of one job.
+
+    value      the result, if there was no error
+    error      text of the error; empty if there was none
+    died       the worker died; its record may nevertheless be on disk
+    exception  the error itself, if the driver knows its type
+    slot       where the job ran
+    renewed    the slot has a new worker
+    """
 
     job: int
     value: Any = None
@@ -22,9 +29,9 @@ class Finished:
 
 
 class Pool(Protocol):
-    """What the driver needs of its workers (``RayPool``; tests bring a simpler one).
+    """A pool of workers (``RayPool``; tests use a simpler one).
 
-    A job whose answer says ``held`` keeps its slot until its number is submitted again.
+    A job whose answer is ``held`` keeps its slot until its number is submitted again.
     """
 
     @property

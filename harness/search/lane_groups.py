@@ -1,4 +1,4 @@
-"""Which trials may train side by side: those that differ only in numbers that lanes can carry."""
+"""Which trials may train side by side in lanes: those that differ only in numbers that may differ between lanes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 from harness.recipe import Recipe
 from harness.techniques import CLIPS, DISTILLS, QUANTIZERS
 
-# What may differ between lanes; everything else is structure.
+# Leaves outside the techniques that may differ between lanes; everything else is structure.
 NUMBERS = ("train.lr", "train.momentum", "train.weight_decay", "seed")
 SECTIONS = {"clip": CLIPS, "distill": DISTILLS, "quant": QUANTIZERS}
 
 
 def in_lanes(name: str) -> bool:
-    """May the leaf of this dotted name differ between lanes? Numbers of the techniques may, their words
-    may not; nor may the value of a single layer."""
+    """Whether the leaf of this dotted name may differ between lanes. Numeric options of the techniques may; text
+    options and values of single layers may not."""
     section, _, leaf = name.partition(".")
     found = [m.options[leaf] for m in SECTIONS.get(section, {}).values() if leaf in m.options]
     return name in NUMBERS or (bool(found) and all(param.type in (int, float) for param in found))

@@ -1,8 +1,8 @@
-"""Latency of finished trials: once per structure, when nothing trains, beside one reference.
+"""Latency of trials: measured once per structure, while nothing trains, relative to one reference file.
 
-A machine is not equally fast all day, or all second (clock rates, neighbors on a shared host): the
-reference is timed in turn with the others, and each value is multiplied by what the reference takes on
-record over what it took in that turn, so that latencies of different sessions compare as those of one.
+A machine's speed varies (clock rates, other users of the host). The reference is therefore timed in turn with the other
+files. Each latency is multiplied by the recorded latency of the reference over its latency in this session, so
+latencies of different sessions can be compared.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def _settings(record: TrialRecord) -> Settings:
 
 
 def _here(measured: Measurement) -> bool:
-    """Measured on this machine, and with exact integers: those of old records may have saturated."""
+    """Whether it was measured on this machine with exact integers. In old records integers may have saturated."""
     here = environment()
     exact = "options" in measured.conditions or not here["session_options"]
     return measured.conditions.get("host") == here["host"] and exact
 
 
 class Latencies:
-    """Measures through the lab and remembers, by structure, runtime, batch, threads and host."""
+    """Measures latencies in the lab and caches them by structure, runtime, batch size, threads, host and session
+    options."""
 
     def __init__(self, lab: Lab, folder: Path, budget_s: float = 0.2):
         self._lab, self._folder, self._budget_s = lab, folder, budget_s
@@ -59,13 +60,14 @@ class Latencies:
         return True
 
     def recall(self, record: TrialRecord) -> None:
-        """Where the cache was lost, remember what ``record`` was told: equal structures keep equal latencies."""
+        """If the cache was lost, take the latency of ``record`` into it, so that equal structures keep equal
+        latencies."""
         measured = record.measurements.get("latency_ms")
         if self._lost and measured is not None and _here(measured):
             self._cache.setdefault(self._key(record), measured)
 
     def mend(self) -> None:
-        """Write a cache that was lost, with what the records knew."""
+        """Write a lost cache again, from what :meth:`recall` collected."""
         if self._lost:
             self._write()
 
@@ -73,7 +75,7 @@ class Latencies:
         write_checked_json(self._folder / CACHE, {k: v.model_dump(mode="json") for k, v in self._cache.items()})
 
     def use_reference(self, record: TrialRecord, model: Path) -> None:
-        """The file that is timed among all others: that of ``record``, the widest fp32 student."""
+        """Set the reference file: ``model`` of ``record``, the widest fp32 student."""
         self._reference = model
         measured = record.measurements.get("latency_ms")
         if measured is not None and _here(measured):
@@ -89,7 +91,7 @@ class Latencies:
         return "|".join(str(v) for v in (record.structure, *_settings(record), here["host"], *told))
 
     def known(self, record: TrialRecord) -> TrialRecord | None:
-        """The record with the latency of its structure, where that was measured before."""
+        """The record with the latency of its structure; None if that is not in the cache."""
         found = self._cache.get(self._key(record))
         if found is None:
             return None
@@ -97,7 +99,7 @@ class Latencies:
         return record.with_measurements(found, load)
 
     def measure(self, records: Sequence[TrialRecord], study: Path) -> None:
-        """Time one file of each new structure among the ``records`` of a study, all interleaved."""
+        """Time one file of each new structure among ``records``. The files are timed in turn."""
         groups: dict[Settings, dict[str, TrialRecord]] = {}
         for record in records:
             key = self._key(record)
@@ -114,7 +116,7 @@ class Latencies:
         self._write()
 
     def _scaled(self, measured: Measurement, settings: Settings) -> Measurement:
-        """``measured`` at the speed on record; before there is a reference, at the session's own."""
+        """``measured``, scaled to the reference's recorded latency; unscaled while there is no reference."""
         conditions = dict(measured.conditions)
         session_ms = conditions.pop("reference_ms")
         if self._reference is None:
@@ -126,7 +128,11 @@ class Latencies:
         )
 
     def complete(self, record: TrialRecord, folder: Path) -> TrialRecord:
-        """Write the record again with its latency, which must be known by now."""
+        """Write the record with its latency, which must be in the cache.
+
+        Raises:
+            KeyError: the latency is not in the cache.
+        """
         full = self.known(record)
         if full is None:
             raise KeyError(record.structure)
@@ -134,7 +140,7 @@ class Latencies:
         return full
 
     def teacher(self, space: Space, folder: Path) -> None:
-        """Add the teacher's latency to ``teacher.json``, where it is not in it."""
+        """Measure the teacher's latency and add it to ``teacher.json``, unless the file already has it."""
         path = folder / "teacher.json"
         teacher = read_json(path)
         if "path" not in teacher or "latency_ms" in teacher:

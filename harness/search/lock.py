@@ -17,8 +17,10 @@ LOCK_BYTES = 10_000
 
 
 def holder(folder: Path) -> str:
-    """What the driver that works on the study in ``folder`` does: ``running`` or ``draining`` (it starts
-    nothing more), and its process; empty where there is none."""
+    """State and process of the driver that works on the study in ``folder``; empty if there is none.
+
+    The state is ``running``, or ``draining``: the driver starts no more trials.
+    """
     path = folder / "run.lock"
     try:
         read_bytes(path, LOCK_BYTES, folder)
@@ -33,17 +35,18 @@ def holder(folder: Path) -> str:
 
 
 def mark_draining(folder: Path) -> None:
-    """Say beside the holder of ``folder``'s lock that it starts nothing more."""
+    """Write into the lock file of ``folder`` that its holder starts no more trials."""
     with open(folder / "run.lock", "a") as file:
         file.write(f"{DRAINING}\n")
 
 
 @contextlib.contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder/run.lock``, which names the holder.
+    """Hold the lock ``folder/run.lock`` and write this process into it.
 
     Raises:
-        SpaceError: another driver holds it, or the folder holds a link or another thing that is no plain file.
+        SpaceError: another driver holds the lock, or the folder contains a link or something else that is neither
+            a plain file nor a folder.
     """
     check_tree(folder)
     folder.mkdir(parents=True, exist_ok=True)

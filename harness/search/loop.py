@@ -1,9 +1,9 @@
-"""The loop of a search: keep every slot busy, decide at rungs, measure when it is quiet.
+"""The loop of a search: keep every slot busy, decide at rungs, measure latency while no slot is busy.
 
-What a recipe costs follows from its structure, so a trial's size and latency are found before it
-trains, from its untrained student: what breaks a constraint never trains, what cannot reach the front
-at its costs stops at a rung. Latency is measured at barriers, when no slot is busy and enough new
-structures wait for the lab; groups wait at their next rung meanwhile.
+Size and latency follow from a recipe's structure, so they are known before training, from the untrained student. A
+trial that breaks a constraint never trains. A trial that cannot reach the front at its size and latency stops at a
+rung. Latency is measured at barriers: once enough new structures wait for the lab, the groups wait at their next rung
+until no slot is busy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDEST = 2  # the first baselines: the widest student in float32, and in int8
 
 
 def work_through(run: Run) -> None:
-    """Keep every slot busy; stop for a barrier when enough new structures wait for the lab."""
+    """Run trials until the search ends. Hold a barrier when enough new structures wait for the lab."""
     run.trials.baselines = _baselines_left(run)
     run.timeline.start()
     slots = 1
@@ -56,13 +56,13 @@ def work_through(run: Run) -> None:
 
 
 def _without_workers(run: Run) -> bool:
-    """Is there work, and no worker that is there to do it?"""
+    """Whether there is work but no worker is ready for it."""
     work = run.trials.ready or run.trials.ahead or run.wanted
     return bool(work) and not (run.pool.free or run.trials.held or run.stop.asked)
 
 
 def _baselines_left(run: Run) -> list[int]:
-    """Those without a result. What is RUNNING now was settled from its record and waits for the lab."""
+    """Indices of the baselines without a result. A RUNNING one has a record and only waits for the lab."""
     done = {
         t.user_attrs.get("baseline_index")
         for t in run.study.trials()
@@ -73,8 +73,11 @@ def _baselines_left(run: Run) -> list[int]:
 
 
 def _baseline_is_next(run: Run) -> bool:
-    """Baselines come first. Against the clock, where early points count, only the widest student's do:
-    the width sweep, from which a front gains little, takes every second turn after them."""
+    """Whether the next proposal is a baseline. Baselines come first.
+
+    With a budget of seconds early points matter, so only the widest student's baselines come first. The other widths
+    add little to the front: they take every second turn after those.
+    """
     left = run.trials.baselines
     if not left:
         return False
@@ -82,7 +85,7 @@ def _baseline_is_next(run: Run) -> bool:
 
 
 def _ask_ahead(run: Run) -> None:
-    """Propose a trial, and with lanes its followers: other numbers in the same structure."""
+    """Propose a trial and, with lanes, others of the same structure that differ in numbers."""
     trials = run.trials
     trials.was_baseline = _baseline_is_next(run)
     if trials.was_baseline:
@@ -114,7 +117,8 @@ def _fill_slots(run: Run) -> None:
 
 
 def _price(run: Run, proposal: Proposal) -> None:
-    """Find out what the recipe costs, where that is worth knowing and follows from its structure."""
+    """Have a worker compute the recipe's size and structure, if the search uses them and they are known before
+    training. Otherwise the trial is ready to train."""
     recipe = proposal.recipe
     known = run.space.registries.pruners[recipe.prune.name].knows_structure(recipe.prune.options)
     if not run.prices or not known or recipe.deploy.format != "onnx":
@@ -125,7 +129,7 @@ def _price(run: Run, proposal: Proposal) -> None:
 
 
 def _train(run: Run) -> None:
-    """Start the first ready trial, with others of its structure beside it."""
+    """Start the first ready trial together with others of its structure."""
     group = run.trials.take_group(run.lanes)
     for p in group:
         lucky = NEVER_STOPPED * never_stopped(run.space.settings.seed, p.number)
@@ -137,8 +141,11 @@ def _train(run: Run) -> None:
 
 
 def _take_up(run: Run) -> bool:
-    """Let the most promising stopped trial go on that would go on by what is known now: in the slot
-    that keeps its student, once that is idle; from its start where there is none."""
+    """Resume the most promising stopped trial that the rule would no longer stop. True if one was resumed.
+
+    It continues in the slot that keeps its student, once that slot is idle. Without such a slot it trains from the
+    start.
+    """
     for number in run.rule.due():
         home = run.trials.slots.get(number)
         if home is not None and not run.pool.idle(home):
@@ -176,7 +183,7 @@ def _job(run: Run, proposal: Proposal) -> TrialJob:
 
 
 def _resume_held(run: Run) -> None:
-    """Decide for the groups that wait at a rung, and let them go on."""
+    """Decide which trials of the groups waiting at a rung stop, and let the groups continue."""
     for answer in run.trials.take_held():
         total = run.trials.leader(answer.job).recipe.train.epochs
         rungs, epoch, stops = run.rule.rungs(total), answer.value.epoch, {}
@@ -189,7 +196,7 @@ def _resume_held(run: Run) -> None:
 
 
 def _collect(run: Run, answer: Finished) -> None:
-    """Take a job's answer; a worker that died may have left records all the same.
+    """Take a job's answer. If its worker died or was replaced, forget the students that the slot kept.
 
     Raises:
         DiskError: the worker could not write.
@@ -225,7 +232,7 @@ def _take_answer(run: Run, answer: Finished) -> None:
 def _take_price(run: Run, answer: Finished) -> None:
     proposal = run.trials.open[answer.job]
     if answer.error:
-        run.trials.ready.append(proposal)  # the trial itself will say what is wrong
+        run.trials.ready.append(proposal)  # training will report what is wrong
         return
     cost: Cost = answer.value
     file = Artifact(path=cost.file, format="onnx", sha256="", size_bytes=cost.size_bytes)
@@ -235,8 +242,11 @@ def _take_price(run: Run, answer: Finished) -> None:
 
 
 def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
-    """A trial whose job gave no answer: it may have left its record all the same, before its worker died or
-    while the driver stood still."""
+    """Settle a trial whose job returned no answer.
+
+    Its record may nevertheless exist: written before the worker died, or while the driver was suspended. Otherwise the
+    trial is tried again if its worker died and retries are left; else it fails.
+    """
     record = read_record(trial_folder(run.folder, proposal.number))
     if record is not None:
         take(run, record)
@@ -249,6 +259,6 @@ def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
         else:
             run.trials.close(proposal.number)
             run.study.fail(proposal.number, answer.error, final=False)
-            learn(run, again, feasible=False)  # as stopped as before
+            learn(run, again, feasible=False)  # it counts as stopped again
         return
     take(run, _job(run, proposal).record().model_copy(update={"reason": answer.error}))

@@ -11,7 +11,7 @@ import numpy as np
 from harness.search.rungs import Curve, Never
 from harness.stats.pareto import best
 
-LEARNED = 300  # trials that it looks back on: a decision costs the same at any number of them
+LEARNED = 300  # latest trials kept per rung, so that the cost of a decision is bounded
 
 
 @dataclass
@@ -19,10 +19,10 @@ class Moasha(Never):
     """``stop: moasha``: asynchronous successive halving for several objectives (Schmucker, Donini,
     Zafar, Salinas, Archambeau 2021, arXiv:2106.12639, algorithm 1).
 
-    Rungs are E / eta**k epochs. At a rung the trial goes on when it is among the best 1/eta of all
-    trials that have reached it, ranked by non-dominated sorting of (accuracy there, costs), within a
-    layer by an epsilon-net (section 3.2): the member farthest from those already ranked comes next.
-    Costs that are not known before the end leave the accuracy alone.
+    Rungs are at E / eta**k epochs. A trial continues at a rung if it is among the best 1/eta of the trials that have
+    reached the rung. They are ranked by non-dominated sorting of (accuracy at the rung, costs); within a layer, by an
+    epsilon-net (section 3.2): the member farthest from those already ranked comes next. If costs are not known before
+    training ends, the ranking uses accuracy only.
     """
 
     eta: int = 3
@@ -41,7 +41,7 @@ class Moasha(Never):
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
         here = self._reach(rung, accuracy, curve.costs)
-        known = min(len(losses) for losses in here)  # the accuracy alone where somebody's costs are unknown
+        known = min(len(losses) for losses in here)  # only the accuracy if any trial's costs are unknown
         kept = max(len(here) // self.eta, 1)
         if curve.exempt or len(here) - 1 in ranked(np.array([losses[:known] for losses in here]), kept):
             return ""
@@ -53,22 +53,22 @@ class Moasha(Never):
                 self._reach(rung, accuracy, curve.costs)
 
     def _reach(self, rung: int, accuracy: float, costs: tuple[float, ...] | None) -> deque[tuple[float, ...]]:
-        """The losses of all that have reached the rung, this one the last."""
+        """Add this trial's losses to those of the rung; return them, this trial's last."""
         here = self.reached.setdefault(rung, deque(maxlen=LEARNED))
         here.append((-accuracy, *(costs or ())))
         return here
 
 
 def ranked(losses: np.ndarray, count: int) -> list[int]:
-    """Indices of the ``count`` best of losses (N, M), the best first: layer after layer of the
-    non-dominated sorting, each layer in the order of an epsilon-net on losses scaled to [0, 1]."""
+    """Indices of the ``count`` best of losses (N, M), the best first: layer by layer of the non-dominated sorting,
+    each layer in the order of an epsilon-net on losses scaled to [0, 1]."""
     span = np.ptp(losses, axis=0)
     return best((losses - losses.min(axis=0)) / np.where(span > 0, span, 1.0), count, epsilon_net)
 
 
 def epsilon_net(points: np.ndarray, count: int) -> list[int]:
-    """The first ``count`` of points (N, M): the one of the least first coordinate, then always the one
-    farthest from those before it."""
+    """Indices of ``count`` points of (N, M): first the one with the smallest first coordinate, then repeatedly the one
+    farthest from those already taken."""
     order = [int(np.argmin(points[:, 0]))]
     distance = np.linalg.norm(points - points[order[0]], axis=1)
     while len(order) < min(count, len(points)):

@@ -1,8 +1,8 @@
 """Ray actors, one per slot, reused from trial to trial. Ray carries scalars, paths and logits only.
 
-No call waits without a limit. A worker that died, or that must not be used again, is replaced by one that starts
-beside the others: its slot is not idle until the new process is there, which on a full cluster, or where a node
-was lost, takes until there is room. Nodes that join bring new slots.
+Every wait has a time limit. A worker that died, or that must not be used again, is replaced while the others work. Its
+slot is not idle until the new process has started; on a full cluster, or after the loss of a node, that may take until
+resources are free. Nodes that join the cluster add slots.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from harness.trial.job import Answer
 
 log = logging.getLogger(__name__)
 TRIALS = ("run", "start", "go_on")
-LOAD_S = 120.0  # what a worker may take for its imports, beside its first job's own time
-ANSWER_S = 30.0  # for an answer that is there already
-GROWTH_BYTES = 2**30  # of resident memory, over that after its first trial: then a worker is replaced
-LOOK_S = 10.0  # between two looks at the cluster's nodes
-WAITS_S = 20.0  # for how long a worker may start before it is said
-AGAIN_S = 600.0  # until it is said again
-LOST_S = 600.0  # for how long a cluster may have no node that fits a single worker
-STARTS = 3  # failed ones of a slot in a row
+LOAD_S = 120.0  # time limit of a worker's imports, added to that of its first job
+ANSWER_S = 30.0  # time limit of fetching an answer that is ready
+GROWTH_BYTES = 2**30  # a worker is replaced when its resident memory grew by more since its first trial
+LOOK_S = 10.0  # between two checks of the cluster's nodes
+WAITS_S = 20.0  # a worker that starts for longer is reported
+AGAIN_S = 600.0  # until the report is repeated
+LOST_S = 600.0  # the search ends after no node fitted a single worker for so long
+STARTS = 3  # failed starts of a slot in a row after which the search ends, if no worker has started
 
 
 @dataclass(eq=False)
 class _Slot:
     actor: Any
-    starting: Any  # until its process is there
-    asked: float = field(default_factory=time.monotonic)  # when its worker was
-    process: tuple[int, float] | None = None
+    starting: Any  # pending call, until the worker's process has started
+    asked: float = field(default_factory=time.monotonic)  # when the worker was requested
+    process: tuple[int, float] | None = None  # process id and creation time
     ref: Any = None
     job: int = -1
-    name: str = ""  # of what the job calls
+    name: str = ""  # of the function that the job calls
     started: float = 0.0
     trials: int = 1
-    held: bool = False  # its job goes on when its number is submitted again
-    loading: Any = None  # until its imports have ended
-    first_bytes: int = 0  # resident after its first trial
+    held: bool = False  # its job continues when the job's number is submitted again
+    loading: Any = None  # pending call, until the imports have ended
+    first_bytes: int = 0  # resident memory after the first trial
     failed_starts: int = 0
 
 
 class RayPool:
-    """``slots`` workers. One job each; ``wait`` hands back what finished, died or ran too long."""
+    """A pool of ``slots`` workers with one job each. ``wait`` returns the jobs that finished, died or timed out."""
 
     def __init__(
         self, slots: int, resources: Resources, module: str, timeout_s: float, growth_bytes: int = GROWTH_BYTES
@@ -104,8 +104,14 @@ class RayPool:
     def submit(
         self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1, slot: int | None = None
     ) -> None:
-        """Start ``name(*args)`` under the number ``job``: on the slot that holds it, else on ``slot``
-        (idle), else on any idle one. ``trials`` share its time limit's multiple."""
+        """Start ``name(*args)`` as job number ``job``.
+
+        It runs on the slot that holds the job, else on ``slot`` (which must be idle), else on any idle slot.
+
+        Args:
+            logits: append the shared teachers' logits to the arguments.
+            trials: number of trials in the job; its time limit is multiplied by it.
+        """
         held = next((s for s in self._slots if s.held and s.job == job), None)
         idle = [s for i, s in enumerate(self._slots) if self.idle(i)]
         own = held or (idle[0] if slot is None else self._slots[slot])
@@ -115,10 +121,10 @@ class RayPool:
         own.name = name
 
     def call(self, name: str, *args: Any) -> Any:
-        """Run one job alone and return its value; its exception is raised here as it was.
+        """Run one job, wait for it and return its value. An exception of the job is raised here.
 
         Raises:
-            HarnessError: also where the worker died.
+            HarnessError: the job failed, or its worker died.
         """
         while not self.free:
             self.wait(1.0)
@@ -132,12 +138,13 @@ class RayPool:
                 return done.value
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Jobs that finished within ``timeout_s``, all that have, as soon as one has or a worker has started;
-        then those that ran too long (an answer that is there counts, however late: the driver may have stood
-        still).
+        """All jobs that have finished, then those that timed out.
+
+        Waits at most ``timeout_s``, and only until one job has finished or one worker has started. A late answer
+        counts as finished, because the driver may have been suspended.
 
         Raises:
-            ClusterLost: Ray is gone, or has had no room for a single worker for LOST_S.
+            ClusterLost: Ray has died, or had no room for a single worker for LOST_S.
             HarnessError: workers do not start.
         """
         self._watch.check()
@@ -155,8 +162,8 @@ class RayPool:
         return done
 
     def _late(self, slot: _Slot) -> bool:
-        """Whether a job ran longer than it may; its time begins when its worker has its imports,
-        which on a busy machine take longer than a short trial."""
+        """Whether a job exceeded its time limit. Its time counts from the end of the worker's imports, because on a
+        busy machine these take longer than a short trial."""
         now = time.monotonic()
         if slot.loading is not None and ray.wait([slot.loading], timeout=0)[0]:
             slot.loading, slot.started = None, max(slot.started, now)
@@ -171,21 +178,22 @@ class RayPool:
             slot.held = isinstance(value, Answer) and value.held
             renewed = self._renew(slot, value, resident_bytes)
             return Finished(job, value, slot=at, renewed=renewed)
-        except RayTaskError as error:  # what the function raised, wrapped: the worker is well
+        except RayTaskError as error:  # wraps what the function raised; the worker itself is intact
             cause = getattr(error, "cause", None)
             if spoiled := isinstance(cause, DeviceError):
                 self._replace(slot)
             known = cause if isinstance(cause, HarnessError) else disk_error(cause)
             text = reason_of(cause or error).strip().splitlines()[-1]
             return Finished(job, error=text, exception=known, slot=at, renewed=spoiled)
-        except RayError as error:  # of the actor, its process, its node or its answer: none of them is used again
+        except RayError as error:  # actor, process, node or answer is lost: replace the worker
             self._replace(slot)
             oom = "oom: " if isinstance(error, OutOfMemoryError) else ""
             text = f"{oom}the worker died ({type(error).__name__})"
             return Finished(job, error=text, died=True, slot=at, renewed=True)
 
     def _renew(self, slot: _Slot, value: Any, resident_bytes: int) -> bool:
-        """Replace a worker between two trials whose GPU is in an error that stays, or whose memory has grown."""
+        """Replace a worker if its GPU is in a permanent error state or, between two trials, if its memory has grown
+        too much. True if it was replaced."""
         records = value.records if isinstance(value, Answer) else ()
         spoiled = next((record.reason for record in records if record.reason.startswith("device: ")), "")
         if slot.name in TRIALS and not slot.held and not slot.first_bytes:
@@ -205,14 +213,14 @@ class RayPool:
         return Finished(job, error=text, slot=self._slots.index(slot), renewed=True)
 
     def _replace(self, slot: _Slot) -> None:
-        """End a slot's process for certain and let a new one start in its place."""
+        """Kill a slot's process and start a new one."""
         with contextlib.suppress(RayError):
             ray.kill(slot.actor)
         _end_process(slot.process)
         vars(slot).update(vars(self._new()))
 
     def _arrive(self, slot: _Slot) -> None:
-        """Take a worker whose process is there; what it imports, it imports while others work."""
+        """Make a slot idle if its process has started. Its imports run while other slots work."""
         if not ray.wait([slot.starting], timeout=0)[0]:
             return
         try:
@@ -234,7 +242,8 @@ class RayPool:
         slot.failed_starts, slot.asked = failed, asked
 
     def _look_around(self) -> None:
-        """Use nodes that have joined; say which workers wait for room; end where there has been none for long."""
+        """Add slots on nodes that have joined, report workers that wait for resources, and raise ClusterLost if no node
+        has fitted a worker for LOST_S."""
         now = time.monotonic()
         self._say_missing(now)
         if now - self._looked < LOOK_S:
@@ -268,7 +277,7 @@ class RayPool:
         )
 
     def close(self) -> None:
-        """Stop Ray (a local one ends with all of its processes)."""
+        """Stop the workers and leave Ray. A local Ray ends with all its processes."""
         for slot in [] if self._watch.lost else self._slots:
             with contextlib.suppress(RayError):
                 ray.kill(slot.actor)
@@ -276,7 +285,8 @@ class RayPool:
 
 
 def _end_process(known: tuple[int, float] | None) -> None:
-    """A dead actor's process may live on and hold its GPU memory (ray#59872). Only where it is on this machine."""
+    """Kill a worker's process, if it runs on this machine: the process of a dead actor may survive and hold GPU memory
+    (ray#59872)."""
     if known is None:
         return
     with contextlib.suppress(psutil.Error):

@@ -1,5 +1,5 @@
-"""What the driver finds wrong with a space before it starts Ray, without running the user's code; and the recipes
-with which a worker finds out the rest before the first trial."""
+"""Checks of a space that the driver makes before it starts Ray, without running the user's code, and the recipes with
+which the examination tests the rest before the first trial."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ _NOT_OPTIONS = {
     "teacher": {"model", "checkpoint", "clip", "seed", *TRAIN},
 }
 _FILES = ("train", "test", "validation_samples", "split")
-PROOF_BITS = 4  # few enough that no processor's sums of bytes saturate
-MAX_PROOFS = 6
-MAX_TEACHERS = 16
+PROOF_BITS = 4  # products of such small integers saturate on no processor
+MAX_PROOFS = 6  # bounds the time of the examination
+MAX_TEACHERS = 16  # bounds the time of the preparation
 
 
 def check_given(space: Space) -> None:
-    """Modules, functions and files that ``space`` names must be there, and functions take what they are given.
+    """Check that the modules, functions and files named in ``space`` exist, and that the functions accept their
+    arguments.
 
     Raises:
-        SpaceError: at the line that names the first that is not.
+        SpaceError: at the line of the first mistake.
     """
     tree = space.source.tree
     for section, key in _NAMES.items():
@@ -74,14 +75,14 @@ def check_given(space: Space) -> None:
 
 
 def named(space: Space) -> Iterator[tuple[str, str]]:
-    """The user's functions that ``space`` names: where -> ``package.module:function``."""
+    """The user's functions named in ``space``, as pairs: place in the space, ``package.module:function``."""
     for section, key in _NAMES.items():
         for keys, part in _mappings(space.source.tree.get(section), (section,)):
             yield from ((f"{section}.{key}", text) for _, text in _texts(part.get(key), (*keys, key)) if ":" in text)
 
 
 def _mappings(node: Any, keys: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
-    """The section, and the sections that a choice in its place holds."""
+    """The section and, if it is a choice, the sections to choose from."""
     if isinstance(node, Mapping):
         yield keys, node
         for i, entry in enumerate(node["choice"] if isinstance(node.get("choice"), list) else []):
@@ -106,7 +107,7 @@ def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]
     module, _, name = target.partition(":")
     spec = found(path, target, module)
     if spec.origin is None or not spec.origin.endswith(".py"):
-        return  # compiled, or a package without a file: the import will tell
+        return  # compiled, or a package without a file: only importing it tells more
     try:
         body = ast.parse(Path(spec.origin).read_bytes()).body
     except (OSError, SyntaxError, ValueError) as error:
@@ -123,7 +124,11 @@ def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]
 
 
 def found(path: str, target: str, module: str) -> ModuleSpec:
-    """The module, found but not run; the packages above it are not run either."""
+    """The spec of a module, found without running the module or its parent packages.
+
+    Raises:
+        SpaceError: at ``path``, there is no such module.
+    """
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -144,14 +149,14 @@ def found(path: str, target: str, module: str) -> ModuleSpec:
 
 
 def _in_folder(folder: str, name: str) -> ModuleSpec | None:
-    """The module ``name`` in a package's folder. (`PathFinder` would want the packages above it imported.)"""
+    """The spec of module ``name`` in a package's folder. (`PathFinder` would import the parent packages.)"""
     loaders = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))
     return FileFinder(folder, *loaders).find_spec(name)
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
-    """Names at the top of a module, with their definition where that is a function or class; ``*`` where others
-    come from elsewhere."""
+    """Names defined at the top level of a module, each with its definition if that is a function or class, else None.
+    A star import gives the name ``*``."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield statement.name, statement
@@ -169,7 +174,7 @@ def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
 
 
 def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[str, ...], options: set[str]) -> None:
-    """``function(*given, **options)`` must fit the definition."""
+    """Check that the call ``function(*given, **options)`` fits the definition."""
     places = [a.arg for a in (*args.posonlyargs, *args.args)]
     needed = places[: len(places) - len(args.defaults)]
     by_name = {*places[len(given) :], *(a.arg for a in args.kwonlyargs)}
@@ -191,7 +196,7 @@ def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[s
 
 
 def looked_at(space: Space) -> dict[str, tuple[Any, ...]]:
-    """What :class:`~harness.search.examination.Examination` looks at, for each of its stages."""
+    """The arguments of each stage of :class:`~harness.search.examination.Examination`."""
     files = [*teacher_trees(space), *(_tree(space, codes) for codes in _each(space, ("student", "student.checkpoint")))]
     return {
         "examine": (files, own_metrics(space), space.settings.allow_weak),
@@ -201,14 +206,14 @@ def looked_at(space: Space) -> dict[str, tuple[Any, ...]]:
 
 
 def own_metrics(space: Space) -> dict[str, str]:
-    """The metrics that the task itself must return: where the space asks for one -> its name."""
+    """The metrics that the task itself must return: place in the space -> name."""
     objectives = {f"objectives.{i}": o.name for i, o in enumerate(space.objectives)}
     asked = objectives | {f"constraints.{name}": name for name in space.constraints}
     return {path: name for path, name in asked.items() if name not in DIRECTIONS}
 
 
 def teacher_trees(space: Space) -> list[dict[str, Any]]:
-    """One recipe for each teacher that the space can name (at most 16), defaults elsewhere."""
+    """One recipe for each teacher in the space (at most MAX_TEACHERS); all else at its default."""
     holes = [h for h in space.holes if h.name.startswith("teacher")]
     trees: dict[str, dict[str, Any]] = {}
     for codes in islice(product(*(h.spread(MAX_TEACHERS) for h in holes)), 256):
@@ -220,7 +225,8 @@ def teacher_trees(space: Space) -> list[dict[str, Any]]:
 
 
 def proof_trees(space: Space) -> list[dict[str, Any]]:
-    """Recipes whose students are proven: the widest, plain, and the widest of each kind as the space compresses it."""
+    """Recipes whose students the examination tests: the widest uncompressed student, and for each model the widest
+    student compressed as in the space. At most MAX_PROOFS."""
     compressed = [_tree(space, codes) for codes in _each(space, ("student", "student.model"))]
     searched = any(hole.name.startswith("quant") for hole in space.holes)
     for quant in (tree["quant"] for tree in compressed):
@@ -231,7 +237,8 @@ def proof_trees(space: Space) -> list[dict[str, Any]]:
 
 
 def _each(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
-    """Codes that make each choice of ``names`` once; none where there is no such choice."""
+    """For each alternative of the choices in ``names``, the codes that select it; one empty mapping if there are no
+    such choices."""
     holes = [hole for hole in space.holes if hole.kind == "choice" and hole.name in names]
     yield from ({h.internal: code, **dict(h.parents)} for h in holes for code in range(len(h.choices)))
     if not holes:
@@ -239,7 +246,7 @@ def _each(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, int]]:
 
 
 def _tree(space: Space, codes: Mapping[str, int]) -> dict[str, Any]:
-    """The widest student at ``codes``, pruned where the space prunes, everything else at its default."""
+    """The widest student with the given ``codes``, pruned if the space prunes; all else at its default."""
 
     def code(hole: Hole) -> Any:
         if hole.internal in codes:

@@ -1,4 +1,4 @@
-"""What the user watches: a live bar on a terminal, one line a trial elsewhere."""
+"""Progress output: a live bar on a terminal, otherwise one line per trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.records import CONTINUES, TrialRecord
 
 
 class Progress:
-    """Context manager around the bar; silent where ``shown`` is False."""
+    """Context manager around the bar; prints nothing if ``shown`` is False."""
 
     def __init__(self, name: str, total: int | None, shown: bool):
         self._console = Console(stderr=True, quiet=not shown, highlight=False)
@@ -53,7 +53,7 @@ class Progress:
         self._bar.update(self._task, completed=finished, detail=detail)
 
     def trial(self, record: TrialRecord, on_front: bool) -> None:
-        """One line for a finished trial (not beside a live bar)."""
+        """Print one line for a finished trial, unless there is a live bar."""
         if self._live:
             return
         before = record.diagnostics.get(CONTINUES)

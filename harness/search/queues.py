@@ -16,24 +16,24 @@ from harness.search.jobs import Finished
 from harness.search.lane_groups import lane_key
 from harness.search.study import Proposal
 
-PATIENCE = 4  # trials per slot that are told or come to wait for the lab too while a new structure waits for it
-PATIENCE_S = 5.0  # for how long it waits at most where trials stand still often: a barrier costs little then
+PATIENCE = 4  # a barrier is due once so many trials per slot were told, or began to wait, since the first began to wait
+PATIENCE_S = 5.0  # with frequent rungs it is due after this time already, because a barrier then costs little
 
 
 @dataclass
 class TrialQueue:
     """Trials that are proposed and not yet told.
 
-    baselines     places in ``space.baselines()`` that are still to be proposed
+    baselines     indices into ``space.baselines()`` that are still to be proposed
     was_baseline  the latest proposal was a baseline
-    exhausted     every recipe that the sampler proposes has run
+    exhausted     the sampler proposes only recipes that have already run
     open          every trial that is proposed and not yet told
-    ahead         proposed, nothing begun
-    pricing       the workers compute what they cost
+    ahead         proposed, not yet priced or ready
+    pricing       a worker computes their size and structure
     ready         may train
     groups        leader -> the trials that train with it, itself included
     held          groups at a rung, which wait for a decision
-    costs         what is known of an open trial before it trains
+    costs         size and latency of an open trial, known before it trains
     attempts      how often a trial's worker died
     slots         stopped trial -> the slot whose worker keeps its student
     """
@@ -82,11 +82,11 @@ class TrialQueue:
         return self.open.get(job) or self.open[self.groups[job][0]]
 
     def lose_slot(self, slot: int) -> None:
-        """The slot's worker may have died, and its students with it."""
+        """Forget the students that the slot's worker kept; the worker may have died."""
         self.slots = {number: kept for number, kept in self.slots.items() if kept != slot}
 
     def lose_worker(self, number: int, retries: int) -> bool:
-        """A trial's worker died. May the trial be tried once more?"""
+        """Count that a trial's worker died. True if the trial may be tried once more."""
         tried = self.attempts.get(number, 0)
         if tried >= retries:
             return False
@@ -130,7 +130,7 @@ class LabQueue:
         return len({r.structure for r in (*self.trained, *self.untrained)})
 
     def is_due(self, slots: int, told: int, stops_often: bool) -> bool:
-        """Is it time for a barrier? With two structures per slot, or when the first has waited long enough."""
+        """Whether a barrier is due: two structures per slot wait, or the first has waited long enough."""
         if not self.structures:
             return False
         late = stops_often and time.monotonic() - self._since_s > PATIENCE_S
@@ -138,13 +138,13 @@ class LabQueue:
         return self.structures >= 2 * slots or late or passed >= PATIENCE * slots
 
     def take(self) -> tuple[list[TrialRecord], list[TrialRecord]]:
-        """Remove all: trained, untrained."""
+        """Remove and return all waiting trials: trained, untrained."""
         trained, untrained = self.trained, self.untrained
         self.trained, self.untrained = [], []
         return trained, untrained
 
     def put_back(self, trained: list[TrialRecord], untrained: list[TrialRecord]) -> None:
-        """A measurement was interrupted."""
+        """Restore the trials that :meth:`take` removed, after an interrupted measurement."""
         self.trained, self.untrained = trained, untrained
 
     def new_trials(self) -> set[int]:

@@ -1,4 +1,4 @@
-"""Continuing a study: is it the same one, is it complete, and what became of its open trials."""
+"""Continue a study: check that space, code and data are unchanged, and settle the trials that were running."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ SUMMARIES = ("study.json", "test.json", "teacher.json", "importances.json", "env
 
 
 def check_same_space(space: Space, folder: Path) -> None:
-    """Refuse to mix two spaces in one study (another budget or other resources are fine).
+    """Refuse to continue a study with another space. Budget and resources may differ.
 
     Raises:
-        SpaceError: with the lines that differ.
+        SpaceError: the spaces differ; the message shows the lines.
     """
     path = folder / "space.yaml"
     if not path.exists():
@@ -59,10 +59,12 @@ def check_same_space(space: Space, folder: Path) -> None:
 
 
 def check_same_words(space: Space, folder: Path) -> None:
-    """Refuse to go on with trials whose recipes this version reads no more: names in them are spelled otherwise.
+    """Refuse to continue a study if this version spells names in its recipes differently and cannot read them.
+
+    Only one record is checked, because all records of a study use the same names.
 
     Raises:
-        SpaceError: with the first such name. (One record is looked at: a study's have the same names.)
+        SpaceError: with the first such name.
     """
     records = (read_record(path, folder) for path in sorted((folder / "trials").glob("*")))
     record = next(filter(None, records), None)
@@ -77,7 +79,8 @@ def check_same_words(space: Space, folder: Path) -> None:
 
 
 def check_same_code(space: Space, folder: Path) -> None:
-    """A trial's record is scored and timed with the code that it names: refuse other code than the space names.
+    """Refuse to continue if trials name code that the space does not name, because scoring and timing a trial runs
+    the code named in its record.
 
     Raises:
         SpaceError: with the names.
@@ -90,18 +93,18 @@ def check_same_code(space: Space, folder: Path) -> None:
 
 
 def made_of(space: Space, data: Mapping[str, str]) -> dict[str, str]:
-    """What the space's data and the user's code are made of, part by part (``data``: of the trial module's
-    ``fingerprint``)."""
+    """Digests of the space's data and of the user's code, by part. ``data`` is the result of the trial module's
+    ``fingerprint``."""
     return {**{f"data {part}": digest for part, digest in data.items()}, **sources.code(space)}
 
 
 def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
-    """Refuse results of other data, or of other code of the user's, in one study.
+    """Refuse to continue a study with other data, or with other code of the user.
 
     Args:
-        found: what data and code are made of now, part by part.
+        found: digests of data and code now, by part (:func:`made_of`).
     Raises:
-        SpaceError: with the parts that differ.
+        SpaceError: data or code differ; the message shows the parts.
     """
     path = folder / MADE_OF
     before, wrong = read_or_damage(path)
@@ -123,27 +126,29 @@ def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
 
 
 def check_nothing_lost(study: Study, folder: Path) -> None:
-    """Refuse to begin again where trials have run of which the study knows nothing: they would be
-    overwritten.
+    """Refuse to continue if the folder holds trials that the Optuna study does not know: they would be overwritten.
 
     Raises:
-        SpaceError: the journal is gone or an older one, or the database has lost the study.
+        SpaceError: there are such trials. The journal is missing or too old, or the database has lost the study.
     """
     known = len(study.trials())
     numbers = [p.parent.name for p in folder.glob("trials/*/record.json")]
-    unknown = [n for n in numbers if n.isdigit() and int(n) >= known]  # the user may have put a copy beside them
+    unknown = [n for n in numbers if n.isdigit() and int(n) >= known]  # other names: the user may have copied a folder
     if not unknown:
         return
     raise SpaceError(
         str(folder),
         f"holds {len(unknown)} trials that its study {study.optuna.study_name!r} does not know",
-        remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
+        remedy="Run the same command with --rebuild: the index is rebuilt from the trials' records.",
     )
 
 
 def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
-    """The summary of a study that has its ``budget``, is closed and has its front's records and files whole,
-    else None. Seconds are those of one run, so they are never there already."""
+    """The summary of a study that is complete, else None.
+
+    A study is complete if it has reached its ``budget``, its summary says so, and the records and files of its front
+    are intact. A budget of seconds applies to one run, so it is never reached already.
+    """
     if damaged := [wrong for name in SUMMARIES if (wrong := read_or_damage(folder / name, TABLE_BYTES)[1])]:
         log.warning("%s: %s: made again", folder, ", ".join(damaged))
     if damaged or read_told(folder / TOLD)[1]:
@@ -155,16 +160,19 @@ def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
         if summary["status"] != "complete" or not (enough or spent):
             return None
         whole = all(read_record(trial_folder(folder, number)) is not None for number in summary["front"])
-    except (OSError, ValueError, KeyError, TypeError):  # as an older version left it, without a checksum
+    except (OSError, ValueError, KeyError, TypeError):  # an older version's file, without a checksum
         return None
     return summary if whole else None
 
 
 def settle(study: Study, folder: Path, retries: int, finished: Callable[[TrialRecord], None]) -> None:
-    """Settle every trial that a killed driver left RUNNING, or WAITING to be asked for: told from its record
-    where that is whole, otherwise failed and queued again."""
+    """Settle every trial that a killed driver left RUNNING or WAITING.
+
+    A trial with an intact record is told from it by ``finished``. Any other trial fails and is queued again, at most
+    ``retries`` times.
+    """
     for _ in study.trials(TrialState.WAITING):
-        study.optuna.ask()  # takes the oldest one: now it is RUNNING
+        study.optuna.ask()  # takes the oldest WAITING trial and makes it RUNNING
     for trial in study.trials(TrialState.RUNNING):
         place = trial_folder(folder, trial.number)
         record = read_record(place)
@@ -178,14 +186,16 @@ def settle(study: Study, folder: Path, retries: int, finished: Callable[[TrialRe
 
 
 def write_failed(folder: Path, record: TrialRecord) -> None:
-    """Keep the record of a failure that the worker could not write."""
+    """Write the record of a failed trial if its worker could not."""
     if not (folder / "record.json").exists():
         write_record(folder, record)
 
 
 def rebuild(space: Space, folder: Path) -> None:
-    """Make the study's index again from the trials' records. The old journal is kept beside the new one; in a
-    database the old study stays, and the folder gets another."""
+    """Rebuild the study's index from the trials' records.
+
+    The old journal is kept beside the new one. In a database the old study stays, and the folder gets a new one.
+    """
     check_same_words(space, folder)
     journal = folder / JOURNAL
     if space.settings.storage is not None:
@@ -204,7 +214,7 @@ def rebuild(space: Space, folder: Path) -> None:
 
 
 def _frozen(space: Space, record: TrialRecord | None, baselines: dict[str, int]) -> optuna.trial.FrozenTrial:
-    """A told trial as its record has it; a number without a record becomes a failure."""
+    """The Optuna trial of a record. A number without a record becomes a failed trial."""
     if record is None:
         return optuna.create_trial(state=TrialState.FAIL, user_attrs={"reason": "no record"})
     holes = {h.internal: h for h in space.holes}

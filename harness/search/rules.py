@@ -1,4 +1,4 @@
-"""Which rule ends trials early in a search."""
+"""Choose a search's stopping rule."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ LATENCY_TIE = 0.02  # how well a latency repeats (results/benchmarks/repeatabili
 
 
 def rule_of(space: Space) -> Rule:
-    """The rule of ``search.stop``; none where it could not judge: it compares accuracy with costs that
-    are known before training."""
+    """The rule of ``search.stop``.
+
+    Rules compare accuracy with costs that are known before training. With other objectives nothing is stopped.
+    """
     names = {o.name for o in space.objectives}
     if "accuracy" not in names or not names <= {"accuracy", *PRICED}:
         return Never()
@@ -22,5 +24,5 @@ def rule_of(space: Space) -> Rule:
 
 
 def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
-    """The rule of ``search.stop``; ``ties``: see :class:`DominatedConfig`."""
+    """The rule called ``name``, a value of ``search.stop``. ``ties``: see :class:`DominatedConfig`."""
     return Dominated(DominatedConfig(ties)) if name == "dominated" else Moasha() if name == "moasha" else Never()

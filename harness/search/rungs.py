@@ -1,8 +1,8 @@
-"""Early stopping for several objectives: which trials go on at a rung, and why not.
+"""Early stopping for several objectives: the interface of the stopping rules.
 
-A rung is a share of a trial's epochs after which its accuracy is taken. Size and latency are known
-before training where the structure is, so a rule asks only what accuracy may still become. Rules are
-plain objects without Optuna or Ray: a benchmark replays them on recorded curves.
+A rung is a share of a trial's epochs after which its validation accuracy is recorded. If the structure is known before
+training, so are size and latency, and a rule only has to predict accuracy. Rules do not depend on Optuna or Ray, so
+benchmarks replay them on recorded curves.
 """
 
 from __future__ import annotations
@@ -12,22 +12,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-NEVER_STOPPED = 0.1  # share of the trials that no rule stops, so that what is learned stays honest
-RUNGS = 20  # parts of a trial: every epoch of a short one, every 5 % of a long one
+NEVER_STOPPED = 0.1  # share of exempt trials: more train in vain, with fewer the finished trials are less typical
+RUNGS = 20  # parts of a trial: a rung after every epoch of a short trial, after every 5 % of a long one
 
 
 def never_stopped(seed: int, number: int) -> bool:
-    """Is the trial among the random ones that train to their end whatever they promise?"""
+    """Whether the trial is one of those, chosen at random, that are never stopped."""
     return random.Random(f"{seed} {number} never stopped").random() < NEVER_STOPPED
 
 
 @dataclass
 class Curve:
-    """What is known of one trial: costs (losses, None where they are not known before the end), its
-    parameters as places between 0 and 1 (None where the space cannot express it), accuracy by rung, the
-    final accuracy once it finished; ``exempt``: the chance with which such a trial is never stopped, 0
-    for one that may be; ``flagged``: the rule would have stopped it, had it not been exempt; ``again``:
-    it was stopped and has been taken up again."""
+    """What a rule knows of one trial.
+
+    costs    objectives other than accuracy, as losses; None if they are not known before training ends
+    exempt   0 if the trial may be stopped; else it is never stopped, and this is the probability of that
+    places   the trial's parameters, each scaled to [0, 1]; None if the space cannot express the trial
+    rungs    rung -> accuracy
+    final    accuracy after the last epoch; None until then
+    flagged  the rule would have stopped the trial if it were not exempt
+    again    the trial was stopped and then resumed
+    """
 
     costs: tuple[float, ...] | None
     exempt: float = 0.0
@@ -39,8 +44,12 @@ class Curve:
 
 
 class Rule(Protocol):
-    """Decides at rungs from the curves of the trials that it was told of. ``uses_costs``: it wants them
-    before training; ``often``: a trial reaches a rung every few epochs; ``takes_up``: stopped ones may go on."""
+    """Decides at rungs which trials stop, from the curves of earlier trials.
+
+    uses_costs  the rule needs a trial's costs before it trains
+    often       a trial reaches a rung every few epochs
+    takes_up    stopped trials may be resumed
+    """
 
     uses_costs: bool
     often: bool
@@ -51,29 +60,37 @@ class Rule(Protocol):
         ...
 
     def rungs(self, total: int) -> dict[int, int]:
-        """The epochs after which accuracy is taken, ascending, below ``total``; each with the number of
-        its rung, which is that of the same share in trials of other lengths."""
+        """Epoch -> rung: the epochs after which accuracy is recorded, ascending and below ``total``.
+
+        A rung's number stands for the same share of the epochs in trials of all lengths.
+        """
         ...
 
     def decide(self, number: int, rung: int, accuracy: float) -> str:
-        """Why the trial stops here; empty where it goes on."""
+        """The reason to stop the trial at this rung; empty if it continues."""
         ...
 
     def flagged(self, number: int) -> bool:
-        """Would a trial that trains have been stopped, had it not been exempt?"""
+        """Whether a running trial would have been stopped if it were not exempt."""
         ...
 
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
-        """A trial ended: with its ``final`` accuracy (``feasible``: it may stand on the front), or
-        stopped. ``curve`` is what its record says; a resumed study's trials were never begun here."""
+        """A trial has ended.
+
+        Args:
+            curve: from the trial's record. In a resumed study, :meth:`begin` was not called for earlier trials.
+            final: its accuracy; None if it was stopped.
+            feasible: whether it meets the constraints.
+        """
         ...
 
     def due(self) -> list[int]:
-        """Stopped trials that would go on by what is known now, the most promising first."""
+        """Stopped trials that the rule would no longer stop, the most promising first."""
         ...
 
     def take_up(self, number: int) -> Curve | None:
-        """A stopped trial goes on as another: forget it here; the curve to begin that one with."""
+        """A stopped trial is resumed under another number. Forget it, and return the curve for :meth:`begin`; None if
+        it is not known."""
         ...
 
 
@@ -107,6 +124,6 @@ class Never:
 
 
 def as_costs(values: Sequence[float | None]) -> tuple[float, ...] | None:
-    """Costs of a trial, None where one is not known."""
+    """The costs of a trial; None if one of them is unknown."""
     known = [v for v in values if v is not None]
     return tuple(known) if len(known) == len(values) else None

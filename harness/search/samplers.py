@@ -1,4 +1,4 @@
-"""Optuna's samplers, as this search uses them: seeded, and seeing a history of bounded length."""
+"""Optuna's samplers, seeded. TPE sees a history of bounded length."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ DIRECTION: dict[StudyDirection, Direction] = {
     StudyDirection.MINIMIZE: "minimize",
     StudyDirection.MAXIMIZE: "maximize",
 }
-RECENT, FRONT = 150, 50  # told trials that the sampler sees: the latest, and as many of the front
-FEW = 3  # trials per hole below which nothing can be learned
+RECENT, FRONT = 150, 50  # told trials that TPE sees: so many of the latest and of the front. More cost time per ask
+FEW = 3  # trials per hole; below it the budget is too small for TPE to learn from
 
-Seen = Callable[[], Collection[int] | None]  # numbers of the trials to look at; None: all
+Seen = Callable[[], Collection[int] | None]  # numbers of the trials that the sampler sees; None: all
 
 
 class _View:
-    """A study of which only some trials are seen, as it was when ``number`` was asked for. Optuna's own
-    samplers read no more than this."""
+    """A study that shows only some of its trials, as of the ask for trial ``number``. It has all that Optuna's samplers
+    read."""
 
     def __init__(self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial]):
         self._study, self.number, self._trials = study, number, trials
@@ -50,14 +50,17 @@ class _View:
 
     @cached_property
     def halves(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """TPE's better and worse trials, divided as Optuna does: the better are the best tenth of those told, of
-        one objective 25 at most; those that run are worse (the constant liar)."""
+        """TPE's better and worse trials, split as in Optuna.
+
+        The better ones are the best tenth of the told trials, with one objective at most 25. Running trials count as
+        worse (constant liar).
+        """
         told = [t for t in self._trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         running = [t for t in self._trials if t.state == TrialState.RUNNING and t.number != self.number]
         missed = {t.number: sum(v for v in t.constraints.values() if v > 0) for t in told}
         complete = [t for t in told if not missed[t.number] and t.state == TrialState.COMPLETE]
         others = [t for t in told if missed[t.number] or t.state == TrialState.PRUNED]
-        others.sort(key=lambda t: missed[t.number])  # the stopped ones that miss nothing first
+        others.sort(key=lambda t: missed[t.number])  # trials that were stopped but miss no constraint come first
 
         directions: list[Direction] = [DIRECTION[d] for d in self._study.directions]
         n = math.ceil(0.1 * len(told)) if len(directions) > 1 else min(math.ceil(0.1 * len(told)), 25)
@@ -68,11 +71,11 @@ class _View:
 
 
 class RecentTPE(TPESampler):
-    """TPE that learns from the front and the latest trials: its ask costs the same at any number.
+    """TPE that learns from the front and the latest trials only, so that the cost of an ask is bounded.
 
-    One parameter at a time: for three objectives the multivariate form narrows down on part of the
-    front, and is behind random search after 240 trials (``benchmarks/samplers.py``). Proposes what Optuna's does
-    for the same trials, but looks at them once an ask, where Optuna's does for each parameter.
+    Parameters are sampled independently: with three objectives, multivariate TPE concentrates on a part of the front
+    and is behind random search after 240 trials (``benchmarks/samplers.py``). For the same trials it proposes the same
+    as Optuna's TPE, but it reads and splits them once per ask, not once per parameter.
     """
 
     def __init__(self, seen: Seen, seed: int):
@@ -81,7 +84,7 @@ class RecentTPE(TPESampler):
         self._last: _View | None = None
 
     def _view(self, study: optuna.Study, trial: FrozenTrial) -> Any:
-        """The same view for everything that one ask wants to know."""
+        """The view of the study, made once per ask."""
         if self._last is None or self._last.number != trial.number:
             seen = self._seen_numbers()
             trials = study.get_trials(deepcopy=False) if seen is None else self._look_up(study, sorted(seen))
@@ -89,7 +92,7 @@ class RecentTPE(TPESampler):
         return self._last
 
     def _look_up(self, study: optuna.Study, numbers: Sequence[int]) -> list[FrozenTrial]:
-        """The trials of these numbers, one by one: a list of the whole study grows with it."""
+        """The trials of these numbers, read one by one: listing all trials would take longer in a longer study."""
         known = {t.number: t for t in self._last.get_trials() if t.state.is_finished()} if self._last else {}
         storage = study._storage
 
@@ -123,8 +126,8 @@ class RecentTPE(TPESampler):
 
 
 def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int]) -> set[int] | None:
-    """The last ``RECENT`` of the told trials, the front (evenly thinned to ``FRONT``) and the unfinished
-    ones; None while that is all of them."""
+    """The numbers of the trials that TPE sees: the last ``RECENT`` told ones, the front (evenly thinned to ``FRONT``)
+    and the unfinished ones. None while at most ``RECENT + FRONT`` trials are told: it sees all."""
     if len(told) <= RECENT + FRONT:
         return None
     members = sorted(front)
@@ -134,12 +137,12 @@ def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int
 
 
 def choose(space: Space) -> str:
-    """The sampler of this space; what ``auto`` is for it and its budget.
+    """The name of the space's sampler, with ``auto`` resolved by space and budget.
 
-    ``sobol`` where the budget is too small to learn from and every hole always exists, else ``tpe``:
-    it knows conditions and constraints, several objectives, and trials that run side by side. ``gp``
-    and ``nsga2`` are left to the user: beyond the noise neither found more at any budget of
-    ``benchmarks/samplers.py``, and ``gp`` needs torch in the driver and seconds for an ask.
+    ``auto`` is ``sobol`` if the budget is too small to learn from and every hole always exists and is ordered.
+    Otherwise it is ``tpe``, which handles conditional parameters, constraints, several objectives and parallel
+    trials. ``gp`` and ``nsga2`` are used only on request: neither was better beyond the noise at any budget of
+    ``benchmarks/samplers.py``, and ``gp`` imports torch in the driver and takes seconds per ask.
     """
     if space.settings.sampler != "auto":
         return space.settings.sampler
@@ -150,8 +153,8 @@ def choose(space: Space) -> str:
 
 
 def make_sampler(space: Space, done: int, seen: Seen) -> BaseSampler:
-    """The sampler, seeded from the study's seed and the number of trials it has: resumed with the
-    same seed it would repeat its first draws."""
+    """The sampler of a space. Its seed depends on the study's seed and on the number of trials ``done``, because with
+    the same seed a resumed study would repeat its first draws."""
     settings = space.settings
     name = choose(space)
     seed = random.Random(f"{settings.seed} {done}").randrange(2**31)
@@ -160,7 +163,7 @@ def make_sampler(space: Space, done: int, seen: Seen) -> BaseSampler:
         match name:
             case "random":
                 return RandomSampler(seed=seed)
-            case "sobol":  # its sequence goes on by itself: the study's seed alone
+            case "sobol":  # Optuna continues the sequence only if the seed stays the same
                 return QMCSampler(seed=settings.seed, scramble=True, warn_independent_sampling=False)
             case "nsga2":
                 return NSGAIISampler(seed=seed)

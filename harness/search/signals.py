@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM: while preparing they end the search; then once drains (running trials finish and are told),
-twice stops at once."""
+"""Handle Ctrl-C and SIGTERM. During preparation a signal ends the search. Later the first signal drains it (running
+trials finish and are told), and the second stops it at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ended what was being waited for. ``exit_code``: what a shell gives a process that it ended."""
+    """A signal ended a wait. ``exit_code`` is 128 + signal number, as in a shell."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -23,18 +23,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Context manager. Until :meth:`drain` a signal raises :class:`Interrupted`; then it is only counted.
-    ``asked``: start nothing new; ``now``: wait for nothing either. ``draining`` is called when the first signal
-    is noticed.
+    """Context manager that counts signals. Until :meth:`drain` is called, a signal raises :class:`Interrupted`.
 
-    Signals are counted where the system delivers them (a pipe that Python's own handler writes to): in a long
-    call outside of Python two of them would be one.
+    asked     start nothing new
+    now       also wait for nothing
+    draining  called when the first signal is noticed after :meth:`drain`
+
+    Signals are read from the wakeup pipe that Python's C handler writes to. Python's own handlers run only between
+    bytecodes, so two signals during a long C call would count as one.
     """
 
     def __init__(self, draining: Callable[[], None] = lambda: None) -> None:
         self._draining = draining
         self._seen: list[int] = []
-        self._raises_at: float = 1  # how many signals raise
+        self._raises_at: float = 1  # number of signals at which Interrupted is raised
         self._pipe, self._ended = os.pipe()
         self._before: dict[int, object] = {}
         os.set_blocking(self._pipe, False)
@@ -55,18 +57,18 @@ class Stop:
         os.close(self._ended)
 
     def take_over(self) -> None:
-        """Catch the signals again: Ray, when it starts, takes SIGTERM for itself."""
+        """Install the handlers again, because Ray replaces that of SIGTERM when it starts."""
         for number in self._before:
             signal.signal(number, self._caught)
 
     def drain(self) -> None:
-        """From here on a signal raises nothing."""
+        """From now on count signals without raising."""
         self._raises_at = math.inf
         self._look()
 
     @contextlib.contextmanager
     def twice_ends(self) -> Iterator[None]:
-        """Within, where one waits for what cannot be asked to stop, the second signal raises."""
+        """Within this context the second signal raises. For waits on work that cannot be asked to stop."""
         before, self._raises_at = self._raises_at, 2
         try:
             yield
@@ -85,7 +87,7 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """0, or what a shell gives a process that the last signal ended."""
+        """0, or 128 + the number of the last signal, as in a shell."""
         self._look()
         return 128 + self._seen[-1] if self._seen else 0
 
@@ -93,16 +95,16 @@ class Stop:
         before = len(self._seen)
         try:
             self._seen += [number for number in os.read(self._pipe, 4096) if number in CAUGHT]
-        except BlockingIOError:  # none since
+        except BlockingIOError:  # no new signal
             return
         if self._seen and not before and self._raises_at > 1:
             self._draining()
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
-        """Keeps the signal's usual effect away."""
+        """The Python handler. It replaces the signal's default action and raises if enough signals have arrived."""
         if self._raises_at == math.inf:
             return
         self._look()
         if len(self._seen) >= self._raises_at:
-            self._raises_at = math.inf  # what is tidied up then is not disturbed
+            self._raises_at = math.inf  # later signals must not interrupt the cleanup
             raise Interrupted(number)

@@ -1,4 +1,4 @@
-"""The user's own source files behind a space: what it names, and what that imports from the same folder."""
+"""The user's source files of a space: the modules that it names and what these import from the same folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 
 def code(space: Space) -> dict[str, str]:
-    """``code FILE`` -> digest of each file. Files are named from the folder that holds their package."""
+    """``code FILE`` -> digest of each file. FILE is relative to the folder that holds the package."""
     digests: dict[str, str] = {}
     for path, target in named(space):
         module = target.partition(":")[0]
@@ -28,7 +28,8 @@ def code(space: Space) -> dict[str, str]:
 
 
 def _follow(root: Path, module: str, installed: str, digests: dict[str, str]) -> None:
-    """Add the file of ``module`` below ``root`` and of what it imports; of an ``installed`` package its own only."""
+    """Add the digests of ``module`` below ``root`` and of the modules that it imports. If ``installed`` names a
+    package, only modules of that package are added."""
     plain = root.joinpath(*module.split("."))
     path = next((p for p in (plain.with_suffix(".py"), plain / "__init__.py") if p.is_file()), None)
     first = module.split(".")[0]
@@ -44,7 +45,7 @@ def _follow(root: Path, module: str, installed: str, digests: dict[str, str]) ->
 
 
 def _imports(content: bytes, package: str) -> Iterator[str]:
-    """Dotted names that may be modules."""
+    """Dotted names in import statements that may be modules."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""One running search: its services, and its state in parts that each keep their own rules."""
+"""One running search: its services and its state."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from harness.search.study import Study
 from harness.search.timeline import Timeline
 from harness.space.space import Space
 
-FAILURES_IN_A_ROW = 10
+FAILURES_IN_A_ROW = 10  # failed trials in a row after which the search starts no more
 TIMED = ("latency_ms", "load_ms")
 PRICED = ("size_bytes", *TIMED)  # what follows from a file's structure
-LAST = 0.25  # of a budget of seconds or epochs: from here on stopped trials go on before new ones begin
-LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150  # two lanes gain less than choosing their form costs
+LAST = 0.25  # last share of a budget of seconds or epochs, in which resumed trials come before new ones
+# Groups: the sampler needs so many different structures to learn from. Fewer than LEAST_LANES lanes gain less time than
+# choosing their form costs.
+LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150
 
 
 @dataclass(frozen=True)
 class Run:
-    """One running search. The services say and do; ``trials``, ``lab``, ``counts`` and ``results`` are its state."""
+    """One running search. ``trials``, ``lab``, ``counts`` and ``results`` are its state; the rest are services."""
 
     space: Space
     folder: Path
@@ -45,8 +47,7 @@ class Run:
 
     @property
     def lanes(self) -> int:
-        """How many trials to train side by side: as many as leave enough groups for the sampler to
-        learn from (``search.lanes`` sets it)."""
+        """How many trials train side by side: ``search.lanes``, else as many as leave GROUPS groups in the budget."""
         if self.space.settings.lanes is not None:
             return self.space.settings.lanes
         expected = self.budget.expected(self.counts.finished, self.counts.epochs, self.counts.told)
@@ -55,35 +56,36 @@ class Run:
 
     @property
     def prices(self) -> bool:
-        """Is a recipe's cost of use before it trains? For a constraint, or for a rule that stops."""
+        """Whether size and latency are needed before training, for a constraint or for the stopping rule."""
         constrained = any(name in PRICED for name in self.space.constraints)
         return constrained or self.rule.uses_costs
 
     @property
     def needs_latency(self) -> bool:
+        """Whether a constraint or an objective needs a latency."""
         timed = any(name in self.space.constraints for name in TIMED)
         return timed or any(o.name in TIMED for o in self.space.objectives)
 
     @property
     def wanted(self) -> bool:
-        """May another trial start?"""
+        """Whether another trial may start."""
         if self._ends or self.trials.exhausted:
             return False
-        # continuations are no further trials; a resumed study's waiting ones were not opened here
+        # a continuation is not a further trial; in a resumed study, trials that wait for the lab are not in ``open``
         opened = {number for number, p in self.trials.open.items() if p.continues is None}
         unfinished = opened | self.lab.new_trials()
         return self.budget.trials is None or self.counts.finished + len(unfinished) < self.budget.trials
 
     @property
     def closing(self) -> bool:
-        """May stopped trials be resumed? When all trials have begun, or LAST of the seconds or epochs is left."""
+        """Whether stopped trials may be resumed: all trials have started, or only LAST of the budget is left."""
         if self._ends:
             return False
         return not self.wanted or self.budget.share(self._epochs_begun) >= 1 - LAST
 
     @property
     def _ends(self) -> bool:
-        """Must nothing more begin?"""
+        """Whether nothing more may start."""
         failing = self.counts.failures_in_a_row >= FAILURES_IN_A_ROW
         return self.stop.asked or failing or self.budget.spent(self._epochs_begun)
 

@@ -1,4 +1,4 @@
-"""Where the study is stored: a journal file in its folder, or any Optuna URL."""
+"""Storage of the study: a journal file in its folder, or a database at an Optuna URL."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from harness.errors import SpaceError
 from harness.files.checksums import sealed_entry, unsealed_entry
 
 JOURNAL = "study.log"
-NAMED = ("user_attr", "system_attr")  # of a journal's entry: dictionaries of names
+NAMED = ("user_attr", "system_attr")  # parts of a journal entry that are dictionaries
 
 
 class Journal(BaseJournalBackend):
-    """Optuna's journal file (one JSON object a line, as its ``JournalFileBackend`` reads and writes it)
-    for one writer, which the run lock sees to: Optuna's own lock goes stale on SIGKILL and blocks for 30 s.
+    """Optuna's journal file for a single writer: one JSON object per line, in the format of ``JournalFileBackend``.
 
-    Each line ends with a key ``crc32``, the checksum of what stands before it, which Optuna ignores; lines of older
-    versions, and those that Optuna's tools write, have none. Only where the last read ended is remembered, and equal
-    names are one string: at 10,000 trials Optuna's offsets of every line are 20 MB."""
+    The run lock guarantees the single writer. Optuna's own lock goes stale on SIGKILL and then blocks for 30 s.
+
+    Each line ends with a key ``crc32``, the checksum of the line before that key. Optuna ignores it. Lines of older
+    versions and of Optuna's tools have none. To save memory, only the offset where the last read ended is kept, and
+    equal names are interned: Optuna's offsets of all lines take 20 MB at 10,000 trials.
+    """
 
     def __init__(self, path: Path):
         self._path = path
-        self.read, self._offset = 0, 0  # entries read, and the bytes that they are
+        self.read, self._offset = 0, 0  # entries read, and their length in bytes
         path.touch()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -38,7 +40,7 @@ class Journal(BaseJournalBackend):
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
-                    return  # somebody else's search is writing it
+                    return  # another process is still writing it
                 number, offset = number + 1, offset + len(line)
                 self.read, self._offset = number, offset
                 if number > log_number_from:
@@ -58,15 +60,15 @@ class Journal(BaseJournalBackend):
             try:
                 while left:
                     left = left[file.write(left) :]
-                if any("param_name" not in log for log in logs):  # parameters go to the disk with what follows them
+                if any("param_name" not in log for log in logs):  # parameters: synced with a later entry
                     os.fsync(file.fileno())
-            except OSError:  # a full disk takes half a line, after which no other may follow
+            except OSError:  # a full disk may leave half a line, which no line may follow
                 file.truncate(end)
                 raise
 
 
 def _shared(log: dict[str, Any]) -> dict[str, Any]:
-    """The entry with its names interned."""
+    """Intern the names in an entry."""
     if "param_name" in log:
         log["param_name"] = sys.intern(log["param_name"])
     for kind in NAMED:
@@ -76,9 +78,11 @@ def _shared(log: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_storage(url: str | None, folder: Path, give_up: Callable[[], bool] = lambda: False) -> BaseStorage:
-    """The journal in ``folder``, or the database at ``url``, in which ``${NAME}`` is an environment variable
-    (``give_up``: asked while it does not answer).
+    """The journal in ``folder``, or the database at ``url``.
 
+    Args:
+        url: Optuna URL, in which ``${NAME}`` stands for an environment variable; None for the journal.
+        give_up: called while the database does not answer; True ends the wait.
     Raises:
         SpaceError: the database cannot be opened (the password is masked), or the journal is
             damaged in the middle.
@@ -95,7 +99,7 @@ def open_storage(url: str | None, folder: Path, give_up: Callable[[], bool] = la
             TypeError,
             ValueError,
         ):
-            # Optuna's own errors, of a line without a checksum
+            # raised by Optuna for a damaged line without a checksum
             raise _damaged(folder / JOURNAL, journal.read) from None
     from harness.search.database import open_database
 
@@ -103,14 +107,17 @@ def open_storage(url: str | None, folder: Path, give_up: Callable[[], bool] = la
 
 
 def repair_journal(path: Path) -> None:
-    """Cut a torn last line off (it is kept beside); refuse a journal damaged before its end.
+    """Move an incomplete last line to ``study.torn``; refuse a journal that is damaged before its end.
 
-    Optuna loads a journal with a torn tail, then writes after it, and can never load it again.
+    Optuna loads a journal with an incomplete last line, appends to it, and cannot load it afterwards.
+
+    Raises:
+        SpaceError: a line before the last is damaged.
     """
     if not path.exists():
         return
-    whole, torn_at, number, line = 0, 0, 0, b""  # bytes of whole lines; number of the first line that is not one
-    with open(path, "rb") as file:  # line by line: the journal of 10,000 trials is tens of megabytes
+    whole, torn_at, number, line = 0, 0, 0, b""  # bytes of complete lines; number of the first incomplete line
+    with open(path, "rb") as file:  # line by line, since the journal of 10,000 trials has tens of megabytes
         for number, line in enumerate(file, 1):
             if not (line.startswith(b"{") and line.endswith(b"}\n")):
                 torn_at = torn_at or number
@@ -118,7 +125,7 @@ def repair_journal(path: Path) -> None:
                 raise _damaged(path, torn_at)
             else:
                 whole += len(line)
-    if not torn_at and line and not _is_json(line):  # the others are read as JSON once, when Optuna asks for them
+    if not torn_at and line and not _is_json(line):  # the other lines are parsed once, when Optuna reads them
         torn_at, whole = number, whole - len(line)
     if torn_at:
         with open(path, "r+b") as file, open(path.with_suffix(".torn"), "ab") as beside:
@@ -132,7 +139,7 @@ def _damaged(path: Path, line: int) -> SpaceError:
         "",
         f"line {line} of the study's journal is damaged",
         file=str(path),
-        remedy="Run the same command with --rebuild: the index is made again from the trials' records.",
+        remedy="Run the same command with --rebuild: the index is rebuilt from the trials' records.",
     )
 
 

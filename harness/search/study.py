@@ -1,4 +1,4 @@
-"""The Optuna side: samplers, distributions, proposals without duplicates, and telling results."""
+"""The interface to Optuna: samplers, distributions, proposals without duplicates, and telling results."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ from harness.space.distributions import Hole
 from harness.space.space import Space
 
 log = logging.getLogger(__name__)
-ASK_AGAIN = 5  # after a duplicate, before drawing at random
-DRAW_AGAIN = 50
-STOPPED = "stopped"  # the constraint that a stopped trial breaks
+ASK_AGAIN = 5  # asks that may give duplicates before trials are drawn at random
+DRAW_AGAIN = 50  # random draws that may give duplicates before the space counts as exhausted
+STOPPED = "stopped"  # name of the constraint that a stopped trial violates
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One trial to run: its Optuna number, the sampler's parameters and the recipe they make."""
+    """One trial to run: its Optuna number, the sampler's parameters and the recipe that they give."""
 
     number: int
     params: dict[str, Any]
     recipe: Recipe
     baseline: str = ""
-    continues: TrialRecord | None = None  # the stopped trial that it takes up again
-    kept: bool = False  # that one's student is there, else it trains from its start
+    continues: TrialRecord | None = None  # record of the stopped trial that this one continues
+    kept: bool = False  # a worker still has the stopped trial's student; else it trains from the start
 
     @property
     def reached(self) -> int:
-        """Epochs after which the stopped trial had its last rung."""
+        """Epoch of the stopped trial's last rung; 0 if this trial continues none."""
         return max(map(int, self.continues.diagnostics["rungs"])) if self.continues else 0
 
     @property
     def epochs(self) -> int:
-        """That it trains itself."""
+        """Number of epochs that this trial trains itself."""
         return self.recipe.train.epochs - (self.reached if self.kept else 0)
 
 
 def distribution(hole: Hole) -> BaseDistribution:
-    """Optuna's distribution of a hole. Ordered choices become integers, so that the sampler knows
-    that 4 bits lie between 3 and 6; other choices are categories named by their labels."""
+    """Optuna's distribution of a hole. Ordered choices become integers, so that for the sampler 4 bits lie between 3
+    and 6. Other choices are categories, named by their labels."""
     if hole.kind == "choice":
         return IntDistribution(0, len(hole.choices) - 1) if hole.ordered else CategoricalDistribution(hole.labels)
     low, high = hole.bounds()
@@ -64,9 +64,10 @@ def distribution(hole: Hole) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=hole.log, step=hole.step)
 
 
-NAMED = "named"  # user attribute of a first trial that the report marks: its name
-AGAIN = "again"  # user attribute of a lost trial that shall be tried again: how often it has been begun
-RETRY_OF = "retry_of"  # user attribute of the trial that does so: the lost one's number
+# User attributes of trials
+NAMED = "named"  # name of a first trial, which the report marks
+AGAIN = "again"  # of a lost trial that is to be repeated: how often it has been started
+RETRY_OF = "retry_of"  # of the trial that repeats it: the lost trial's number
 
 
 def to_optuna(hole: Hole, code: Any) -> Any:
@@ -75,7 +76,7 @@ def to_optuna(hole: Hole, code: Any) -> Any:
 
 
 def _name(space: Space, storage: BaseStorage, folder: Path) -> str:
-    """What the folder's study is called, which stays when the folder is moved."""
+    """The name of the folder's study. It stays the same when the folder is moved."""
     if space.settings.storage is not None:
         from harness.search.database import claim  # SQLAlchemy takes as long to import as Optuna
 
@@ -106,20 +107,20 @@ class Study:
         self._random = random.Random(f"{space.settings.seed} {len(trials)} draws")
         self._open: dict[int, optuna.Trial] = {}
         self.keys: dict[str, int] = {}  # recipe key -> number of the trial that has it
-        self.queue: list[tuple[Mapping[str, Any], dict[str, Any]]] = []  # tried before the sampler's own
+        self.queue: list[tuple[Mapping[str, Any], dict[str, Any]]] = []  # before the sampler's: codes, attributes
         self.told = [t.number for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        self.damaged: list[int] = []  # COMPLETE, but without a whole record and file
+        self.damaged: list[int] = []  # COMPLETE trials whose record or file is damaged
         self.front: Callable[[], Sequence[int]] = list  # numbers on the front, which the sampler always sees
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     def codes(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Optuna's parameters as the space's codes."""
+        """Convert Optuna's parameters to codes of the space."""
         return {name: self._holes[name].labels.index(v) if isinstance(v, str) else v for name, v in params.items()}
 
     def seed_of(self, number: int) -> int:
-        """The training seed of a trial: another for each, the same when the trial is repeated."""
+        """The training seed of trial ``number``, different for each number."""
         return (self.space.settings.seed * 1_000_003 + number) % 2**31
 
     def baseline(self, index: int) -> Proposal:
@@ -132,8 +133,8 @@ class Study:
         return self._opened(trial, params, recipe, baseline.name)
 
     def propose(self, lanes: int = 1) -> list[Proposal]:
-        """Ask the sampler for a trial, and for up to ``lanes`` - 1 more that differ from it only in
-        numbers that lanes can carry. Empty when the space is exhausted."""
+        """Ask the sampler for a trial, and for up to ``lanes`` - 1 more that differ from it only in numbers that may
+        differ between lanes. Empty if the space is exhausted."""
         leader = self._propose()
         if leader is None:
             return []
@@ -145,8 +146,10 @@ class Study:
         return [leader, *(f for f in followers if f is not None)]
 
     def again(self, stopped: TrialRecord, kept: bool) -> Proposal:
-        """Open a trial that takes up a stopped one (``kept``: its student is there): PRUNED is final in
-        Optuna. Its parameters, its recipe, its seed."""
+        """Open a trial that continues a stopped one, with the same parameters, recipe and seed.
+
+        It is a new trial because PRUNED is final in Optuna. ``kept``: a worker still has the stopped trial's student.
+        """
         frozen = optuna.create_trial(
             state=TrialState.RUNNING,
             params={name: to_optuna(self._holes[name], code) for name, code in stopped.params.items()},
@@ -159,8 +162,10 @@ class Study:
         return replace(self._opened(trial, stopped.params, recipe, ""), continues=stopped, kept=kept)
 
     def _propose(self) -> Proposal | None:
-        """A recipe that has run is told FAIL and asked for again, in the end drawn at random. None
-        when everything that was drawn has run."""
+        """The next trial: from the queue, else from the sampler, else drawn at random.
+
+        A recipe that has already run is told FAIL, and the next one is tried. None if all tries were duplicates.
+        """
         while self.queue:
             self.enqueue(*self.queue.pop(0))
             proposal = self._asked()
@@ -175,7 +180,7 @@ class Study:
         return None
 
     def _asked(self) -> Proposal | None:
-        """One trial from the sampler; None, and the trial told FAIL, where its recipe has run."""
+        """One trial from the sampler. If its recipe has already run, tell FAIL and return None."""
         trial = self.optuna.ask()
         params = self.space.sample(lambda hole: self._suggest(trial, hole))
         recipe = self.space.fill(params, self.seed_of(trial.number))
@@ -206,28 +211,30 @@ class Study:
         return self._random.choice(hole.spread(1000))
 
     def enqueue(self, params: Mapping[str, Any], attrs: dict[str, Any]) -> None:
-        """Queue a trial of these codes; what they leave open the sampler chooses. The caller asks for it at
-        once: ``ask`` takes the oldest one that waits, so there must never be another."""
+        """Queue a trial with these codes; the sampler chooses the other parameters.
+
+        The caller must ask for it at once. ``ask`` takes the oldest WAITING trial, so there must never be two.
+        """
         stored = {name: to_optuna(self._holes[name], code) for name, code in params.items()}
         self.optuna.enqueue_trial(stored, user_attrs=attrs)
 
     def retry(self, trial: FrozenTrial, reason: str, retries: int) -> None:
-        """Settle a trial that was left RUNNING without a result: FAIL, and marked to be tried again unless
-        that has been done ``retries`` times. Baselines and trials taken up again are asked for by the loop."""
-        attempt = int(trial.user_attrs.get("attempt", 0)) + ("recipe" in trial.user_attrs)  # else it never began
+        """Tell FAIL for a trial that was left RUNNING without a result. Mark it to be repeated, at most ``retries``
+        times. Baselines and continuations are not marked, because the loop proposes them again itself."""
+        attempt = int(trial.user_attrs.get("attempt", 0)) + ("recipe" in trial.user_attrs)  # no recipe: not started
         self.reopen(trial)
         if attempt <= retries and not {"baseline_index", CONTINUES} & set(trial.user_attrs):
             self._attr(trial.number, AGAIN, attempt)
         self.fail(trial.number, reason, final=False)
 
     def put_back(self, number: int) -> None:
-        """Settle a trial that was proposed and not started: a resumed search starts it."""
+        """Tell FAIL for a trial that was proposed but not started, marked so that a resumed search starts it."""
         self._attr(number, AGAIN, int(self._open[number].user_attrs.get("attempt", 0)))
         self.fail(number, "not started", final=False)
 
     def queue_retries(self) -> None:
-        """Put what is marked to be tried again or damaged, and has not been repeated, before everything else
-        in the queue (but baselines, which the loop asks for)."""
+        """Put trials that are damaged or marked to be repeated, and were not yet repeated, at the front of the queue.
+        Baselines are left out, because the loop proposes them."""
         trials = self.trials()
         tried = {t.user_attrs.get(RETRY_OF) for t in trials}
         queued: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
@@ -244,8 +251,7 @@ class Study:
         self._open[number].set_user_attr(name, value)
 
     def fail(self, number: int, reason: str, final: bool = True) -> None:
-        """Tell that a trial has no result; ``final``: its recipe would have none either, so that a
-        baseline is not tried again."""
+        """Tell FAIL for a trial. ``final``: its recipe would fail again, so a baseline is not repeated."""
         self._attr(number, "reason", reason)
         if final:
             self._attr(number, "final", True)
@@ -253,8 +259,11 @@ class Study:
         self._open.pop(number, None)
 
     def tell(self, record: TrialRecord) -> bool:
-        """Tell a finished record: COMPLETE, or PRUNED where it was stopped or breaks a constraint (also
-        FAIL where a value is missing or not finite). True when it may stand on the front."""
+        """Tell a record to Optuna. True if the trial is feasible, so that it may be on the front.
+
+        The state is COMPLETE; PRUNED if the trial was stopped or violates a constraint; FAIL if it failed or a value is
+        missing or not finite.
+        """
         if record.status == "stopped":
             self._keep_values(record)
             self._constrain(record)
@@ -284,14 +293,14 @@ class Study:
             self._attr(record.number, name, found.median)
 
     def _constrain(self, record: TrialRecord) -> str:
-        """Set every constraint; the broken ones in words."""
+        """Set the trial's constraints in Optuna; return the violated ones as text."""
         found = excess(self.space, record)
         for name, value in found.items():
             self._open[record.number].set_constraint(name, value)
         return self._words(found)
 
     def broken(self, record: TrialRecord) -> str:
-        """The constraints that what is measured already breaks, in words."""
+        """The constraints that the values measured so far violate, as text; empty if there are none."""
         found = excess(self.space, record)
         return self._words({name: v for name, v in found.items() if record.value(name.split()[0]) is not None})
 
@@ -303,13 +312,16 @@ class Study:
         )
 
     def reopen(self, trial: FrozenTrial) -> None:
-        """Take a trial up again that a former driver had left RUNNING."""
+        """Open a trial again that an earlier driver left RUNNING."""
         self._open[trial.number] = optuna.Trial(self.optuna, trial._trial_id)
 
 
 def excess(space: Space, record: TrialRecord) -> dict[str, float]:
-    """By how much each constraint is missed (<= 0: it is met; an unmeasured quantity misses it). A
-    trial that was stopped misses one of that name, so that the sampler learns from it."""
+    """By how much each constraint is violated; <= 0 means that it is met.
+
+    An unmeasured quantity violates its constraint, except in a stopped trial. A stopped trial violates the additional
+    constraint ``stopped``, so that the sampler learns from it.
+    """
     stopped = record.status == "stopped"
     found = {} if space.settings.stop == "none" else {STOPPED: float(stopped)}
     for name, bounds in space.constraints.items():

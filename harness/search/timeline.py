@@ -1,4 +1,4 @@
-"""When each trial was told: ``told.csv``, one line a trial, for curves over time and epochs."""
+"""When each trial was told: ``told.csv``, one line per trial, for plots over time and epochs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ log = logging.getLogger(__name__)
 
 
 class Timeline:
-    """Appends to the study's ``told.csv``; a resumed study's clock goes on where it stood.
+    """Appends to the study's ``told.csv``. In a resumed study the clock continues from the last line.
 
-    A line is written before its trial is told, so that a killed search leaves a line too many rather
-    than one too few; opening the file takes that one out.
+    A line is written before its trial is told. A killed search may therefore leave one line too many, never one too
+    few; :meth:`open` removes it.
     """
 
     def __init__(self, folder: Path):
         self._path, self._before, self._started = folder / TOLD, 0.0, time.monotonic()
 
     def open(self, told: Mapping[int, int]) -> None:
-        """Make the file's lines those of the trials that were ``told``: number -> epochs trained."""
+        """Rewrite the file with exactly the trials in ``told``: number -> epochs trained."""
         whole, damaged = read_told(self._path)
         if damaged:
             places = ", ".join(map(str, damaged))
@@ -43,11 +43,11 @@ class Timeline:
         write_bytes_durably(self._path, ("\n".join(lines) + "\n").encode())
 
     def start(self) -> None:
-        """The first trial is asked for now."""
+        """Start the clock. Called before the first trial is asked for."""
         self._started = time.monotonic()
 
     def add(self, number: int, epochs: int) -> None:
-        """Trial ``number`` is about to be told, after ``epochs`` epochs of training in all trials together."""
+        """Add a line for trial ``number``, which is about to be told. ``epochs``: trained so far by all trials."""
         elapsed = self._before + time.monotonic() - self._started
         with self._path.open("a") as file:
             file.write(sealed(f"{number},{elapsed:.3f},{epochs}") + "\n")

@@ -1,4 +1,4 @@
-"""What runs in a Ray actor: one process that serves trial after trial. It imports the torch side once."""
+"""The Ray actor: one process that runs trial after trial. It imports torch and the trial module once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ON_DEVICE = ("prepare", "run", "start", "go_on", "untrained")
 
 
 class Worker:
-    """Calls the functions of a trial module, the user's own modules being found from ``folder``."""
+    """Calls the functions of a trial module. The user's modules are imported from ``folder``."""
 
     def __init__(self, module: str, folder: str, device: str):
         os.chdir(folder)
@@ -25,11 +25,12 @@ class Worker:
         self._module, self._device = module, device
 
     def call(self, name: str, *args: Any) -> tuple[Any, int]:
-        """``name`` of the trial module, called with the device as last argument where it takes one; and the
-        resident memory of this process afterwards, in bytes.
+        """Call function ``name`` of the trial module. Return its result and the process's resident memory in bytes.
+
+        Functions in :data:`ON_DEVICE` get the device as their last argument.
 
         Raises:
-            HarnessError: for whatever a user's code raises, SystemExit and KeyboardInterrupt too.
+            HarnessError: the function raised any error, including SystemExit and KeyboardInterrupt.
         """
         try:
             function = getattr(importlib.import_module(self._module), name)
@@ -43,12 +44,13 @@ class Worker:
         importlib.import_module(self._module)
 
     def process(self) -> tuple[int, float]:
-        """This process: its number and when it began, which no other process shares."""
+        """Process id and creation time of this process, which identify it."""
         return os.getpid(), psutil.Process().create_time()
 
 
 def _contained(error: BaseException) -> HarnessError:
-    """``error`` as one that the driver knows, with a text of stated length; the log of the worker has it whole."""
+    """Convert ``error`` to a type that the driver knows, with a text of limited length. The traceback goes to the
+    worker's log."""
     if is_device_error(error):
         return DeviceError(reason_of(error))
     if isinstance(error, HarnessError):
