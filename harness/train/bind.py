@@ -1,4 +1,4 @@
-"""A recipe's choice as something that can be called: words filled in, numbers as tensors."""
+"""Turn a recipe's choice of a method into a callable: text options are bound, numeric options become tensors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.train.step import Bound
 
 
 def bound(selected: Selected, methods: Mapping[str, Method]) -> Bound:
-    """The method with its words; its numbers are given at every call."""
+    """The method with its text and boolean options bound. Its numbers are arguments of every call."""
     method = methods[selected.name]
     words = {name: selected.options[name] for name, param in method.params.items() if param.type in (str, bool)}
     return Bound(method.load(), tuple(words.items()))
 
 
 def numbers(selected: Selected, methods: Mapping[str, Method], device: torch.device) -> Tensors:
-    """The method's numbers, 0-d each; one given by layer is its default."""
+    """The method's numeric options as 0-d tensors. Of an option with values by layer, the default."""
     found = {}
     for name, param in methods[selected.name].params.items():
         if param.type in (float, int):
@@ -32,7 +32,7 @@ def numbers(selected: Selected, methods: Mapping[str, Method], device: torch.dev
 
 
 def by_layer(path: str, value: Any, layers: Sequence[str]) -> dict[str, Any]:
-    """A value for each layer: the same, or that of a mapping (``default``, ``first``, ``last``, paths).
+    """The value of each layer: the same for all, or from a mapping (keys: ``default``, ``first``, ``last``, paths).
 
     Raises:
         SpaceError: the mapping names a layer that the network does not have.

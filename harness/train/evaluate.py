@@ -1,4 +1,4 @@
-"""How good a student is while it trains."""
+"""Accuracy of a student during training."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor
 from harness.train.rounding import used_ranges, used_weights
 from harness.train.student import Run
 
-SCORED_AT_ONCE = 1024
+SCORED_AT_ONCE = 1024  # samples per batch; bounds the memory
 
 
 @torch.no_grad()
 def accuracy(run: Run, x: Tensor, y: Tensor) -> float:
-    """Share of normalized samples that the student gets right as it is now (weights masked and
-    rounded where those have begun). An answer that is not finite is wrong."""
+    """Share of normalized samples that the student classifies correctly in its current state.
+
+    Weights are masked and rounded if pruning and quantization have started. A non-finite output counts as wrong.
+    """
     used, ranges, right = used_weights(run), used_ranges(run), 0
     for part, labels in zip(x.split(SCORED_AT_ONCE), y.split(SCORED_AT_ONCE), strict=True):
         seen, _ = run.plan.forward(used, run.state.buffers, ranges, part, False)

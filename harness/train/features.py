@@ -1,10 +1,10 @@
-"""What distillation looks at inside a network, the student's and the teacher's alike.
+"""Quantities inside student and teacher that distillation methods compare.
 
 logits          (N, C)
-embedding       (N, F), what the last layer reads
-map             the last feature map: of the student (N, C, H, W), of the teacher its attention
-                (N, H, W), the sum of squares over channels
-input_gradient  of x's shape, of each sample's cross-entropy
+embedding       (N, F), input of the last layer
+map             the last feature map: (N, C, H, W) of the student; of the teacher its attention (N, H, W), the sum of
+                squares over channels
+input_gradient  gradient of each sample's cross-entropy with respect to x, in x's shape
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ PER_SAMPLE = ("logits", "embedding", "map", "input_gradient")
 
 
 def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: str) -> Watch:
-    """Where the quantities in ``needs`` are read, for one ``sample`` (1, ...).
+    """The modules at whose inputs the quantities in ``needs`` are read.
 
+    Args:
+        sample: (1, ...), to trace the network.
+        where: ``student`` or ``teacher``, for messages.
     Raises:
-        SpaceError: the network at ``where`` (student, teacher) has no such place.
+        SpaceError: the network has no such module.
     """
     found = {}
     if "embedding" in needs:
@@ -52,7 +55,7 @@ def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: s
 
 
 def quantity(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """One of a teacher's quantities (module docstring) for normalized x (N, ...), in eval mode."""
+    """The teacher's quantity ``name`` (see the module's docstring) for normalized x (N, ...), in eval mode."""
     module.eval()
     watch = watch_of(module, (name,), x[:1], "teacher")
     parts = [_part(name, module, watch, *part) for part in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)]

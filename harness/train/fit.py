@@ -1,5 +1,5 @@
-"""The training loop: the schedule between epochs, epochs of :func:`harness.train.step.step`, and the
-finished student with the integers that its file will hold."""
+"""The training loop: schedule changes between epochs, epochs of :func:`harness.train.step.step`, and the finished
+student with the integers for its file."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ from harness.train.student import Run
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished student: physically small, float32, on the CPU; its weights are the masked and
-    rounded ones, so that the module computes what the file will.
+    """A finished student, on the CPU.
 
+    module       float32, without the removed channels; weights are masked and rounded, so it computes the same as
+                 the file
+    quantized    the integers of the file; None if activations are not quantized
+    sparse       whether weights were masked
+    history      one row per epoch
     diagnostics  among others ``pruned``, the share of the layers' weights that pruning holds at zero, and
-                 ``sparsity``, the share that is zero in the file: pruned, or rounded to it
+                 ``sparsity``, the share that is zero in the file because it was pruned or rounded to zero
     """
 
     module: nn.Module
@@ -44,10 +48,10 @@ class Trained:
 
 
 def fit(recipe: Recipe, module: nn.Module, examples: Examples) -> Trained:
-    """Train ``module`` (on the examples' device) by the recipe.
+    """Train ``module`` (on the examples' device) according to the recipe.
 
     Raises:
-        TrialError: the loss left the finite numbers (with epoch and step).
+        TrialError: the loss became non-finite; names epoch and step.
     """
     [run] = advance([begin(recipe, module, examples)], recipe.train.epochs)
     if isinstance(run, TrialError):
@@ -56,12 +60,12 @@ def fit(recipe: Recipe, module: nn.Module, examples: Examples) -> Trained:
 
 
 def advance(runs: Sequence[Run], until: int) -> list[Run | TrialError]:
-    """Train until ``until`` epochs are done: students of equal structure side by side.
+    """Train up to epoch ``until``. Students of equal structure train side by side.
 
     Args:
-        runs: with the same number of epochs done, on the same examples.
+        runs: all at the same epoch, on the same examples.
     Returns:
-        In the same order; an error in place of a student whose loss left the finite numbers.
+        The runs in the same order; an error in place of a student whose loss became non-finite.
     """
     found: dict[int, Run | TrialError] = dict(enumerate(runs))
     while True:
@@ -74,7 +78,7 @@ def advance(runs: Sequence[Run], until: int) -> list[Run | TrialError]:
 
 
 def _groups(runs: dict[int, Run]) -> list[list[int]]:
-    """Those that can run side by side now."""
+    """Group the runs that can train the next epoch side by side."""
     found: dict[Any, list[int]] = {}
     for i, run in runs.items():
         train = run.recipe.train
@@ -86,10 +90,10 @@ def _groups(runs: dict[int, Run]) -> list[list[int]]:
 
 
 def _epoch(runs: list[Run]) -> list[Run | TrialError]:
-    """One epoch of students of equal structure."""
+    """Train students of equal structure for one epoch."""
     train, examples, epoch = runs[0].recipe.train, runs[0].examples, runs[0].epoch
     n, size = len(examples.y), min(train.batch_size, len(examples.y))
-    steps = n // size  # the last, smaller batch is left out: every step has one shape
+    steps = n // size  # drop the last, smaller batch: all steps have the same shapes
     order = torch.stack([torch.randperm(n, generator=r.order) for r in runs])
     batches = order[:, : steps * size].reshape(len(runs), steps, size).to(runs[0].device)
     factors = [
@@ -101,7 +105,7 @@ def _epoch(runs: list[Run]) -> list[Run | TrialError]:
 
 
 def _after(run: Run, state: State, metrics: Tensors) -> Run | TrialError:
-    """The run with its new state and a row of its history."""
+    """The run with its new state and one more row of history; an error if the loss became non-finite."""
     loss, norm, clipped = (metrics[k].float().cpu() for k in ("loss", "norm", "clipped"))
     bad = (~torch.isfinite(loss)).nonzero().flatten()
     if len(bad):
@@ -125,12 +129,12 @@ def _after(run: Run, state: State, metrics: Tensors) -> Run | TrialError:
 
 
 def finish(run: Run) -> Trained:
-    """The finished student; what the schedule asks for at the end has happened by then."""
+    """The finished student, after the schedule's changes at the end of training."""
     return _trained(_entered(run, 1.0))
 
 
 def _entered(run: Run, progress: float) -> Run:
-    """What the schedule asks for at ``progress``; what the student draws meanwhile follows from its seed."""
+    """The run after the schedule's changes at ``progress``. Random numbers in them follow from the student's seed."""
     with seeded(run.recipe.seed, run.epoch):
         return enter(run, progress)
 

@@ -1,14 +1,16 @@
-"""Forms of one network's forward pass: for one student, and for K students side by side.
+"""Forms of a network's forward pass, for one student and for K students side by side.
 
     forward(params, buffers, ranges, x, training, watch) -> (seen, new buffers)
 
-``seen`` holds the logits and, for every name of ``watch``, the input of the module at its path.
+``seen`` holds the logits and, for every name in ``watch``, the input of the module at its path.
 
-``plain`` calls the module itself. ``stacked`` reads the module's graph once and computes K students in
-one operator each: convolutions as one grouped convolution over (N, K*C, H, W), linear layers as one
-batched product over (K, N, F), batch norm over K*C channels. What it does not know it leaves to
-``mapped``, which maps the module with ``torch.vmap``: any network, less speed. All give one student's
-result for each lane; none mixes lanes.
+plain    calls the module itself
+stacked  reads the module's graph once and computes each operator once for all K students: convolutions as one grouped
+         convolution over (N, K*C, H, W), linear layers as one batched product over (K, N, F), batch norm over K*C
+         channels. It is not available for networks with other operators
+mapped   maps the module over the students with ``torch.vmap``: works for any network, but is slower
+
+All forms give the result of a single student for each lane; lanes do not mix.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from harness.techniques import activations
 from harness.train.quantization_points import Ranges, has_point, quantized_activations, ties, watched
 
 Tensors = dict[str, Tensor]
-Watch = Mapping[str, str]  # name in what is seen -> path of a module, whose first input it is
+Watch = Mapping[str, str]  # name in ``seen`` -> path of the module whose first input it is
 NOTHING: Watch = {}
 Forward = Callable[..., tuple[Tensors, Tensors]]
 
@@ -42,7 +44,7 @@ ACTIVATIONS = (F.relu, torch.relu)
 
 
 def plain(module: nn.Module) -> Forward:
-    """One student, by the module's own forward."""
+    """Form for one student that calls the module itself."""
     tied = ties(module)
 
     def forward(
@@ -53,7 +55,7 @@ def plain(module: nn.Module) -> Forward:
         given |= {name: given[first] for name, first in tied.items()}
         module.train(training)
         with watched(module, watch) as seen, quantized_activations(module, ranges):
-            # torch's own tie_weights also ties the two names of one module, and then loses its tensors
+            # tie_weights=True would also tie two names of one module, and then lose its tensors
             logits = functional_call(module, given, (x,), tie_weights=False)
         return {"logits": logits, **seen}, buffers
 
@@ -61,12 +63,12 @@ def plain(module: nn.Module) -> Forward:
 
 
 def single(module: nn.Module) -> Forward:
-    """One student in the form of the least overhead."""
+    """Form for one student with the least overhead."""
     return stacked(module) or plain(module)
 
 
 def mapped(module: nn.Module) -> Forward:
-    """K students of any network; everything has a leading K."""
+    """Form for K students of any network. Every tensor has a leading dimension K."""
     one = plain(module)
 
     def forward(
@@ -82,7 +84,7 @@ def mapped(module: nn.Module) -> Forward:
 
 @dataclass(frozen=True)
 class _Call:
-    """One node of the graph: what to do with which values."""
+    """One node of the graph: an operator and the names of its inputs."""
 
     kind: str  # conv, linear, norm, flatten, elementwise, pool, sum
     name: str
@@ -93,8 +95,11 @@ class _Call:
 
 
 def stacked(module: nn.Module, lanes: int = 0) -> Forward | None:
-    """``lanes`` students in one operator each, x (K, N, *shape); 0: one student without a leading
-    K, which saves the module's own overhead. None where the network holds something unknown."""
+    """Form that computes each operator once for ``lanes`` students; x is (K, N, *shape).
+
+    With ``lanes`` 0 it is for one student, without the dimension K, and avoids the module's Python overhead. None if
+    the network contains an unknown operator.
+    """
     calls = _read(module)
     if calls is None:
         return None
@@ -119,16 +124,16 @@ def stacked(module: nn.Module, lanes: int = 0) -> Forward | None:
 
 
 def _lanes_first(x: Tensor, lanes: int) -> Tensor:
-    """(N, K*C, H, W) as (K, N, C, H, W)."""
+    """View (N, K*C, H, W) as (K, N, C, H, W)."""
     return x.unflatten(1, (lanes, -1)).transpose(0, 1) if lanes and x.dim() == 4 else x
 
 
-_TRACING = threading.Lock()  # torch.fx patches modules while it traces, for all threads of a process
+_TRACING = threading.Lock()  # while torch.fx traces, it patches modules for all threads of the process
 _GRAPHS: weakref.WeakKeyDictionary[nn.Module, list[_Call] | None] = weakref.WeakKeyDictionary()
 
 
 def _read(module: nn.Module) -> list[_Call] | None:
-    """The graph as calls, None where a node is unknown; read once a module."""
+    """The graph as calls; None if a node is unknown. Cached per module."""
     with _TRACING:
         if module not in _GRAPHS:
             _GRAPHS[module] = _traced(module)
@@ -141,9 +146,9 @@ def _traced(module: nn.Module) -> list[_Call] | None:
     graphs: list[fx.Graph] = []
     try:
         drawn = draws(lambda: graphs.append(_Leaves().trace(module)))
-    except Exception:  # a network that decides by its data cannot be read; it is mapped instead
+    except Exception:  # data-dependent control flow cannot be traced: the mapped form is used
         return None
-    if drawn:  # what it drew here would stand in the graph for good
+    if drawn:  # random numbers drawn during tracing would be constants in the graph
         return None
     calls = []
     for node in graphs[0].nodes:
@@ -156,14 +161,14 @@ def _traced(module: nn.Module) -> list[_Call] | None:
 
 
 class _Leaves(fx.Tracer):
-    """Leaves every module whole that the stacked form knows."""
+    """Does not trace into modules that the stacked form knows."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Add) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _summands(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Both inputs of a sum. torch.fx lists an input once, also where it is added to itself."""
+    """Both inputs of a sum. torch.fx lists an input that is added to itself only once."""
     return names if len(names) == 2 else (names[0], names[0])
 
 
@@ -210,7 +215,7 @@ def _kind(leaf: nn.Module) -> str:
 
 
 def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, ...]) -> Tensor:
-    """Fake-quantized activation, each lane by its own scale, zero point and largest integer (K,)."""
+    """Fake-quantize an activation, each lane with its own scale, zero point and largest integer (K,)."""
     if not lanes:
         return activations.rounded(x, *given)
     if x.dim() == 4:
@@ -220,20 +225,22 @@ def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, ...]) -> Tensor:
 
 
 def _image(x: Tensor) -> Tensor:
-    """(K, N, C, H, W) as (N, K*C, H, W), channels last in memory (on a CPU core the grouped
-    convolution of a small network takes 0.2 to 0.9 of the time so); an image stays."""
+    """Convert (K, N, C, H, W) to (N, K*C, H, W), channels last in memory; a 4-d tensor is returned as it is.
+
+    In this layout the grouped convolution of a small network takes 0.2 to 0.9 times as long on a CPU core.
+    """
     return x.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last) if x.dim() == 5 else x
 
 
 def _channels_last(weight: Tensor) -> Tensor:
-    """One student's kernel (O, I, H, W), channels last in memory on a CPU, where the convolution and
-    what follows it then keep to that."""
+    """One student's kernel (O, I, H, W), on a CPU channels last in memory; then the convolution and the operators after
+    it keep that layout."""
     return weight.to(memory_format=torch.channels_last) if weight.device.type == "cpu" else weight
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """Identity whose gradient has its channels last: a pool's would not, and batch norm's backward
-    pass takes 3 to 10 times as long then."""
+    """Identity whose gradient is channels last in memory. A pool's gradient is not, and then the backward pass of batch
+    norm takes 3 to 10 times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -256,9 +263,11 @@ def _conv(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, _: Ten
 
 
 def _thinned(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, tuple[int, ...]]:
-    """What a 1 x 1 kernel with a stride reads of x, and the stride that is left. oneDNN's own kernel for it (torch
-    2.15, a processor with AVX2 and not AVX512, channels last, fewer than 8 of them) writes beyond its buffers in the
-    backward pass and ends the process."""
+    """Replace the stride of a 1 x 1 convolution by a slice of x; return the slice and the remaining stride.
+
+    oneDNN's kernel for a strided 1 x 1 convolution (torch 2.15, a processor with AVX2 but not AVX512, channels last,
+    fewer than 8 channels) writes beyond its buffers in the backward pass, which ends the process.
+    """
     if tuple(conv.kernel_size) != (1, 1) or tuple(conv.padding) != (0, 0) or tuple(conv.stride) == (1, 1):
         return x, tuple(conv.stride)
     return x[:, :, :: conv.stride[0], :: conv.stride[1]], (1, 1)
@@ -290,7 +299,7 @@ def _norm(call: _Call, inputs: list[Tensor], lanes: int, params: Tensors, buffer
 
 
 def _flatten(call: _Call, inputs: list[Tensor], lanes: int, *_: Any) -> Tensor:
-    """Rows (K, N, F)."""
+    """Flatten each sample; returns (K, N, F), or (N, F) without lanes."""
     x = inputs[0]
     if not lanes:
         return x.flatten(1)

@@ -1,9 +1,9 @@
-"""K students of equal structure, trained side by side in one process.
+"""K students of equal structure, trained side by side (as lanes) in one process.
 
-Whatever happens once an epoch (removal, masks, rounding) is written for one student; only the steps
-of an epoch run on the stacked state. So lanes form anew at the start of every epoch: a student that
-stopped or failed is no longer among them, and those whose channels were removed differently part.
-Which form is fastest for a structure is measured once, on its own first batch, and remembered.
+Changes between epochs (channel removal, masks, rounding) are made on single students. Only the steps of an epoch run on
+the stacked state. Lanes are therefore formed again at the start of every epoch: students that stopped or failed are
+left out, and students from which different channels were removed no longer share lanes. The fastest form for a
+structure is measured once, on its first batch, and cached.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from harness.models.seeding import draws, seeded
 from harness.train.forward import Forward, Tensors, mapped, stacked
 from harness.train.step import LEARNED, Hparams, Plan, State, step
 
-TIMED_STEPS = 3
-TOLERANCE = 1e-3  # of the largest logit: a form must compute what the module computes
+TIMED_STEPS = 3  # the shortest counts
+TOLERANCE = 1e-3  # share of the largest logit by which a form may differ from the module: above float32 rounding
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The training part on the device: x (N, ...) normalized float32, y (N,) int64, the teacher's
-    quantities by name (N, ...)."""
+    """The training part on the device: x (N, ...) normalized float32, y (N,) int64, and the teacher's quantities,
+    name -> (N, ...)."""
 
     x: Tensor
     y: Tensor
@@ -40,7 +40,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Student:
-    """What a step needs of one student; ``seed``: of what it draws itself (dropout)."""
+    """What a training step needs of one student. ``seed`` is for random numbers that the module draws (dropout)."""
 
     module: nn.Module
     plan: Plan
@@ -50,7 +50,7 @@ class Student:
 
 
 def structure(plan: Plan, state: State) -> Hashable:
-    """Equal for students that can be stacked: shapes, methods, and what is switched on."""
+    """A key that is equal for students that can be stacked: shapes, methods, active masks and ranges, device."""
     methods = (plan.clip, plan.distill, plan.optimize, plan.quantize, plan.rounded, plan.penalty, plan.penalized)
     shapes, where = tuple(plan.layout.shapes.items()), (state.params.device.type, plan.precision)
     return (shapes, methods, tuple(state.buffers), tuple(state.masks), tuple(state.ranges), where)
@@ -59,15 +59,15 @@ def structure(plan: Plan, state: State) -> Hashable:
 def train(
     students: Sequence[Student], examples: Examples, batches: Tensor, factors: Sequence[float], first: int
 ) -> list[tuple[State, Tensors]]:
-    """The steps of one epoch.
+    """Run the steps of one epoch.
 
     Args:
-        students: of equal structure.
-        batches: (K, steps, B) sample indices, another order for each student.
-        factors: one a step, on the learning rate.
-        first: steps done before.
+        students: K students of equal structure.
+        batches: (K, steps, B) sample indices, in a different order for each student.
+        factors: of the learning rate, one per step.
+        first: number of steps before this epoch.
     Returns:
-        For each student its state after, and its metrics (steps,).
+        Each student's state after the epoch, and its metrics (steps,).
     """
     form = fastest(students, examples, batches[:, 0])
     if form == "alone":
@@ -80,7 +80,7 @@ def train(
 def _alone(
     student: Student, examples: Examples, batches: Tensor, factors: Sequence[float], first: int
 ) -> tuple[State, Tensors]:
-    """One student's steps; what it draws follows from its seed and the steps done before."""
+    """Run one student's steps. Its random numbers follow from its seed and the number of steps before."""
     with seeded(student.seed, first):
         return _steps(student.plan, student.state, student.hparams, examples, batches, factors, first)
 
@@ -110,7 +110,7 @@ def _steps(
 
 
 def forms(module: nn.Module, lanes: int) -> dict[str, Forward]:
-    """The ways to compute ``lanes`` students side by side."""
+    """The forms that can compute ``lanes`` students side by side: name -> forward pass."""
     several = stacked(module, lanes)
     return {"mapped": mapped(module), **({} if several is None else {"stacked": several})}
 
@@ -119,9 +119,11 @@ _FASTEST: dict[tuple[Any, ...], str] = {}
 
 
 def fastest(students: Sequence[Student], examples: Examples, batch: Tensor) -> str:
-    """``alone`` (one after the other) or the form of the fewest seconds for these students: measured
-    once for a structure, number of lanes and batch size; ``batch`` (K, B) is what it is measured on.
-    Students that draw random numbers stay alone: side by side, one generator would serve them all."""
+    """The fastest form for these students; ``alone`` means one after the other.
+
+    It is measured on ``batch`` (K, B), once per structure, number of lanes and batch size. Students that draw random
+    numbers train alone, because side by side they would share one generator.
+    """
     first, k = students[0], len(students)
     if k == 1:
         return "alone"
@@ -136,7 +138,7 @@ def fastest(students: Sequence[Student], examples: Examples, batch: Tensor) -> s
 
 
 def _checked_seconds(form: str, students: Sequence[Student], examples: Examples, batch: Tensor) -> float:
-    """Seconds of one step of all students; infinite where the form does not compute the module."""
+    """Seconds of one step of all students; infinite if the form's logits differ from the module's."""
     try:
         plan, state, hparams = _side_by_side(students, form)
         logits = _logits(plan, state, examples, batch)
@@ -145,19 +147,19 @@ def _checked_seconds(form: str, students: Sequence[Student], examples: Examples,
             if got.shape != wanted.shape or not bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max()):
                 return float("inf")
         return _seconds(plan, state, hparams, examples, batch)
-    except (RuntimeError, ValueError):  # an operator that this form has no rule for
+    except (RuntimeError, ValueError):  # the form does not support an operator
         return float("inf")
 
 
 @torch.no_grad()
 def _logits(plan: Plan, state: State, examples: Examples, index: Tensor) -> Tensor:
-    """Logits in training mode with the weights as they are, unrounded."""
+    """Logits in training mode with unrounded weights."""
     network = {k: v for k, v in plan.layout.split(state.params).items() if not k.startswith(LEARNED)}
     return plan.forward(network, state.buffers, {}, examples.x[index], True)[0]["logits"]
 
 
 def _seconds(plan: Plan, state: State, hparams: Hparams, examples: Examples, index: Tensor) -> float:
-    """The shortest of a few steps; a step leaves its state as it was."""
+    """Seconds of the shortest of TIMED_STEPS steps. The steps do not change ``state``."""
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
@@ -169,7 +171,7 @@ def _seconds(plan: Plan, state: State, hparams: Hparams, examples: Examples, ind
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """One tree of tensors with a leading K from K trees of equal shape (dicts, tuples, State, Hparams)."""
+    """Stack K trees of equal shape (dicts, tuples, State, Hparams) into one; its tensors have a leading K."""
     first = trees[0]
     if isinstance(first, Tensor):
         return torch.stack(list(trees))

@@ -1,4 +1,4 @@
-"""Logits of a module on many samples, in torch: the teacher's, and the simulation of a file."""
+"""Logits of a module on many samples, in torch: for the teacher, and to simulate a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.train.rounding import Quantized
 
 
 def normalized(x: Tensor, data: Data) -> Tensor:
-    """Raw x (N, ...) as float32, with the training part's mean and deviation taken out."""
+    """Raw x (N, ...) as float32, minus the training part's mean, divided by its standard deviation."""
     mean, std = broadcastable(data)
     return (x.float() - mean) / std
 
@@ -25,7 +25,7 @@ def broadcastable(data: Data) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def predict(module: nn.Module, x: Tensor, quantized: Quantized | None = None, batch: int = 512) -> np.ndarray:
-    """Logits (N, C) of normalized x, activations rounded as the file rounds them."""
+    """Logits (N, C) of normalized x. With ``quantized``, activations are rounded as in the file."""
     device = next(module.parameters()).device
     points = {} if quantized is None else quantized.activations
     ranges: Ranges = {}

@@ -1,7 +1,7 @@
-"""When channels are removed and weights masked: at once, step by step, or by attempts that are taken back.
+"""Remove channels and mask weights during training: at once, step by step, or by attempts that may be undone.
 
-A removal is physical: parameters, buffers, the optimizer's moments and what methods keep beside the
-network are cut alike, and the rest of the training runs on the small network.
+Channels are removed physically. Parameters, buffers, the optimizer's moments and the tensors of methods are sliced
+alike, and training continues on the smaller network.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from harness.train.step import LEARNED, Layout, network_loss
 from harness.train.student import Run
 
 PROJECTION = f"{LEARNED}distill.projection"
-SMALLEST_STRIDE = 0.01  # attempts that would take less are given up, unless they began smaller
+SMALLEST_STRIDE = 0.01  # smallest increase of the ratio that a rollback tries, unless ``step`` is smaller
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def enter(run: Run, progress: float) -> Run:
-    """Prune what the recipe prunes at ``progress``."""
+    """The run after the pruning that the recipe does at ``progress`` (share of the epochs)."""
     prune = run.recipe.prune
     if prune.name == "none" or prune.options["ratio"] == 0:
         return run
@@ -42,10 +42,10 @@ def enter(run: Run, progress: float) -> Run:
 
 
 def check(prune: Selected) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that exclude each other.
 
     Raises:
-        SpaceError: one number is needed, or a score does not rank what is pruned.
+        SpaceError: a ratio by layer with a global scope, or a score that cannot rank single weights.
     """
     options = prune.options
     if options.get("scope") == "global" and isinstance(options["ratio"], Mapping):
@@ -57,12 +57,12 @@ def check(prune: Selected) -> None:
 
 
 def penalized(run: Run) -> Run:
-    """Switch on what the recipe's regularizer asks for."""
+    """The run with the recipe's regularizer switched on."""
     options = run.recipe.prune.options
     if options["regularize"] == "none":
         return run
     norms = tuple(f"{n}.weight" for n, m in run.module.named_modules() if isinstance(m, NORMS) and m.affine)
-    norms = tuple(name for name in norms if name in run.plan.layout.shapes)  # of tied ones the first
+    norms = tuple(name for name in norms if name in run.plan.layout.shapes)  # of tied norms only the first
     names = norms if options["on"] == "scales" else tuple(f"{layer}.weight" for layer in run.plan.layers)
     if not names:
         raise SpaceError("prune.on", "there is no batch norm whose scales could be regularized", "scales")
@@ -72,7 +72,7 @@ def penalized(run: Run) -> Run:
 
 
 def _scheduled(run: Run, progress: float) -> Run:
-    """``channel``: by its ramp, in every layer or where the scores of all layers are lowest."""
+    """Method ``channel``: remove channels up to the ramp's value, by layer or by one ranking of all layers."""
     options, given = run.recipe.prune.options, bind.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
     share = ramp(torch.tensor(progress), given["at"], given["end"]).item()
     if share <= run.removed:
@@ -90,7 +90,7 @@ def _scheduled(run: Run, progress: float) -> Run:
 
 
 def _together(scores: Tensors, total: Tensors, share: float, options: Mapping[str, Any]) -> Tensors:
-    """Masks by one ranking of all layers, ``share`` of the way to the ratio."""
+    """Masks by one ranking of all layers, at ``share`` (0 to 1) of the recipe's ratio."""
     if not scores:
         return {}
     left = torch.round((1 - share * options["ratio"]) * torch.stack(list(total.values())).sum())
@@ -98,9 +98,11 @@ def _together(scores: Tensors, total: Tensors, share: float, options: Mapping[st
 
 
 def _attempted(run: Run, progress: float) -> Run:
-    """``rollback``: remove a little more, and take it back where it costs too much. The next attempt is then
-    half as large, or draws anew where the choice is random; after ``attempts`` failed ones it waits for the
-    next epoch."""
+    """Method ``rollback``: remove a little more, and undo it if accuracy drops by more than ``tolerance``.
+
+    After an undone attempt the stride is halved; with random scores it stays, and other channels are drawn. After
+    ``attempts`` undone attempts pruning waits for the next epoch.
+    """
     options = run.recipe.prune.options
     if progress < options["at"]:
         return run
@@ -119,8 +121,8 @@ def _attempted(run: Run, progress: float) -> Run:
 
 
 def _attempt(run: Run, progress: float, ratio: float) -> Run:
-    """The run with ``ratio`` of what the recipe names gone: channels, single weights, or both (then of the
-    weights that the channels leave)."""
+    """The run with the share ``ratio`` removed: of the channels, of single weights, or of both. With both, the weights
+    are a share of those in the remaining channels."""
     choose, options = bind.bound(run.recipe.prune, PRUNERS), run.recipe.prune.options
     wanted, now = torch.tensor(ratio), torch.tensor(progress)
     if options["of"] != "weights":
@@ -140,20 +142,24 @@ def _attempt(run: Run, progress: float, ratio: float) -> Run:
 
 
 def _lot(run: Run) -> torch.Generator:
-    """What is drawn by lot: another draw for every attempt of a rollback."""
+    """The generator of random scores, seeded differently for every attempt of a rollback."""
     return torch.Generator().manual_seed(run.recipe.seed + 1_000_003 * run.attempts)
 
 
 def _masked_weights(run: Run) -> Tensors:
-    """The weights of each layer as they are trained, those that are masked at 0."""
+    """The trained weights of each layer, with masked ones at 0."""
     params = run.plan.layout.split(run.state.params)
     one = torch.ones((), device=run.device)
     return {layer: params[f"{layer}.weight"] * run.state.masks.get(layer, one) for layer in run.plan.layers}
 
 
 def _without(run: Run, keep: Callable[[Tensors, Tensors], Tensors]) -> Run:
-    """The run without some channels; ``keep``: scores (C,) of every group by its path, and how many channels
-    there were at first -> masks (C,)."""
+    """The run without some channels.
+
+    Args:
+        keep: called with two mappings by group path, scores (C,) and the number of channels before pruning; returns
+            masks (C,) of the channels to keep.
+    """
     layout, shape = run.plan.layout, tuple(run.examples.x.shape[1:])
     weights = {f"{layer}.weight": weight for layer, weight in _masked_weights(run).items()}
     full = materialize(run.module, {**network_of(run), **weights, **run.state.buffers})
@@ -170,7 +176,11 @@ def _without(run: Run, keep: Callable[[Tensors, Tensors], Tensors]) -> Run:
 
 
 def _scores(run: Run, groups: Mapping[str, Channels]) -> Tensors:
-    """The scores (C,) of every group of channels."""
+    """The scores (C,) of every group of channels.
+
+    Raises:
+        SpaceError: ``bn_scale`` is asked for, but no batch norm follows a group.
+    """
     score, lot = run.recipe.prune.options["score"], _lot(run)
     for channels in groups.values():
         if score == "bn_scale" and not channels.scales.shape[1]:
@@ -179,7 +189,7 @@ def _scores(run: Run, groups: Mapping[str, Channels]) -> Tensors:
 
 
 def _cut(run: Run, small: nn.Module, slices: Tensors) -> Run:
-    """The run on the smaller module; ``slices``: flat indices of what stays of each tensor."""
+    """The run on the smaller module. ``slices``: flat indices of the elements of each tensor that stay."""
     layout = run.plan.layout
 
     def cut(tensors: Tensors) -> Tensors:
@@ -202,14 +212,14 @@ def _cut(run: Run, small: nn.Module, slices: Tensors) -> Run:
 
 
 def _kept_columns(shape: tuple[int, ...], last: Tensor) -> Tensor:
-    """Flat indices of what stays of a projection (F_t, F_s), where ``last`` stays of the last layer."""
+    """Flat indices of the elements of a projection (F_t, F_s) that stay. ``last``: those of the last layer's weight."""
     columns = last[0] % shape[1]
     return torch.arange(shape[0]).unsqueeze(1) * shape[1] + columns
 
 
 def _slopes(run: Run) -> Tensors:
-    """For ``taylor``: the sum of w * dL/dw over every row of the network's parameters (their first dimension) on
-    b mini-batches of the first training samples, in training mode: name -> (rows, b), on the CPU."""
+    """For the score ``taylor``: name -> (rows, b) on the CPU, the sum of w * dL/dw over every row (first dimension) of
+    a parameter on each of b mini-batches. These are of the first CALIBRATION training samples, in training mode."""
     if run.recipe.prune.options["score"] != "taylor":
         return {}
     x, y = run.examples.x[:CALIBRATION], run.examples.y[:CALIBRATION]
@@ -224,7 +234,7 @@ def _slopes(run: Run) -> Tensors:
 
 
 def _mask_weights(run: Run, progress: float) -> Run:
-    """``weight``: masks of every layer, or of all of them ranked together."""
+    """Method ``weight``: mask weights, ranked by layer or over all layers."""
     choose, prune = bind.bound(run.recipe.prune, PRUNERS), run.recipe.prune
     given, now = bind.numbers(prune, PRUNERS, run.device), torch.tensor(progress, device=run.device)
     values = _masked_weights(run)
@@ -242,15 +252,15 @@ def _mask_weights(run: Run, progress: float) -> Run:
 
 
 def network_of(run: Run) -> Tensors:
-    """The network's own parameters, as they are trained."""
+    """The network's own trained parameters, without those of methods."""
     return {k: v for k, v in run.plan.layout.split(run.state.params).items() if not k.startswith(LEARNED)}
 
 
 def materialize(module: nn.Module, tensors: Tensors) -> nn.Module:
-    """Load ``tensors``, parameters and buffers by name, into ``module`` and return it on the CPU."""
+    """Load ``tensors`` (parameters and buffers by name) into ``module``; return the module on the CPU."""
     saved, first = module.state_dict().keys(), first_names(module)
     module.load_state_dict({name: tensors[first[name]] for name in saved})
     for name, buffer in module.named_buffers():
-        if name not in saved:  # one that is no part of the state_dict
+        if name not in saved:  # a non-persistent buffer
             buffer.data = tensors[name].to(buffer.device)
     return module.cpu()

@@ -1,8 +1,8 @@
-"""Quantization points: the places where a network's activations become bytes.
+"""Quantization points: the places where a network's activations are quantized.
 
-A point is the input of a convolution, a linear layer or an average pool (named by the module's
-path) or one of the two inputs of a residual sum (``<path>.0``, ``<path>.1``). The exporter writes a quantize /
-dequantize pair at exactly these places, so that file and simulation are the same arithmetic.
+A point is the input of a convolution, a linear layer or an average pool (named by the module's path), or one of the two
+inputs of a residual sum (``<path>.0``, ``<path>.1``). The exporter writes a quantize/dequantize pair at exactly these
+places, so file and simulation compute the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.techniques import activations
 
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-# point -> (scale, zero point, largest integer), 0-d each; what is absent is not rounded
+# point -> (scale, zero point, largest integer), 0-d each; points that are absent are not rounded
 Ranges = dict[str, tuple[Tensor, Tensor, Tensor]]
 
 
@@ -28,24 +28,27 @@ _FORWARDS = (nn.Conv2d.forward, nn.Linear.forward)
 
 
 def is_weighted(module: nn.Module) -> bool:
-    """A convolution or linear layer that computes as torch's own does, with a weight that is a parameter (and is not
-    computed from others). ``nn.MultiheadAttention`` multiplies by its output layer's weight without calling that
-    layer, so nothing can be known of what arrives there."""
+    """Whether the module is a convolution or linear layer with torch's own forward, and its weight is a parameter (not
+    computed from others).
+
+    The output layer of ``nn.MultiheadAttention`` is excluded: the attention uses its weight without calling the layer,
+    so its input cannot be observed.
+    """
     own = isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in _FORWARDS
     given = own and any(name == "weight" for name, _ in module.named_parameters(recurse=False))
     return given and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def first_names(module: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer -> the first name of that tensor, by which training knows it; another
-    one where tensors are tied or a module has two names."""
+    """Every name of a parameter or buffer -> the first name of that tensor, which training uses. The two differ if
+    tensors are tied or a module has two names."""
     first: dict[int, str] = {}
     named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def ties(module: nn.Module) -> dict[str, str]:
-    """Every further name of a tensor that several modules hold -> its first name."""
+    """For tensors that several modules share: every further name -> the first name."""
     first, found = first_names(module), dict[str, str]()
     for path, m in module.named_modules():
         for own in (m.named_parameters, m.named_buffers):
@@ -55,31 +58,31 @@ def ties(module: nn.Module) -> dict[str, str]:
 
 
 def owners(module: nn.Module) -> dict[str, str]:
-    """Path of every convolution and linear layer -> path of the module that its weight belongs to: its own, or,
-    where weights are tied, that of the first."""
+    """Path of every convolution and linear layer -> path of the module that owns its weight: the layer itself or, if
+    weights are tied, the first of them."""
     first = first_names(module)
     layers = [name for name, m in module.named_modules() if is_weighted(m)]
     return {name: first[f"{name}.weight".lstrip(".")].rpartition(".")[0] for name in layers}
 
 
 def weighted_layers(module: nn.Module) -> list[str]:
-    """Paths of the layers whose weights are quantized and pruned; of tied ones the first."""
+    """Paths of the layers whose weights are quantized and pruned; of layers with tied weights, the first."""
     return [name for name, owner in owners(module).items() if name == owner]
 
 
 def has_point(module: nn.Module) -> bool:
-    """Does the file round what arrives at the module?"""
+    """Whether the file quantizes the module's input."""
     return is_weighted(module) or isinstance(module, (*AVERAGES, Add))
 
 
 def left_alone(module: nn.Module) -> dict[str, str]:
-    """Path -> type of what has weights but is neither quantized nor pruned: it is exported as it is. Vectors, of
-    norms say, are not named."""
+    """Path -> type of the modules with weights that are neither quantized nor pruned, but exported as they are.
+    Modules whose parameters are all vectors, such as norms, are left out."""
     found, layers = dict[str, str](), owners(module)
     for name, m in module.named_modules():
         whole = isinstance(m, nn.MultiheadAttention) or not list(m.children())
         own = [f"{name}.{p}".lstrip(".") for p, values in m.named_parameters(recurse=False) if values.dim() > 1]
-        compressed = layers.get(name) in layers  # its weight is its own or another layer's, not an embedding's
+        compressed = layers.get(name) in layers  # not if its weight is tied to an embedding
         if not own or compressed or any(name.startswith(f"{path}.") for path in found):
             continue
         found |= {name: type(m).__name__} if whole else dict.fromkeys(own, "Parameter")
@@ -95,7 +98,7 @@ def points_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
 
 @contextmanager
 def at_points(module: nn.Module, act: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-    """While open, ``act(point, x)`` replaces every activation that arrives at a point."""
+    """Within this context ``act(point, x)`` replaces the input x at every point."""
 
     def replacing(names: tuple[str, ...]) -> Callable[..., tuple[Tensor, ...]]:
         return lambda _, inputs: (*(act(n, x) for n, x in zip(names, inputs, strict=False)), *inputs[len(names) :])
@@ -113,7 +116,7 @@ def at_points(module: nn.Module, act: Callable[[str, Tensor], Tensor]) -> Iterat
 
 @contextmanager
 def quantized_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
-    """Fake-quantize the activations at every point; no ranges leave the module as it is."""
+    """Fake-quantize the activations at every point that has a range."""
     if not ranges:
         yield
         return
@@ -123,7 +126,7 @@ def quantized_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
 
 @contextmanager
 def watched(module: nn.Module, watch: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
-    """What arrives at the modules of ``watch`` (name -> path) while open, by name, before rounding."""
+    """Record the inputs, before rounding, of the modules in ``watch`` (name -> path); yields name -> input."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -138,15 +141,22 @@ def watched(module: nn.Module, watch: Mapping[str, str]) -> Iterator[dict[str, T
 
 
 def rounded_at(point: str, x: Tensor, ranges: Ranges) -> Tensor:
-    """The activation that arrives at ``point``, as the file rounds it."""
+    """The input x of ``point``, rounded as in the file."""
     return activations.rounded(x, *ranges[point]) if point in ranges else x
 
 
 @contextmanager
 def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor, without: Set[str]) -> Iterator[dict[str, str]]:
-    """Fill ``ranges`` from the smallest and largest value that passes each point but those in
-    ``without``; ``top``: the largest integer (0-d). Gives, for each point, the first of those that read
-    the same tensor: several where a block's input goes on to its sum."""
+    """Fill ``ranges`` from the smallest and largest value at each point.
+
+    Args:
+        ranges: filled in place.
+        top: the largest integer, 0-d.
+        without: points that are not observed.
+    Yields:
+        For each point, the first point that reads the same tensor. Several points share one if, for example, a block's
+        input is also an input of its residual sum.
+    """
     first_reader: dict[str, str] = {}
     tensors: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}  # id -> the tensor, its version, first reader
 
@@ -160,7 +170,7 @@ def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor, without: Set
         ends[point] = torch.minimum(low, x.min()), torch.maximum(high, x.max())
         ranges[point] = (*activations.integer_range(*ends[point], top), top)
         known, version, first = tensors.get(id(x), (lambda: None, 0, ""))
-        same = known() is x and version == x._version  # not another tensor in its place, not changed since
+        same = known() is x and version == x._version  # the same object, not changed in place since
         first_reader[point] = first if same and not again else point
         tensors[id(x)] = (weakref.ref(x), x._version, first_reader[point])
         return x

@@ -1,8 +1,8 @@
-"""When weights and activations begin to be rounded, and the integers that come out.
+"""When rounding of weights and activations starts, and the resulting integers.
 
-Weights are rounded from the share ``quant.start`` of the epochs on (0: all the way; 1: only after
-training). Activation ranges are observed and frozen in the last third, or, with ``activations: pact``,
-observed where the weights begin to be rounded and trained from there.
+Weights are rounded from the share ``quant.start`` of the epochs on (0: from the start; 1: only after training).
+Activation ranges are observed and frozen at the start of the last third of the epochs. With ``activations: pact`` they
+are observed when rounding of the weights starts, and trained from there.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from harness.train.quantization_points import Ranges, observed_ranges, owners
 from harness.train.step import LEARNED, Layout, effective_ranges, effective_weights, rounded_layer
 from harness.train.student import Run
 
-FREEZE_AT = 2 / 3  # share of the epochs after which activation ranges are frozen
-CALIBRATION = 512  # training samples that set the activation ranges
+FREEZE_AT = 2 / 3  # share of the epochs after which activation ranges are frozen; the rest is trained with them
+CALIBRATION = 512  # number of training samples from which activation ranges are observed
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The integers that the file stores, and the scales that give them meaning.
+    """The integers that the file stores, and their scales.
 
     integers     layer path -> int8 array of the weight's shape, at most 2**bits different values, and 0
                  where weights are pruned
     scales       layer path -> float32 (C_out,): weight = integers * scales, before BatchNorm folding
-    bits         layer path -> 1..8; layers that are not rounded are absent from all three
+    bits         layer path -> 1..8. Layers that are not rounded are absent here and from integers and scales
     activations  quantization point -> (scale, zero point, largest integer)
     """
 
@@ -44,7 +44,7 @@ class Quantized:
 
 
 def numbers(selected: Selected, layers: Sequence[str], device: torch.device) -> dict[str, Tensors]:
-    """The quantizer's numbers for every layer, 0-d each."""
+    """The quantizer's numeric options for every layer, as 0-d tensors."""
     common = bind.numbers(selected, QUANTIZERS, device)
     bits = bind.by_layer("quant.bits", selected.options["bits"], layers)
     return {layer: {**common, "bits": torch.tensor(float(bits[layer]), device=device)} for layer in layers}
@@ -56,7 +56,7 @@ def bits_of(run: Run) -> dict[str, int]:
 
 
 def enter(run: Run, progress: float) -> Run:
-    """Round what the recipe rounds at ``progress``."""
+    """The run with the rounding that the recipe asks for at ``progress`` (share of the epochs) switched on."""
     options = run.recipe.quant.options
     rounded = tuple(layer for layer, bits in bits_of(run).items() if bits < FLOAT_BITS)
     if not rounded or progress < options["start"]:
@@ -72,7 +72,7 @@ def enter(run: Run, progress: float) -> Run:
 
 
 def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
-    """Switch the weight quantizer on, with what it trains."""
+    """The run with the weight quantizer switched on, including the parameters that it trains."""
     method, plan = QUANTIZERS[run.recipe.quant.name], run.plan
     if method.learns:
         first, weights, masks = load_target(method.learns), used_weights(run), run.state.masks
@@ -87,8 +87,10 @@ def _with_weights(run: Run, rounded: tuple[str, ...]) -> Run:
 
 
 def _with_alphas(run: Run, first_reader: Mapping[str, str]) -> Run:
-    """PACT: a trained upper end for every tensor that holds nothing negative, whatever number of points
-    read it: the file rounds a tensor once."""
+    """PACT: the run with a trained upper end for every tensor without negative values.
+
+    All points that read a tensor share its upper end, because the file rounds the tensor once.
+    """
     alphas = {
         point: f"{LEARNED}pact.{first_reader[point]}.alpha"
         for point, (_, zero, _) in run.state.ranges.items()
@@ -100,7 +102,7 @@ def _with_alphas(run: Run, first_reader: Mapping[str, str]) -> Run:
 
 
 def _grown(run: Run, tensors: Tensors) -> Run:
-    """The run with more trained tensors, their moments at zero."""
+    """The run with further trained tensors, whose optimizer moments start at zero."""
     before, zeros = run.plan.layout, {name: torch.zeros_like(t) for name, t in tensors.items()}
     params = {**before.split(run.state.params), **tensors}
     moments = {name: Layout.join({**before.split(m), **zeros}) for name, m in run.state.moments.items()}
@@ -109,31 +111,33 @@ def _grown(run: Run, tensors: Tensors) -> Run:
 
 
 def used_weights(run: Run) -> Tensors:
-    """The network's parameters as it computes with them."""
+    """The network's parameters as its forward pass uses them: masked and rounded."""
     params = run.plan.layout.split(run.state.params)
     return effective_weights(run.plan, params, run.state.masks, run.hparams.quant)
 
 
 def used_ranges(run: Run) -> Ranges:
-    """The activation ranges as they are now."""
+    """The current activation ranges."""
     return effective_ranges(run.plan, run.state.ranges, run.plan.layout.split(run.state.params))
 
 
 @torch.no_grad()
 def _calibrate(run: Run) -> tuple[Ranges, dict[str, str]]:
-    """Activation ranges of the first training samples, with the weights as they are rounded now; and for
-    each point the first of those that read the same tensor."""
+    """Observe activation ranges on the first CALIBRATION training samples, with the weights as they are rounded now.
+
+    Also returns, for each point, the first point that reads the same tensor.
+    """
     ranges: Ranges = {}
     top = torch.tensor(2.0 ** run.recipe.quant.options["activation_bits"] - 1, device=run.device)
     unrounded = {layer for layer, owner in owners(run.module).items() if owner not in run.plan.rounded}
-    with observed_ranges(run.module, ranges, top, unrounded) as first_reader:  # reads at the module's own inputs
+    with observed_ranges(run.module, ranges, top, unrounded) as first_reader:  # observes the inputs of modules
         plain(run.module)(used_weights(run), run.state.buffers, {}, run.examples.x[:CALIBRATION], False)
     return ranges, first_reader
 
 
 @torch.no_grad()
 def integers(run: Run) -> Quantized:
-    """What the file of a finished run stores."""
+    """The integers, scales and ranges for the file of a finished run."""
     values, scales, params = {}, {}, run.plan.layout.split(run.state.params)
     for layer in run.plan.rounded:
         found = rounded_layer(run.plan, layer, params, run.state.masks, run.hparams.quant)

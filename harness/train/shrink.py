@@ -1,8 +1,8 @@
-"""Remove channels physically: smaller tensors, the same network function.
+"""Remove channels physically: smaller tensors, and the function of the network with these channels at zero.
 
-torch-pruning's dependency graph (Fang et al. 2023, arXiv:2301.12900) tells which layers share a
-channel through residual sums, batch norms, depthwise convolutions and flattening. We decide what
-goes by our own scores and only let it cut.
+torch-pruning's dependency graph (Fang et al. 2023, arXiv:2301.12900) finds the layers that share a channel through
+residual sums, batch norms, depthwise convolutions and flattening. It only does the cutting; which channels are removed
+is decided by the scores in ``techniques/prune.py``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from harness.errors import TrialError
 from harness.train.quantization_points import is_weighted, ties
 
-Slices = dict[str, Tensor]  # state_dict key -> flat indices of what stays, shaped like the result
+Slices = dict[str, Tensor]  # name of a tensor -> flat indices of the elements that stay, in the new shape
 Kept = dict[str, tuple[int, int]]  # layer path -> (channels kept, channels before)
 
 log = logging.getLogger(__name__)
-SAME = 1e-4  # of the largest output: how near the smaller network must come
+SAME = 1e-4  # share of the largest output by which the smaller network may differ: above float32 rounding
 
 _WEIGHTED = (nn.Conv2d, nn.Linear)
 _WHOLE = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)  # their channels are coupled inside
@@ -35,7 +35,7 @@ _IN = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
 
 @dataclass(frozen=True)
 class _Removal:
-    """The channels ``gone`` of the layer at ``path``, and of all that are coupled with them."""
+    """Removal of the channels ``gone`` from the layer at ``path`` and from all layers coupled with it."""
 
     path: str
     handler: Callable[..., nn.Module]
@@ -44,8 +44,13 @@ class _Removal:
 
 @dataclass(frozen=True)
 class Channels:
-    """A group of coupled channels: the path of a layer that produces them, the weights (C, n) of all
-    filters that do, the slopes of their gates (C, b; b = 0 where none were given), batch norms' gammas (C, k)."""
+    """A group of C coupled channels.
+
+    path     of a layer that produces them
+    weights  (C, n): all filters that produce a channel
+    gates    (C, b): slopes of the channels' gates on b mini-batches; b = 0 if none were given
+    scales   (C, k): gammas of the batch norms
+    """
 
     path: str
     weights: Tensor
@@ -54,11 +59,11 @@ class Channels:
 
 
 def groups_of(module: nn.Module, input_shape: tuple[int, ...], slopes: Mapping[str, Tensor]) -> list[Channels]:
-    """The groups of coupled channels that can be cut, in the order in which :func:`shrink` asks for them.
+    """The groups of coupled channels that can be removed, in the order in which :func:`shrink` asks for them.
 
     Args:
-        slopes: for each of the module's parameters w, by name, the sum of w * dL/dw of every row (its first
-            dimension) on b mini-batches, (rows, b); {} where no gates are asked for.
+        slopes: name of a parameter w -> (rows, b), the sum of w * dL/dw over every row (first dimension) on b
+            mini-batches; {} if no gates are needed.
     """
     names, groups = _cuttable(module, _sample(module, input_shape))
     return [_channels(group, names, slopes) for group in groups]
@@ -69,18 +74,18 @@ def shrink(
 ) -> tuple[nn.Module, Slices, Kept]:
     """Copy ``module`` without the channels that ``keep`` leaves out.
 
-    A group stays whole where its removal would change what the rest computes: channels that recurrent or attention
-    layers read, that a layer norm averages over, that are split into heads, or in layers of a tied tensor.
+    A group keeps all its channels if removing some would change what the rest computes: channels that recurrent or
+    attention layers read, that a layer norm averages over, that are split into heads, or in layers with tied tensors.
 
     Args:
-        module: on the CPU; left as it is.
+        module: on the CPU; not changed.
         input_shape: of one sample, for tracing.
         keep: a group of coupled channels -> indices that stay, ascending and not empty.
     Returns:
-        The smaller module; for every parameter and buffer the flat indices into the old
-        tensor (so that an optimizer's moments can be cut alike); kept and former counts.
+        The smaller module; for every parameter and buffer the flat indices into the old tensor, with which an
+        optimizer's moments can be sliced alike; for every layer the numbers of channels after and before.
     Raises:
-        TrialError: channels should have gone, but a layer did not get smaller.
+        TrialError: channels should have been removed, but no layer got smaller.
     """
     sample = _sample(module, input_shape)
     cuts = _planned(module, sample, keep)
@@ -101,7 +106,7 @@ def _sample(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
 
 
 def _planned(module: nn.Module, sample: Tensor, keep: Callable[[Channels], Tensor]) -> list[_Removal]:
-    """What ``keep`` leaves out of every group that can be cut."""
+    """The removals of what ``keep`` leaves out of every group that can be cut."""
     (names, groups), cuts = _cuttable(module, sample), []
     for group in groups:
         channels = _channels(group, names, {})
@@ -113,28 +118,28 @@ def _planned(module: nn.Module, sample: Tensor, keep: Callable[[Channels], Tenso
 
 
 def _cuttable(module: nn.Module, sample: Tensor) -> tuple[dict[nn.Module, str], list[Any]]:
-    """The paths of the modules of a copy, and its groups of channels that can be cut."""
+    """Of a copy of ``module``: the paths of its modules, and its groups of channels that can be removed."""
     copied = copy.deepcopy(module).eval()
     graph = _graph(copied, sample)
     groups, whole = [], _kept_whole(copied)
     for group in [] if graph is None else _groups(graph):
         if not any(item.dep.handler in _IN for item in group):
-            continue  # nothing consumes these channels: they are the network's outputs
+            continue  # no layer reads these channels: they are the network's outputs
         if not any(isinstance(m := item.dep.target.module, _WHOLE) or m in whole for item in group):
             groups.append(group)
     return {m: name for name, m in copied.named_modules()}, groups
 
 
 def _kept_whole(module: nn.Module) -> set[nn.Module]:
-    """The modules that torch-pruning may not cut: those that share a tensor, since it would part the two, and layers
-    that are left alone (a forward of their own, a weight that is computed)."""
+    """The modules that torch-pruning must not cut: those that share a tensor, which it would separate, and layers with
+    their own forward or a computed weight."""
     tied = {name.rpartition(".")[0] for pair in ties(module).items() for name in pair}
     alone = {m for m in module.modules() if isinstance(m, _WEIGHTED) and not is_weighted(m)}
     return alone | {module.get_submodule(path) for path in tied}
 
 
 def _groups(graph: tp.DependencyGraph) -> Iterator[Any]:
-    """Groups of coupled channels, one after the other; what torch-pruning cannot follow is no group."""
+    """The groups of coupled channels. Layers that torch-pruning cannot handle are skipped."""
     seen: set[nn.Module] = set()
     for layer in list(graph.module2node):
         pruner = graph.get_pruner_of_module(layer) if isinstance(layer, _WEIGHTED) and layer not in seen else None
@@ -142,7 +147,7 @@ def _groups(graph: tp.DependencyGraph) -> Iterator[Any]:
             continue
         try:
             group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(layer.weight.shape[0])))
-        except Exception as error:  # it raises many kinds, where it does not know an operator
+        except Exception as error:  # for unknown operators it raises errors of many types
             log.info("the channels of %s stay (%s: %s)", layer, type(error).__name__, error)
             continue
         seen |= {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
@@ -150,21 +155,21 @@ def _groups(graph: tp.DependencyGraph) -> Iterator[Any]:
 
 
 def _graph(module: nn.Module, sample: Tensor) -> tp.DependencyGraph | None:
-    """Which layers share channels; None where the network cannot be traced, so that nothing is removed."""
+    """The graph of layers that share channels; None if the network cannot be traced. Then nothing is removed."""
     try:
         return tp.DependencyGraph().build_dependency(module, sample[:1])
-    except Exception as error:  # torch-pruning raises whatever a network's operators bring about
+    except Exception as error:  # any error of the network's operators may be raised
         log.warning("no channels can be removed, the network's graph cannot be read (%s)", error)
         return None
 
 
 def _harmless(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> list[_Removal]:
-    """Those of ``cuts`` after which the rest computes what it did, tried one after the other."""
+    """The removals in ``cuts`` that do not change what the rest computes, tried one after the other."""
     kept: list[_Removal] = []
     for cut in cuts:
         try:
             small, slices = _cut(module, [*kept, cut], sample)
-        except Exception as error:  # torch-pruning and the user's own forward raise many kinds
+        except Exception as error:  # torch-pruning and the user's forward raise errors of many types
             log.info("the channels of %s stay (%s)", cut.path, error)
             continue
         if _same_function(module, small, slices, sample):
@@ -174,7 +179,7 @@ def _harmless(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> list[_
 
 @torch.no_grad()
 def _same_function(module: nn.Module, small: nn.Module, slices: Slices, sample: Tensor) -> bool:
-    """Does ``small`` compute what ``module`` does with zeros in place of all that was removed?"""
+    """Whether ``small`` computes the same as ``module`` with zeros in place of everything that was removed."""
     masked = copy.deepcopy(module).eval()
     for key, tensor in _tensors(masked).items():
         stays = torch.zeros(tensor.numel(), dtype=torch.bool)
@@ -182,11 +187,11 @@ def _same_function(module: nn.Module, small: nn.Module, slices: Slices, sample: 
         tensor.data = torch.where(stays.reshape(tensor.shape), tensor.data, torch.zeros_like(tensor.data))
     try:
         wanted, got = masked(sample), small.eval()(sample)
-    except Exception as error:  # the user's forward may split a width that is no longer there
+    except Exception as error:  # the user's forward may rely on the old width
         log.info("a removal does not fit the network (%s)", error)
         return False
     if got.shape != wanted.shape or not bool(wanted.isfinite().all()):
-        return got.shape == wanted.shape  # a network that diverged tells nothing
+        return got.shape == wanted.shape  # outputs that are not finite cannot be compared
     return bool((got - wanted).abs().max() <= SAME * wanted.abs().max() + SAME**2)
 
 
@@ -207,27 +212,30 @@ def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], slopes
 
 
 def _by_channel(values: Tensor, item: Any, count: int) -> Tensor:
-    """The rows of a tensor that belong to the group's channels, (count, n)."""
+    """The rows of a tensor that belong to the group's channels: (count, n)."""
     rows = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
     found = torch.zeros(count, rows.shape[1], dtype=rows.dtype)
     return found.index_add(0, torch.as_tensor(item.root_idxs), rows.cpu()[torch.as_tensor(item.idxs)])
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those included that are no part of the state_dict."""
+    """Parameters and buffers by name, including non-persistent buffers."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _cut(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> tuple[nn.Module, Slices]:
-    """Prune a copy. While it is cut, every tensor holds its own indices instead of values: what is left
-    afterwards says what stayed, for any layer type."""
+    """Prune a copy of ``module``.
+
+    During pruning every tensor holds its elements' flat indices instead of values. The remaining ones show which
+    elements stayed, for any layer type.
+    """
     small = copy.deepcopy(module).eval()
     graph = _graph(small, sample) if cuts else None
     old = {k: v.detach().clone() for k, v in _tensors(small).items()}
     for tensor in _tensors(small).values():
         tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
     for cut in cuts:
-        assert graph is not None  # else nothing had been planned
+        assert graph is not None  # without a graph there are no planned removals
         graph.get_pruning_group(small.get_submodule(cut.path), cut.handler, idxs=cut.gone).prune()
     slices = {k: v.detach().long() for k, v in _tensors(small).items()}
     for key, tensor in _tensors(small).items():

@@ -14,7 +14,7 @@ from harness.train.step import Hparams, Plan, State
 
 @dataclass(frozen=True)
 class Run:
-    """A student after ``epoch`` epochs. ``order`` shuffles; it belongs to this run."""
+    """A student after ``epoch`` epochs. ``order`` is this run's own generator, which shuffles the samples."""
 
     recipe: Recipe
     module: nn.Module
@@ -25,10 +25,10 @@ class Run:
     order: torch.Generator
     epoch: int = 0
     history: tuple[dict[str, float], ...] = ()
-    removed: float = 0.0  # share of the channels that the schedule has taken so far
-    stride: float = 0.0  # what the next attempt of a rollback takes more; 0: not begun
-    attempts: int = 0  # of a rollback, failed ones included
-    kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # layer -> channels left, channels at first
+    removed: float = 0.0  # schedule: share of the way to its ratio; rollback: ratio reached
+    stride: float = 0.0  # by how much the next rollback attempt increases the ratio; 0: no attempt yet
+    attempts: int = 0  # number of rollback attempts, including failed ones
+    kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # layer -> channels now, channels before pruning
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""The teacher: trained once per content (its recipe and the data), cached on the disk."""
+"""The teacher: trained once per recipe and data, and cached on disk."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from harness.train.predict import normalized
 
 
 def teacher_key(teacher: Teacher, fingerprint: str) -> str:
-    """Content key: equal for the same teacher recipe on the same data."""
+    """Cache key of a teacher, computed from its recipe and the data's fingerprint."""
     text = json.dumps({"teacher": asdict(teacher), "data": fingerprint}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
-    """The recipe's teacher on the CPU, in eval mode: its checkpoint, the cached one, or trained now."""
+    """The recipe's teacher on the CPU, in eval mode: from its checkpoint, from the cache, or trained now."""
     teacher = recipe.teacher
     if teacher is None:
         raise ValueError("the recipe has no teacher")
@@ -65,7 +65,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
 
 
 def _selected(methods: Mapping[str, Method], name: str, **given: Any) -> Selected:
-    """A method with its defaults where nothing is given."""
+    """The method ``name`` with options ``given`` and defaults for the rest."""
     return Selected(name=name, options={n: p.default for n, p in methods[name].options.items()} | given)
 
 
@@ -73,15 +73,17 @@ _QUANTITIES: dict[tuple[str, str, str], Tensor] = {}
 
 
 def quantities_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> Tensors:
-    """What the recipe's distillation asks of its teacher for each sample of the training part, by name
-    (see :mod:`harness.train.features`); one tensor per process and teacher. Logits are those ``given``
-    (by content key), everything else is computed here."""
+    """The teacher's quantities that the recipe's distillation needs, for the training part: name -> (N, ...).
+
+    See :mod:`harness.train.features`. Each tensor is kept once per process and teacher. Logits are taken from ``given``
+    (teacher key -> logits); other quantities, and logits that are not given, are computed here.
+    """
     wanted = [name for name in PER_SAMPLE if name in REGISTRIES.distills[recipe.distill.name].needs]
     if recipe.teacher is None or not wanted:
         return {}
     key = teacher_key(recipe.teacher, data.fingerprint())
     for other in [k for k in _QUANTITIES if k[0] != key]:
-        del _QUANTITIES[other]  # one teacher at a time: data sets can be large
+        del _QUANTITIES[other]  # keep one teacher's tensors only: data sets can be large
     for name in wanted:
         if (key, device, name) in _QUANTITIES:
             continue
@@ -95,7 +97,7 @@ def quantities_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], d
 
 
 def parameters_of(recipe: Recipe, data: Data, device: str) -> Tensors:
-    """The teacher's parameters by name, where the recipe's distillation asks for them."""
+    """The teacher's parameters by name; empty unless the recipe's distillation needs them."""
     if recipe.teacher is None or "parameters" not in REGISTRIES.distills[recipe.distill.name].needs:
         return {}
     module = teacher_module(recipe, data, device).to(device)
