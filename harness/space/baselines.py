@@ -1,7 +1,7 @@
-"""The recipes that a search must beat: the widest student in fp32 and int8, and every width in fp32.
+"""Baselines, with which a search is compared: the widest student in fp32 and int8, and every width in fp32.
 
-A baseline is expressed by the sampler's own parameters where the space can do so (then
-the sampler learns from it too); where it cannot, its recipe is built beside the space.
+If the space can express a baseline, it gets the sampler's parameters, so that the sampler learns from it. Otherwise its
+recipe is built separately.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from harness.recipe import Recipe
 from harness.records import WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP
 from harness.space.distributions import Hole, combinations, resolve, same
 
-MAX_SWEEP = 8
-_SWEEP_POINTS = 4
-_MAX_COMBINATIONS = 4096
+MAX_SWEEP = 8  # baselines of the width sweep; bounds the trials that they take from a small budget
+_SWEEP_POINTS = 4  # values per range in the width sweep
+_MAX_COMBINATIONS = 4096  # combinations that are looked at; bounds the time in spaces with many choices
 _INT8 = {"bits": 8}
 _TECHNIQUES = ("clip", "prune", "quant", "distill")
 
@@ -27,7 +27,7 @@ Wanted = Callable[[Method], Mapping[str, Any] | None]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A recipe to compare with. ``params`` is None where the space cannot express it."""
+    """A recipe to compare with. ``params`` is None if the space cannot express it."""
 
     name: str
     recipe: Recipe
@@ -57,7 +57,7 @@ def make_baselines(
 
 
 def resolve_params(node: Any, pick: Callable[[Hole], Any]) -> dict[str, Any]:
-    """The parameters (internal name -> code) of the holes that ``pick`` reaches in ``node``."""
+    """The codes (internal name -> code) that ``pick`` gives to the holes in ``node`` that exist under these codes."""
     params: dict[str, Any] = {}
 
     def note(hole: Hole) -> Any:
@@ -69,7 +69,7 @@ def resolve_params(node: Any, pick: Callable[[Hole], Any]) -> dict[str, Any]:
 
 
 def capacity(node: Any) -> float:
-    """The sum of all numbers in ``node``, holes at their widest: what 'wider' is compared by."""
+    """The sum of all numbers in ``node``, with holes at their largest value: a measure of a student's width."""
     if isinstance(node, Hole):
         return max(map(capacity, node.choices)) if node.kind == "choice" else node.bounds()[1]
     if isinstance(node, dict | list):
@@ -78,13 +78,13 @@ def capacity(node: Any) -> float:
 
 
 def widest_code(hole: Hole) -> Any:
-    """The code of a student's hole that gives most capacity (the last of equals); the default
-    where no choice holds a number."""
+    """The code of a student's hole with the most capacity (the last of equals); the default if no choice contains a
+    number."""
     return _end(hole, max)
 
 
 def narrowest_code(hole: Hole) -> Any:
-    """The code that gives least capacity (the first of equals), else as :func:`widest_code`."""
+    """The code with the least capacity (the first of equals); the default if no choice contains a number."""
     return _end(hole, min)
 
 
@@ -102,14 +102,14 @@ def _widths(student: Any) -> Iterator[dict[str, Any]]:
 
 
 def _thin(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most ``MAX_SWEEP`` of them, evenly spaced, the first and the last included."""
+    """At most ``MAX_SWEEP`` of ``found``, evenly spaced, including the first and the last."""
     if len(found) <= MAX_SWEEP:
         return found
     return [found[round(i * (len(found) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
 
 
 class _Builder:
-    """Puts a student beside techniques that are off and everything else at its default."""
+    """Builds baselines: a given student, techniques off, everything else at its default."""
 
     def __init__(self, tree: Mapping[str, Any], registries: Registries, build: Callable[[Mapping[str, Any]], Recipe]):
         self.tree, self.build = tree, build
@@ -136,7 +136,7 @@ class _Builder:
         return Baseline(name, self.build(tree), None if unexpressed else params)
 
     def _find(self, section: str, wanted: Wanted) -> dict[str, Any] | None:
-        """Parameters at which the space's ``section`` has the ``wanted`` values, None if none do."""
+        """Codes at which the space's ``section`` has the ``wanted`` values; None if there are no such codes."""
         if section not in self.tree:
             neutral = {"bits": FLOAT_BITS} if section == "quant" else {"kind": "none"}
             return {} if self._fits(section, neutral, wanted) else None

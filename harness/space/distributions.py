@@ -6,8 +6,8 @@ A hole is written in place of any value of a recipe:
     {int: [low, high], log: true}        {int: [low, high], step: 8}
     {choice: [a, b, c]}                  entries may be values, lists, whole sections or holes
 
-each with an optional ``default:``, the value that baselines take. What the sampler chooses is
-called a *code*: the number itself for ``float`` and ``int``, the position for ``choice``.
+each with an optional ``default:``, the value that baselines take. The sampler chooses a *code*: for ``float`` and
+``int`` the number itself, for ``choice`` the index.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from harness.errors import SpaceError
 from harness.methods import is_number, is_whole
 
-SELECTORS = ("kind", "model", "name")  # the key of a section that says which method or model it is
+SELECTORS = ("kind", "model", "name")  # keys that name a section's method, model or task
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Hole:
     """One parameter of a search space.
 
     name      dotted name in the recipe, ``clip.threshold``
-    internal  name for the sampler, qualified by branch where conditional: ``clip[norm].threshold``
-    low, high, log, step   the range of a ``float`` or ``int`` (step of an ``int``: 1 unless given)
-    choices   what may stand here: values, lists, sections (which may hold holes), holes
+    internal  name for the sampler, with the branch if conditional: ``clip[norm].threshold``
+    low, high, log, step   the range of a ``float`` or ``int`` (default step of an ``int``: 1)
+    choices   the alternatives: values, lists, sections (which may contain holes), holes
     labels    a text for each choice: a section's kind, model or name, else the value
-    ordered   all choices are numbers, ascending: neighbors in position are neighbors in value
+    ordered   all choices are numbers in ascending order
     default   the code that baselines take: ``default:``, else the middle of a range (geometric
-              where ``log``), the middle of ordered choices, the first of others
-    parents   (internal name, position) of the choices that must be made for this hole to exist
+              if ``log``), the middle of ordered choices, the first of other choices
+    parents   (internal name, index) of the choices that must be selected for this hole to exist
     """
 
     name: str
@@ -52,7 +52,11 @@ class Hole:
     parents: tuple[tuple[str, int], ...] = ()
 
     def check(self, code: Any) -> Any:
-        """``code`` as a plain number, or :class:`SpaceError` where this hole cannot hold it."""
+        """``code`` as an int or float.
+
+        Raises:
+            SpaceError: the code is outside this hole.
+        """
         if self.kind == "choice":
             if isinstance(code, bool) or not is_whole(code) or not 0 <= code < len(self.choices):
                 raise SpaceError(self.internal, f"must be a position from 0 to {len(self.choices) - 1}", code)
@@ -65,13 +69,13 @@ class Hole:
         return int(code) if self.kind == "int" else float(code)
 
     def bounds(self) -> tuple[float | int, float | int]:
-        """The ends of a range."""
+        """Low and high of a range."""
         if self.low is None or self.high is None:
             raise SpaceError(self.internal, "a choice has no range")
         return self.low, self.high
 
     def code_of(self, value: Any) -> Any:
-        """The code that stands for ``value``, None where the hole cannot express it."""
+        """The code that gives ``value``; None if there is none."""
         if self.kind == "choice":
             return next((i for i, c in enumerate(self.choices) if same(c, value)), None)
         low, high = self.bounds()
@@ -82,8 +86,8 @@ class Hole:
         return self.check(value)
 
     def spread(self, n: int) -> list[Any]:
-        """At most ``n`` codes, evenly spaced (in the logarithm where ``log``), ends included.
-        A choice gives all of its positions."""
+        """At most ``n`` codes of a range, evenly spaced (in the logarithm if ``log``), including both ends. Of a choice
+        all indices."""
         if self.kind == "choice":
             return list(range(len(self.choices)))
         low, high = self.bounds()
@@ -93,9 +97,12 @@ class Hole:
         return list(dict.fromkeys(points))
 
     def places(self, code: Any) -> tuple[float, ...]:
-        """Where between low and high ``code`` lies, 0 to 1 (in the logarithm where ``log``; a choice by
-        its position). A choice without an order has a place for each of its labels: 1 for the chosen one,
-        0 for the others. 0.5 where ``code`` is None: the hole does not exist in this branch."""
+        """``code`` scaled to [0, 1], for models of the search space.
+
+        A range or an ordered choice gives one number: the position between low and high (in the logarithm if ``log``)
+        or the scaled index. Another choice gives one number per label: 1 for the chosen one, 0 for the others. If
+        ``code`` is None, the hole does not exist in this branch, and every number is 0.5.
+        """
         if self.kind == "choice" and not self.ordered:
             return tuple(0.5 if code is None else float(i == code) for i in range(len(self.choices)))
         low, high = (0, len(self.choices) - 1) if self.kind == "choice" else self.bounds()
@@ -104,7 +111,7 @@ class Hole:
         return (math.log(code / low) / math.log(high / low) if self.log else (code - low) / (high - low),)
 
     def at_share(self, share: float) -> Any:
-        """The code a ``share`` (0 to 1) of the way from low to high."""
+        """The code at ``share`` (0 to 1) of the way from low to high, rounded to the step."""
         low, high = self.bounds()
         if share in (0, 1):
             return self.check(high if share else low)
@@ -118,12 +125,13 @@ class Hole:
 
 
 def divides(step: float, length: float) -> bool:
+    """Whether ``length`` is a multiple of ``step``, up to float rounding."""
     count = length / step
     return math.isfinite(count) and abs(count - round(count)) < 1e-6
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal as recipe values: 1 and 1.0 are, 1 and true are not."""
+    """Whether two recipe values are equal. 1 equals 1.0, but 1 does not equal true."""
     if isinstance(a, Hole) or isinstance(b, Hole):
         return a is b
     if isinstance(a, bool) or isinstance(b, bool):
@@ -136,7 +144,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def resolve(node: Any, pick: Callable[[Hole], Any]) -> Any:
-    """``node`` as plain values, each hole that is reached filled with the code that ``pick`` gives."""
+    """``node`` as plain values: every hole that exists is filled with the code that ``pick`` returns for it."""
     if isinstance(node, Hole):
         code = pick(node)
         return resolve(node.choices[code], pick) if node.kind == "choice" else code
@@ -148,7 +156,7 @@ def resolve(node: Any, pick: Callable[[Hole], Any]) -> Any:
 
 
 def combinations(node: Any, candidates: Callable[[Hole], Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every way to fill ``node`` with the candidates of each hole, as internal name -> code."""
+    """All combinations of candidates that fill ``node``, each as internal name -> code."""
     counter: list[int] = []
     while True:
         params, sizes = _turn(node, candidates, counter)
@@ -163,7 +171,8 @@ def combinations(node: Any, candidates: Callable[[Hole], Sequence[Any]]) -> Iter
 def _turn(
     node: Any, candidates: Callable[[Hole], Sequence[Any]], counter: list[int]
 ) -> tuple[dict[str, Any], list[int]]:
-    """Fill ``node`` as the counter says, which grows by a 0 for every hole it does not know yet."""
+    """Fill ``node`` with the candidates at the indices in ``counter``, which is extended by a 0 for every further hole.
+    Returns the codes, and the number of candidates of each hole."""
     params: dict[str, Any] = {}
     sizes: list[int] = []
 
@@ -180,7 +189,7 @@ def _turn(
 
 
 def origin(node: Any, params: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """Where in the file the value of a recipe's dotted ``name`` is written, ``params`` given."""
+    """The keys in the file at which the value of a recipe's dotted ``name`` is written, given ``params``."""
     keys: tuple[str, ...] = ()
     parts = name.split(".")
     while True:

@@ -1,4 +1,4 @@
-"""Reading holes from a plain tree, every mistake in them answered with its line."""
+"""Read holes from a plain tree. Every mistake is reported with its line."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _KEYS = {
     "int": ("int", "log", "step", "default"),
     "choice": ("choice", "default"),
 }
-MAX_HOLES = 200
-MAX_CHOICES = 200
+MAX_HOLES = 200  # a search of more parameters learns nothing
+MAX_CHOICES = 200  # every choice is tried when a space is loaded; bounds that time
 _LABELS = ("kind", "model", "name")
 
 
 class HoleReader:
-    """Turns a plain tree into one with :class:`Hole` objects in it, listed in ``holes``."""
+    """Replaces the holes in a plain tree by :class:`Hole` objects, which are also listed in ``holes``."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -139,7 +139,7 @@ def _finite(value: Any) -> bool:
 
 
 def _labels(entries: Sequence[Any]) -> tuple[str, ...]:
-    """A text for each entry of a choice; entries with the same text get their position added."""
+    """A text for each entry of a choice. The index is appended to texts that occur more than once."""
 
     def label(i: int, entry: Any) -> str:
         if isinstance(entry, dict):
@@ -151,7 +151,7 @@ def _labels(entries: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    """A plain value as YAML would show it; empty for a list that holds sections or holes."""
+    """A plain value as YAML text; empty for a list that contains sections or holes."""
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
         return ""
     return json.dumps(value)

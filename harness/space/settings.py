@@ -1,6 +1,6 @@
-"""What a search space says about the search itself: objectives, constraints, budget, resources.
+"""The sections of a space about the search itself: objectives, constraints, budget, resources.
 
-The sections are validated like methods are: names, types and ranges in literal dicts.
+They are validated like methods: names, types and ranges are declared in literal dicts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RESOURCES = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial needs, and how many run at once (``slots`` None: as many as fit)."""
+    """Resources of one slot, and the number of slots (None: as many as fit)."""
 
     cpu: int = 1
     gpu: float = 0
@@ -52,11 +52,11 @@ class Resources:
 class Settings:
     """How the search runs.
 
-    trials, time_s, epochs_total  the budget, whichever is reached first; 60 trials where none is given
-    stop     which trials end before their last epoch
-    lanes    trials of equal structure that train side by side; None: chosen by the budget
-    storage  None: a journal file in the study's folder
-    allow_weak  go on where a teacher or checkpoint that is read from a file is nearer to chance than to no error
+    trials, time_s, epochs_total  the budget: the limit that is reached first counts; 60 trials if none is given
+    stop     the rule that stops trials early
+    lanes    number of trials of equal structure that train side by side; None: chosen from the budget
+    storage  Optuna URL; None: a journal file in the study's folder
+    allow_weak  accept a teacher or checkpoint read from a file whose accuracy is less than half way from chance to 1
     """
 
     trials: int | None = None
@@ -75,21 +75,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Objective:
-    """A measured quantity and which way is better."""
+    """A measured quantity and the direction in which it improves."""
 
     name: str
     direction: Direction
 
 
 def read_settings(tree: Mapping[str, Any]) -> Settings:
-    """The ``search:`` and ``resources:`` sections of a space."""
+    """Read the ``search:`` and ``resources:`` sections of a space."""
     resources = checked("resources", tree.get("resources", {}), _RESOURCES)
     _check_gpu(resources["gpu"])
     return Settings(**checked("search", tree.get("search", {}), _SEARCH), resources=Resources(**resources))
 
 
 def _check_gpu(gpu: float) -> None:
-    """Whole GPUs, or the k-th part of one: Ray cannot place other fractions without waste."""
+    """Allow whole GPUs, or 1/k of a GPU: Ray cannot place other fractions without leaving part of a GPU unused."""
     if gpu == 0 or (gpu >= 1 and gpu == round(gpu)):
         return
     if gpu > 1:
@@ -105,7 +105,7 @@ def _check_gpu(gpu: float) -> None:
 
 
 def read_objectives(tree: Mapping[str, Any]) -> tuple[Objective, ...]:
-    """The ``objectives:`` list: names with a known direction, or ``{name:, direction:}``."""
+    """Read the ``objectives:`` list: names with a known direction, or ``{name:, direction:}``."""
     value = tree.get("objectives", ["accuracy", "size_bytes", "latency_ms"])
     if not isinstance(value, list) or not value:
         raise SpaceError(
@@ -157,10 +157,10 @@ def _objective(path: str, entry: Any) -> Objective:
 
 
 def read_constraints(tree: Mapping[str, Any], known: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
-    """The ``constraints:`` section: quantity -> its ``min`` and ``max``.
+    """Read the ``constraints:`` section: quantity -> its ``min`` and ``max``.
 
-    known  the quantities that every trial measures; others only where ``free`` (the user's task,
-           which may add metrics)
+    known  quantities that every trial measures
+    free   whether other quantities are allowed too, because the user's own task may return further metrics
     """
     value = tree.get("constraints", {})
     if not isinstance(value, Mapping):

@@ -1,8 +1,7 @@
-"""Reading a user's YAML: plain values, the line of every one, and nothing that runs code.
+"""Read a user's YAML into plain values with their line numbers, without running code.
 
-The text is composed into nodes and turned into plain Python values here (no constructor
-of the YAML library runs on a tag), so that duplicate keys, tags, multiplying aliases and huge
-files are mistakes with a line, and every later mistake can be told with its line too.
+The YAML library only composes nodes; this module turns them into Python values, so no constructor runs on a tag.
+Duplicate keys, tags, aliases that multiply and huge files are reported with their line, and so is every later mistake.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Keys = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Where:
-    """Where a value was written: a line of a file, or an option (then there is no line)."""
+    """Where a value is written: a line of a file, or a command line option (without a line)."""
 
     file: str
     line: int | None = None
@@ -48,7 +47,7 @@ class Source:
 
     text   the file's text, with the overrides written into it
     tree   mappings (keys are text), lists, numbers, texts, booleans, None
-    where  path of keys (list positions as text) -> where it is written
+    where  path of keys (list indices as text) -> where it is written
     """
 
     file: str
@@ -57,14 +56,14 @@ class Source:
     where: Mapping[Keys, Where]
 
     def locate(self, keys: Sequence[str]) -> Where:
-        """Where ``keys``, or the nearest value around it, is written."""
+        """Where the value at ``keys`` is written, else the nearest section that contains it."""
         path = tuple(keys)
         while path and path not in self.where:
             path = path[:-1]
         return self.where.get(path, Where(self.file))
 
     def place(self, error: SpaceError, keys: Sequence[str]) -> SpaceError:
-        """Give ``error`` the file and line of ``keys`` unless it knows them already."""
+        """Set the file and line of ``error`` to those of ``keys``, unless they are already set."""
         if not error.file:
             where = self.locate(keys)
             error.file, error.line = where.file, where.line
@@ -72,7 +71,7 @@ class Source:
 
     @contextmanager
     def at(self, name: str, keys: Sequence[str]) -> Iterator[None]:
-        """Mistakes raised inside concern the recipe's dotted ``name``, which is written at ``keys``."""
+        """Within this context, a SpaceError about the recipe's dotted ``name`` gets the file and line of ``keys``."""
         try:
             yield
         except SpaceError as error:
@@ -81,7 +80,7 @@ class Source:
 
 
 def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
-    """Read a YAML file and apply ``a.b=value`` overrides (values are YAML too)."""
+    """Read a YAML file and apply overrides ``a.b=value``, whose values are YAML."""
     text = _read_text(Path(path))
     tree, lines = _parse(text, str(path))
     where = {keys: Where(str(path), line) for keys, line in lines.items()}
@@ -91,7 +90,7 @@ def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
 
 
 def without_passwords(source: Source, keys: Keys) -> str:
-    """The text with the password masked in the URL at ``keys``, and in comments."""
+    """The text, with the password masked in the URL at ``keys`` and in comments."""
     tree, at = deepcopy(source.tree), source.tree
     for key in keys:
         at = at.get(key) if isinstance(at, dict) else None
@@ -102,7 +101,7 @@ def without_passwords(source: Source, keys: Keys) -> str:
     for line in dict.fromkeys(text.splitlines()):
         if masked(line) != line:
             safe = text.replace(line, masked(line))
-            text = safe if _parse(safe, source.file)[0] == tree else text  # another value's own line stays
+            text = safe if _parse(safe, source.file)[0] == tree else text  # keep the line if its value would change
     return text
 
 
@@ -158,7 +157,7 @@ def _parse(text: str, file: str) -> tuple[Any, dict[Keys, int]]:
 
 
 class _Bounded(Composer):
-    """Stops at ``MAX_VALUES``, before a large file has become a tree: the library takes a minute for a megabyte."""
+    """Stops composing at ``MAX_VALUES``, because the library takes a minute for a megabyte."""
 
     composed = 0
 
@@ -172,7 +171,7 @@ class _Bounded(Composer):
 
 
 class _Plain:
-    """Turns composed nodes into plain values, keeping the line of each."""
+    """Turns composed nodes into plain values and records the line of each."""
 
     def __init__(self, yaml: YAML, file: str):
         self.yaml, self.file = yaml, file
@@ -247,7 +246,7 @@ class _Plain:
 
 
 def _override(tree: Any, text: str, where: dict[Keys, Where], option: str) -> tuple[Any, str]:
-    """Put one ``a.b=value`` into the tree, the text and the places."""
+    """Apply one override ``a.b=value`` to the tree, the text and ``where``."""
     name, equals, written = option.partition("=")
     keys = tuple(part.strip() for part in name.split("."))
     label = f"option `{option}`"
@@ -292,8 +291,11 @@ def _assign(tree: Any, keys: Keys, value: Any, label: str) -> None:
 
 
 def _rewrite(text: str, tree: Any, keys: Keys, value: Any, label: str) -> str:
-    """The text with one value replaced: its comments kept, unless that would change its meaning
-    (a replaced value that aliases share), and the text of ``tree`` then."""
+    """The text with one value replaced.
+
+    Comments are kept. If the result would not read as ``tree``, because aliases share the replaced value, the text is
+    written from ``tree``, without comments.
+    """
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 10_000
     yaml.preserve_quotes = True

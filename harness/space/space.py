@@ -1,9 +1,8 @@
-"""A search space: a recipe with holes, and what to search for.
+"""A search space: a recipe with holes, and the settings of the search.
 
-``load_space`` reads and checks a file completely: every end of every range and every
-choice is tried against the recipe's own validation, so that a search cannot meet a bad recipe
-after an hour. The sampler names a parameter by its ``internal`` name and gives codes
-(see :mod:`harness.space.distributions`); ``Space.fill`` makes the recipe.
+``load_space`` reads and checks a file completely. It validates recipes with both ends of every range and every choice,
+so that a mistake is found at once and not after an hour of search. The sampler gives codes (see
+:mod:`harness.space.distributions`) by a hole's ``internal`` name; ``Space.fill`` makes the recipe.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from harness.space.starting_points import First, read_first
 
 __all__ = ["Baseline", "Hole", "Objective", "Resources", "Settings", "Space", "load_recipe", "load_space"]
 
-_PROBES = 100  # values of a range that are tried, fewer where there are many holes
-_ALL_PROBES = 2000
-# what may change between two runs of one study
+_PROBES = 100  # values per range that are validated when a space is loaded; fewer if there are many holes
+_ALL_PROBES = 2000  # values of all ranges together; bounds the time of loading
+# settings that may differ between two runs of one study
 _UNIDENTIFIED = {
     "search": ("trials", "time_s", "epochs_total", "timeout_s", "retries", "storage", "lanes", "allow_weak")
 }
@@ -42,10 +41,10 @@ _UNIDENTIFIED = {
 class Space:
     """A checked search space.
 
-    text   the YAML, overrides written into it: reading it gives this space again, but for the password of
-           the storage's URL, which is masked
+    text   the YAML including overrides: reading it gives this space again, except for the password in the storage's
+           URL, which is masked
     tree   the recipe's sections with :class:`Hole` objects in them
-    holes  all of them, also those that exist only in some branch of a choice
+    holes  all holes, including those that exist only in some branch of a choice
     first  trials to run before the sampler's own
     """
 
@@ -61,18 +60,18 @@ class Space:
     first: tuple[First, ...] = ()
 
     def sample(self, pick: Callable[[Hole], Any]) -> dict[str, Any]:
-        """Ask ``pick`` for the code of every hole that is reached; internal name -> code."""
+        """The codes (internal name -> code) that ``pick`` gives to the holes that exist under these codes."""
         return resolve_params(self.tree, pick)
 
     def places(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """The parameters as places between 0 and 1, hole after hole (:meth:`Hole.places`)."""
+        """The parameters scaled to [0, 1], hole by hole (:meth:`Hole.places`)."""
         return tuple(place for h in self.holes for place in h.places(params.get(h.internal)))
 
     def fill(self, params: Mapping[str, Any], seed: int = 0) -> Recipe:
         """The recipe at ``params`` (as ``sample`` returns them).
 
         Raises:
-            SpaceError: where a parameter is missing, unknown or outside its hole.
+            SpaceError: a parameter is missing, unknown or outside its hole.
         """
 
         def pick(hole: Hole) -> Any:
@@ -99,12 +98,12 @@ class Space:
             raise self.source.place(error, origin(self.tree, used, error.path)) from None
 
     def baselines(self) -> list[Baseline]:
-        """``widest-fp32``, ``widest-int8``, then up to 8 of ``width-sweep``."""
+        """The baselines ``widest-fp32`` and ``widest-int8``, then up to 8 of ``width-sweep``."""
         return make_baselines(self.tree, self.registries, lambda tree: parse_recipe(tree, self.registries))
 
     def fingerprint(self) -> str:
-        """Equal for spaces that are the same study: everything but the budget, the place of its
-        storage and the resources."""
+        """A hash that is equal for spaces of the same study: of everything except the resources and the settings in
+        ``_UNIDENTIFIED``, such as the budget and the storage."""
         tree = {k: v for k, v in self.source.tree.items() if k not in ("resources", *IGNORED)}
         for section, names in _UNIDENTIFIED.items():
             tree[section] = {k: v for k, v in (tree.get(section) or {}).items() if k not in names}
@@ -116,8 +115,8 @@ def load_space(path: str | Path, registries: Registries | None = None, overrides
 
     Args:
         path: the YAML file.
-        registries: what methods there are (default: all that are shipped).
-        overrides: dotted assignments that replace values of the file, ``search.trials=20``.
+        registries: the known methods (default: all that are shipped).
+        overrides: dotted assignments that replace values of the file, such as ``search.trials=20``.
 
     Raises:
         SpaceError: with file, line, dotted name, rule, value and remedy of the first mistake.
@@ -166,7 +165,7 @@ def load_recipe(path: str | Path, registries: Registries | None = None) -> Recip
 
 
 def _shipped() -> Registries:
-    from harness.registries import REGISTRIES  # declarations only; the one import upwards
+    from harness.registries import REGISTRIES  # only declarations; the only import of a higher package
 
     return REGISTRIES
 
@@ -185,7 +184,7 @@ def _check_sections(source: Source, sections: Sequence[str]) -> None:
 
 
 def _check_holes(source: Source, holes: Sequence[Hole]) -> None:
-    """Where holes may not be, and that there are some."""
+    """Check that no hole is at a forbidden place and that there is at least one."""
     if "seed" in source.tree:
         raise source.place(
             SpaceError(
@@ -219,13 +218,13 @@ def _check_holes(source: Source, holes: Sequence[Hole]) -> None:
 
 
 def _own_task(tree: Mapping[str, Any]) -> bool:
-    """Is the task the user's own function, which may measure more than the shipped ones?"""
+    """Whether the task is the user's own function, which may return further metrics."""
     task = tree.get("task")
     return isinstance(task, dict) and ":" in str(task.get("name"))
 
 
 def _check_fills(space: Space) -> None:
-    """Fill every hole with its ends and every choice: each must give a valid recipe."""
+    """Check that every probed value of every hole gives a valid recipe."""
     ranges = {hole.name for hole in space.holes if hole.kind != "choice"}
     for forced in [{}, *(probe for hole in space.holes for probe in _probes(space, hole))]:
         try:
@@ -238,7 +237,7 @@ def _check_fills(space: Space) -> None:
 
 
 def _end_outside(space: Space, error: SpaceError) -> Any:
-    """The end of the range that broke the rule, which the file shows; else the value that did."""
+    """The end of the range that violates the rule, because the file shows it; else the value that was tried."""
     for hole in space.holes:
         if hole.name != error.path or hole.kind == "choice":
             continue
@@ -254,8 +253,8 @@ def _end_outside(space: Space, error: SpaceError) -> Any:
 
 
 def _probes(space: Space, hole: Hole) -> Iterator[dict[str, Any]]:
-    """Codes of ``hole`` to try, each with the choices that make it exist and with every kind that
-    its section may take (kinds that share a parameter can differ in its range)."""
+    """Codes of ``hole`` to try, each with the choices that it needs to exist and with every kind that its section may
+    have, because kinds that share a parameter can differ in its range."""
     section = hole.name.partition(".")[0]
     parents = dict(hole.parents)
     kinds = [

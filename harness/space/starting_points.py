@@ -1,4 +1,4 @@
-"""Known-good first trials: recipes, whole or in part, as parameters of a space."""
+"""First trials of a search: given recipes as parameters of a space, and points spread over the space."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.records import BASELINES
 from harness.space.baselines import narrowest_code, widest_code
 from harness.space.distributions import SELECTORS, Hole, same
 
-Sample = Callable[[Callable[[Hole], Any]], dict[str, Any]]  # asks for the code of every hole that is reached
+Sample = Callable[[Callable[[Hole], Any]], dict[str, Any]]  # :meth:`harness.space.space.Space.sample`
 
 
 def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters (internal name -> code) that give ``leaves`` (dotted name -> value) where the
-    holes can; what they cannot give is left out."""
+    """The parameters (internal name -> code) that give ``leaves`` (dotted name -> value). Values that no hole can give
+    are left out."""
     params: dict[str, Any] = {}
     for hole in holes:
         if any(params.get(parent) != position for parent, position in hole.parents):
@@ -33,27 +33,30 @@ def express(holes: Sequence[Hole], leaves: Mapping[str, Any]) -> dict[str, Any]:
 def _code(hole: Hole, leaves: Mapping[str, Any]) -> Any:
     if hole.name in leaves:
         return hole.code_of(leaves[hole.name])
-    for selector in SELECTORS:  # a choice between sections goes by the section's kind
+    for selector in SELECTORS:  # a choice between sections is found by the section's kind
         label = leaves.get(f"{hole.name}.{selector}")
         if hole.kind == "choice" and label in hole.labels:
             return hole.labels.index(label)
     return None
 
 
-COMPRESSION = ("student", "prune", "quant")  # sections that decide about size and latency
-SMALLEST = (1.0, 0.5)  # shares of the way to the highest pruning ratio
+COMPRESSION = ("student", "prune", "quant")  # sections that decide size and latency
+SMALLEST = (1.0, 0.5)  # pruning ratios of the smallest models, as shares of the way to the highest ratio
 
 
 def starting_points(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list[dict[str, Any]]:
-    """``n`` points to know a space by: the smallest models (at most a third of them), the others spread out."""
+    """``n`` points of a space: the smallest models (at most a third of the points), the others spread out."""
     ends = [sample(lambda hole, share=share: _smallest(hole, share)) for share in SMALLEST]
     ends = [p for i, p in enumerate(ends) if p not in ends[:i]][: n // 3]
     return ends + spread_out(holes, sample, n - len(ends), seed)
 
 
 def _smallest(hole: Hole, share: float) -> Any:
-    """The narrowest student, pruned by ``share`` of what is allowed, at its highest precision: scales and further
-    operators make the file of a tiny model larger. All else at its default."""
+    """The code of ``hole`` in the smallest model: the narrowest student, pruned to ``share`` of the range, all else at
+    its default.
+
+    Its precision is the highest, because scales and additional operators make the file of a tiny model larger.
+    """
     match hole.name:
         case "prune":  # a choice between methods
             ratio = (i for i, c in enumerate(hole.choices) if isinstance(c, Mapping) and "ratio" in c)
@@ -66,14 +69,15 @@ def _smallest(hole: Hole, share: float) -> Any:
 
 
 def _at(hole: Hole, share: float) -> Any:
-    """The code a ``share`` of the way along a hole; choices by their position."""
+    """The code at ``share`` (0 to 1) of the way along a hole; in a choice, by index."""
     return hole.at_share(share) if hole.kind != "choice" else min(int(share * len(hole.choices)), len(hole.choices) - 1)
 
 
 def spread_out(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list[dict[str, Any]]:
-    """``n`` points that cover the ways to compress, everything else at its default: a Latin hypercube
-    (McKay, Beckman, Conover 1979) over the holes of ``COMPRESSION``, n equal parts of each with one point in
-    the middle of every part. ``sample``: :meth:`harness.space.space.Space.sample`.
+    """``n`` points that cover the ways to compress, everything else at its default.
+
+    They are a Latin hypercube (McKay, Beckman, Conover 1979) over the holes of ``COMPRESSION``: each hole is divided
+    into n equal parts, and one point lies in the middle of every part.
     """
     draw = random.Random(f"{seed} spread out")
     orders = {h.internal: draw.sample(range(n), n) for h in holes if h.name.split(".")[0] in COMPRESSION}
@@ -88,18 +92,18 @@ def spread_out(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list
 
 @dataclass(frozen=True)
 class First:
-    """A trial to run before the sampler's own. ``name``: the report marks it, and no rule stops it."""
+    """A trial to run before the sampler's own. If it has a ``name``, the report marks it and no rule stops it."""
 
     params: dict[str, Any]
     name: str = ""
 
 
 def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[First, ...]:
-    """The ``first:`` list: recipes in part, each value one that the space can take there, each with a
-    ``name`` of its own if it likes.
+    """Read the ``first:`` list: partial recipes, each with an optional ``name``. The space must be able to take every
+    value.
 
     Raises:
-        SpaceError: an entry names something that the space does not search, or a value outside.
+        SpaceError: an entry names something that the space does not search, or a value outside its range.
     """
     if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
         raise SpaceError("first", "must be a list of recipes, in part", value, "Example: [{train: {lr: 0.1}}].")

@@ -1,10 +1,9 @@
-"""Code that a study names: said before it runs, and run only where the user has agreed.
+"""Consent to code that a study names: it is shown before it runs, and runs only if the user has agreed.
 
-A recipe may name the user's own task, network or runtime as ``package.module:function``. In a study from
-somebody else that name can be anything that this machine can import (``os:system``). To search a space, or to train
-a recipe that lies outside a study, is consent: the user named the file. A search therefore remembers, in the
-user's cache and not in the study, which code its folder may name. Every other verb that would run code of a study
-asks first.
+A recipe may name the user's own task, network or runtime as ``package.module:function``. In a study from somebody else
+this can be anything that this machine can import (``os:system``). Searching a space, or training a recipe outside a
+study, counts as consent, because the user named the file. A search therefore stores which code its folder may name, in
+the user's cache and not in the study. Every other verb asks before it runs code of a study.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _SECTIONS = ("task", "student", "teacher", "deploy")
 
 
 def named_code(tree: Any) -> set[str]:
-    """Every ``package.module:function`` that a recipe or space names, in any branch of a choice."""
+    """All ``package.module:function`` that a recipe or space names, in any branch of a choice."""
     sections = [tree.get(section) for section in _SECTIONS] if isinstance(tree, Mapping) else []
     found, waiting = set[str](), [("", section) for section in sections]
     while waiting:
@@ -42,10 +41,10 @@ def named_code(tree: Any) -> set[str]:
 
 
 def study_code(folder: Path) -> set[str]:
-    """What the space and the trials' records of a study name. A file that no verb would read counts for nothing.
+    """The code that the space and the trials' records of a study name. Records that no verb would read are ignored.
 
     Raises:
-        FileMistake: ``trials/`` or ``space.yaml`` is a link, or no regular file.
+        FileMistake: ``trials/`` or ``space.yaml`` is a link or something else that is not regular.
     """
     found = set[str]()
     if (folder / "space.yaml").exists():
@@ -60,27 +59,27 @@ def study_code(folder: Path) -> set[str]:
 
 
 def study_of(file: Path) -> Path | None:
-    """The study that ``file`` lies in, or the file that it is a link to; None where there is none. A folder with
-    trials is one, whatever else it lacks."""
+    """The folder of the study that contains ``file`` or the target of its link; None if there is none. Any folder that
+    contains ``trials/`` counts as a study."""
     places = [*file.absolute().parents, *file.resolve().parents]
     return next((at for at in places if (at / "trials").is_dir()), None)
 
 
 def remember(folder: Path, code: set[str]) -> None:
-    """The study in ``folder`` may name ``code`` from now on, on this machine."""
+    """Store that the study in ``folder`` may name ``code`` on this machine."""
     if code:
-        with contextlib.suppress(OSError, SpaceError):  # no cache: the next verb asks
+        with contextlib.suppress(OSError, SpaceError):  # without a cache the next verb asks
             write_bytes_durably(_note(folder), json.dumps({"code": sorted(code | _remembered(folder))}).encode())
 
 
 def require(verb: str, folder: Path, code: set[str], agreed: bool, ask: Callable[[str], bool] | None = None) -> None:
-    """Refuse to go on unless the user has agreed that ``verb`` runs ``code``, which the study in ``folder`` names.
+    """Require the user's consent that ``verb`` runs ``code``, which the study in ``folder`` names.
 
     Args:
         agreed: the user gave ``--trust``.
-        ask: puts the question to a user who can answer.
+        ask: asks the user a question; None if nobody can answer.
     Raises:
-        SpaceError: the user has not agreed; it names the code.
+        SpaceError: the user has not agreed; the message names the code.
     """
     new = sorted(code - _remembered(folder))
     if not new or agreed:
