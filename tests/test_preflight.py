@@ -306,7 +306,7 @@ def test_a_checkpoint_trained_without_normalization(tmp_path, monkeypatch, capsy
     with pytest.raises(SpaceError) as caught:
         searched(tmp_path, NEWCOMER)
     assert str(caught.value).startswith("s.yaml:4: student.checkpoint: the network in mine.safetensors must classify")
-    for told in ("samples normalized otherwise", "write `normalize: none`", "search.allow_weak"):
+    for told in ("samples with another normalization", "write `normalize: none`", "search.allow_weak"):
         assert told in str(caught.value)
     assert not (tmp_path / "results").exists()
 

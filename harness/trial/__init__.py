@@ -1,5 +1,5 @@
 """One trial, in a worker: recipes in, files and records out.
 
-Recipes and folders come in as plain data; a record that says what the file is goes out, or one that says why there
-is none. Nothing raises past here, and nothing here knows a study, Optuna or Ray.
+Input: recipes and folders, as plain data. Output: a record that describes the file, or one that says why there is none.
+A trial's errors become records, except disk errors, which are raised. Nothing here depends on a study, Optuna or Ray.
 """

@@ -1,4 +1,4 @@
-"""What goes between the driver and a worker: jobs and answers, one definition for both sides. No torch, no Ray."""
+"""Jobs and answers that the driver and the workers exchange. Independent of torch and Ray."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.records import CONTINUES, TrialRecord
 class TrialJob:
     """One trial to run.
 
-    folder     where it leaves its files
+    folder     for the trial's files
     params     the sampler's parameters, for the record
-    baseline   which one it is; empty: none
-    continues  number of the stopped trial that it takes up again
-    rungs      that one's accuracies, by the epochs that it had trained
+    baseline   name of the baseline; empty if it is none
+    continues  number of the stopped trial that this one continues
+    rungs      the stopped trial's accuracies, by the number of epochs trained
     """
 
     recipe: Recipe
@@ -33,7 +33,7 @@ class TrialJob:
     rungs: Mapping[int, float] = field(default_factory=dict)
 
     def record(self) -> TrialRecord:
-        """Its record while nothing is known: failed, without a reason."""
+        """The trial's initial record: failed, without a reason."""
         return TrialRecord(
             number=self.number,
             status="failed",
@@ -47,11 +47,11 @@ class TrialJob:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a group of trials.
+    """The state of a group of trials after a job.
 
     records   of the trials that ended
-    epoch     the rung at which the others wait; None where none waits
-    accuracy  theirs there, by number
+    epoch     the rung at which the other trials wait; None if none waits
+    accuracy  of the waiting trials at that rung, by number
     """
 
     records: Sequence[TrialRecord] = ()
@@ -60,14 +60,18 @@ class Answer:
 
     @property
     def held(self) -> bool:
-        """Do trials wait in the worker to be told whether they go on?"""
+        """Whether trials wait in the worker for a decision to continue or stop."""
         return self.epoch is not None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a recipe costs, read from its untrained student: the key of the graph that runs, and the file's bytes and
-    name in the trial's folder."""
+    """Costs of a recipe, from its untrained student.
+
+    structure   key of the graph that runs
+    size_bytes  of the file
+    file        its name in the trial's folder
+    """
 
     structure: str
     size_bytes: int
@@ -76,11 +80,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Proven:
-    """What was seen when the widest students trained a step and were exported.
+    """Findings from training the widest students for a step and exporting them.
 
-    left_alone  what has weights that are neither rounded nor pruned, path -> type
-    whole       layers from which no channels can be removed; only where the recipe removes channels
-    frozen      parameters without ``requires_grad``, which are trained all the same
+    left_alone  modules with weights that are neither rounded nor pruned, path -> type
+    whole       layers from which no channels can be removed; only if the recipe removes channels
+    frozen      parameters with ``requires_grad=False``, which are trained nevertheless
     """
 
     left_alone: Mapping[str, str] = field(default_factory=dict)
@@ -90,11 +94,12 @@ class Proven:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a study needs before its first trial.
+    """Results of the preparation of a study.
 
-    logits    of each teacher over the training part, (N, C) float32, by the teacher's key
-    chance    accuracy of always saying the most frequent class, and ``metrics`` of the task of the same
-    teachers  ``model``, ``accuracy`` and ``weak`` of those trained now
+    logits    teacher key -> (N, C) float32, over the training part
+    chance    accuracy of always predicting the most frequent class
+    metrics   the task's metrics of the same predictions
+    teachers  ``model``, ``accuracy`` and ``weak`` of each teacher without a checkpoint
     """
 
     logits: Mapping[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""How a trial ends: finished with a file, stopped, or failed; always with its record on the disk."""
+"""The end of a trial: finished with a file, stopped, or failed. Its record is always written to disk."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ FILES = {"onnx": "model.onnx", "packed": "model.hpk"}
 
 @dataclass(frozen=True)
 class Opened:
-    """A trial in this process with its student; ``rungs``: accuracy by the epochs done."""
+    """A trial in this process with its student. ``rungs``: accuracy by the number of epochs trained."""
 
     base: TrialRecord
     folder: Path
     student: Run
     rungs: Mapping[int, float]
-    seconds: float  # of work so far; what is shared in a group counts in equal parts
-    before: int = 0  # epochs that the trial had trained as another, which was stopped
+    seconds: float  # work so far; time shared in a group is split equally
+    before: int = 0  # epochs that were trained by the stopped trial that this one continues
 
 
 @lru_cache(maxsize=1)
 def templates() -> Templates:
-    """This process's exported graphs, shared with others through the cache folder."""
+    """This process's exported graphs, shared with other processes through the cache folder."""
     return Templates(cache_folder() / "graphs")
 
 
 def ship(trained: Trained, recipe: Recipe, path: Path) -> Export:
-    """Write the file that the recipe's ``deploy`` asks for to ``path``, durably.
+    """Export a student to ``path`` as the recipe's ``deploy`` asks, durably.
 
     Raises:
-        TrialError: the exported graph does not compute what the student does.
+        TrialError: the exported graph does not compute the same as the student.
     """
     data = data_of(recipe)
     unpruned = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
@@ -64,8 +64,8 @@ def ship(trained: Trained, recipe: Recipe, path: Path) -> Export:
 
 
 def failure(base: TrialRecord, error: BaseException) -> TrialRecord:
-    """The record of a trial that ended in ``error``: the reason of at most MAX_REASON characters, for unexpected
-    errors the end of the traceback among the diagnostics."""
+    """The record of a trial that failed with ``error``. The reason has at most MAX_REASON characters. For unexpected
+    errors the diagnostics contain the end of the traceback."""
     record = base.model_copy(update={"reason": reason_of(error)})
     if isinstance(error, HarnessError | torch.OutOfMemoryError):
         return record
@@ -74,7 +74,7 @@ def failure(base: TrialRecord, error: BaseException) -> TrialRecord:
 
 
 def ended(record: TrialRecord, folder: Path, seconds: float, device: str) -> TrialRecord:
-    """The record, durably written."""
+    """Complete the record, write it durably and return it."""
     record = record.model_copy(update={"duration_s": seconds, "environment": _environment(device)})
     (folder / UNTRAINED).unlink(missing_ok=True)
     write_record(folder, record)
@@ -82,7 +82,7 @@ def ended(record: TrialRecord, folder: Path, seconds: float, device: str) -> Tri
 
 
 def stopped(opened: Opened, reason: str, device: str) -> TrialRecord:
-    """The record of a trial that a rule ended at a rung: its curve, no file."""
+    """The record of a trial that was stopped at a rung. It has a curve but no file."""
     student = opened.student
     _write_beside(opened.folder, student.recipe, student.history)
     record = opened.base.model_copy(
@@ -105,7 +105,7 @@ def _rungs(opened: Opened) -> dict[str, float]:
 
 
 def finished(opened: Opened, device: str) -> TrialRecord:
-    """The record of a trial that trained to its end: exported, scored on its runtime, audited."""
+    """The record of a trial that trained to its last epoch, after export, scoring on its runtime and audit."""
     started = time.monotonic()
     record = caught(opened.base, _record, opened)
     return ended(record, opened.folder, opened.seconds + time.monotonic() - started, device)
@@ -150,7 +150,7 @@ def _environment(device: str) -> dict[str, Any]:
 
 
 def _write_beside(folder: Path, recipe: Recipe, history: Sequence[Mapping[str, float]]) -> None:
-    """recipe.yaml (JSON is YAML) and history.csv, for people and for ``harness train``."""
+    """Write recipe.yaml (JSON is valid YAML) and history.csv, for users and for ``harness train``."""
     write_json_durably(folder / "recipe.yaml", recipe.to_tree())
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(history[0]) if history else ["epoch"])
@@ -160,10 +160,10 @@ def _write_beside(folder: Path, recipe: Recipe, history: Sequence[Mapping[str, f
 
 
 def caught(base: TrialRecord, work: Callable[..., Any], *given: Any) -> Any:
-    """What ``work(*given)`` gives, or the record of its failure."""
+    """The result of ``work(*given)``, or the record of its failure."""
     try:
         return work(*given)
-    except (Exception, SystemExit) as error:  # the worker must answer, whatever a user's model does
+    except (Exception, SystemExit) as error:  # the worker must answer whatever the user's model raises
         if disk_error(error) is not None:
-            raise  # no fault of the trial: the search ends, and a resumed one tries it again
+            raise  # not the trial's fault: the search ends, and a resumed search repeats the trial
         return failure(base, error)

@@ -1,14 +1,16 @@
-"""What is found out before a study's first trial: that the networks it is given are read rightly, and that its
-students train, export and compute the same.
+"""Checks before a study's first trial: networks read from files have a plausible accuracy, and students train, export
+and compute the same after export.
 
-A network that was trained on other numbers than it is given here (samples normalized in another way, say) still
-loads; only its accuracy tells. Skill is the share of the way from chance to no error that it has come:
+A network that was trained on differently normalized samples still loads; only its accuracy shows the mistake. Skill is
+its accuracy on a scale from 0 (chance) to 1 (no error):
 
     skill = max((accuracy - c) / (1 - c), (recall - 1/C) / (1 - 1/C))
 
-accuracy  share of the validation samples that are classified rightly; c: share of the most frequent class
-recall    mean over the C classes of the share found of each; a network that ignores its input has 1/C
-Bound: skill <= 1, and skill <= 0 where the input is ignored. Below LEAST_SKILL (half way) a network is refused.
+accuracy  share of validation samples that are classified correctly
+c         share of the most frequent class
+recall    mean over the C classes of the share of its samples that are classified correctly
+Bound: skill <= 1. A network that ignores its input has recall 1/C and skill <= 0. A network below LEAST_SKILL (half
+way) is refused.
 """
 
 from __future__ import annotations
@@ -39,15 +41,19 @@ from harness.trial.job import Proven
 from harness.trial.outcome import FILES, ship
 from harness.trial.score import data_of, normalized_part, parity
 
-LEAST_SKILL = 0.5
-MAX_RELATIVE = 0.05  # of the largest logit: rounding on the edge of a step, in a student of one step
-MAX_DISAGREEING = 0.02
+LEAST_SKILL = 0.5  # half way from chance to no error
+# A student fails only if it exceeds both limits. After one step of training, a value may lie at the edge of a rounding
+# step, where float error changes the rounded value and with it the logits.
+MAX_RELATIVE = 0.05  # largest difference of logits, as a share of the largest logit
+MAX_DISAGREEING = 0.02  # share of samples whose predicted class may differ
 
 
 @dataclass(frozen=True)
 class Skill:
-    """What a network scores on the validation part: ``accuracy`` and ``chance`` are shares of its ``n`` samples,
-    ``recall`` and ``even`` (1/C) means over the classes."""
+    """Scores of a network on the ``n`` samples of the validation part; see the module's docstring.
+
+    ``chance`` is the accuracy of always predicting the most frequent class, ``even`` the recall of that (1/C).
+    """
 
     accuracy: float
     chance: float
@@ -62,7 +68,7 @@ class Skill:
 
 
 def skill_of(logits: np.ndarray, labels: np.ndarray, classes: int) -> Skill:
-    """See the module's docstring. A logit that is not finite is an error."""
+    """The skill of logits (N, C). A sample with a non-finite logit counts as wrong."""
     right = (logits.argmax(1) == labels) & np.isfinite(logits).all(1)
     chance = float(np.bincount(labels).max() / len(labels))
     recall = float(np.mean([right[labels == c].mean() for c in range(classes) if (labels == c).any()]))
@@ -72,22 +78,22 @@ def skill_of(logits: np.ndarray, labels: np.ndarray, classes: int) -> Skill:
 
 
 def measured(module: nn.Module, data: Data) -> Skill:
-    """The skill of a network on the validation part, normalized as ``data`` says."""
+    """The skill of a network on the validation part, normalized as in ``data``."""
     x, y = data.validation
     return skill_of(predict(module, normalized(x, data)), y.numpy(), data.classes)
 
 
 def examine(trees: Sequence[Mapping[str, Any]], wanted: Mapping[str, str], allow_weak: bool) -> list[dict[str, Any]]:
-    """Look at the data, and at every network that a study reads from a file.
+    """Check the data, and every network that a study reads from a file.
 
     Args:
-        trees: recipes that between them name every such network; at least one.
-        wanted: metrics that the task must return; where the space asks for it -> its name.
-        allow_weak: go on where a network that was read is near chance.
+        trees: recipes that together name every such network; at least one.
+        wanted: metrics that the task must return: place in the space -> name.
+        allow_weak: accept networks with a skill below LEAST_SKILL.
     Returns:
         See :func:`loaded`.
     Raises:
-        SpaceError: the data cannot be used, lack a wanted metric, or a network cannot be read or is weak.
+        SpaceError: the data cannot be used or lack a wanted metric, or a network cannot be read or is weak.
     """
     found: dict[str, dict[str, Any]] = {}
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
@@ -106,10 +112,10 @@ def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
 
 
 def prove(trees: Sequence[Mapping[str, Any]], device: str = "cpu") -> Proven:
-    """Prove that the students of these recipes train a step, export and compute the same.
+    """Test that the students of these recipes train for a step, export, and compute the same after export.
 
     Raises:
-        SpaceError: what the first of them cannot do.
+        SpaceError: a student cannot; names the first mistake.
     """
     seen = [prove_student(parse_recipe(tree, REGISTRIES), device) for tree in trees]
     return Proven(
@@ -120,11 +126,13 @@ def prove(trees: Sequence[Mapping[str, Any]], device: str = "cpu") -> Proven:
 
 
 def loaded(recipe: Recipe, allow_weak: bool) -> list[dict[str, Any]]:
-    """The networks that the recipe reads from files: ``where`` it names them, ``file``, what they score, and
-    another normalization with which they score clearly ``better`` (empty where there is none).
+    """The networks that the recipe reads from files, one mapping each.
+
+    Keys: ``where`` (student or teacher), ``file``, the fields of :class:`Skill`, ``weak``, and ``better``: another
+    normalization with which the accuracy is clearly higher (empty if there is none).
 
     Raises:
-        SpaceError: one of them is weak, which is not allowed; names what it scores on samples normalized otherwise.
+        SpaceError: a network is weak and ``allow_weak`` is False; names its accuracy with other normalizations.
     """
     given: dict[str, tuple[Model, int]] = {}
     if recipe.student.checkpoint is not None:
@@ -151,9 +159,9 @@ def _refusal(path: str, file: str, module: nn.Module, data: Data, seen: Skill) -
         "to all)"
     )
     remedy = (
-        "Probably it was trained on samples normalized otherwise: here they have the training part's mean "
-        f"{_short(data.mean)} and deviation {_short(data.std)} taken out. {_otherwise(module, data)} Where the "
-        "accuracy is right, go on with `search.allow_weak: true`."
+        "Probably it was trained on samples with another normalization: here they are normalized with the training "
+        f"part's mean {_short(data.mean)} and standard deviation {_short(data.std)}. {_otherwise(module, data)} If the "
+        "accuracy is right, allow it with `search.allow_weak: true`."
     )
     return SpaceError(path, rule, f"{seen.accuracy:.1%} and {seen.recall:.1%}", remedy)
 
@@ -163,7 +171,7 @@ def _short(values: tuple[float, ...]) -> str:
 
 
 def _usual(module: nn.Module, data: Data) -> dict[str, Skill]:
-    """What the network scores on samples normalized in the two usual other ways."""
+    """The network's skill with the two usual other normalizations: raw samples, and division by the largest value."""
     top = float(data.train[0].max())
     ways: dict[str, Normalization] = {"none": "none"}
     if top > 0:
@@ -172,7 +180,7 @@ def _usual(module: nn.Module, data: Data) -> dict[str, Skill]:
 
 
 def _better(module: nn.Module, data: Data, seen: Skill) -> str:
-    """The usual normalization with which the network is right more often, by over three standard errors."""
+    """The other normalization with which accuracy is higher by over three standard errors, as text; else empty."""
     scores = _usual(module, data)
     best = max(scores, key=lambda text: scores[text].accuracy)
     error = math.sqrt(seen.accuracy * (1 - seen.accuracy) / seen.n)
@@ -181,7 +189,7 @@ def _better(module: nn.Module, data: Data, seen: Skill) -> str:
 
 
 def _otherwise(module: nn.Module, data: Data) -> str:
-    """What the network scores on samples normalized in the two usual other ways, and what to write."""
+    """A text with the network's accuracy under the two usual other normalizations, and with what to write."""
     scores = _usual(module, data)
     told = ", ".join(f"with `task.normalize: {text}` {seen.accuracy:.1%}" for text, seen in scores.items())
     best = max(scores, key=lambda text: scores[text].skill)
@@ -191,10 +199,10 @@ def _otherwise(module: nn.Module, data: Data) -> str:
 
 
 def prove_student(recipe: Recipe, device: str) -> Proven:
-    """Train the recipe's student for one step, export it and compare the file with it, all in a temporary folder.
+    """Train the recipe's student for one step, export it to a temporary folder and compare the file with it.
 
     Raises:
-        SpaceError: one message, of the first thing that cannot be done.
+        SpaceError: the first of these that fails.
     """
     name, data = recipe.student.name, data_of(recipe)
     step = replace(recipe.train, epochs=1)
@@ -206,7 +214,7 @@ def prove_student(recipe: Recipe, device: str) -> Proven:
         x, y = normalized_part(alone, "train", device)
         n = min(len(y), step.batch_size)
         [run] = advance([begin(alone, module.to(device), Examples(x[:n], y[:n]))], 1)
-        if isinstance(run, TrialError):  # of its numbers (the learning rate), which a trial may choose otherwise
+        if isinstance(run, TrialError):  # caused by numbers such as the learning rate, which differ between trials
             return found
         trained = finish(run)
         doing = "be exported to ONNX"
@@ -217,14 +225,14 @@ def prove_student(recipe: Recipe, device: str) -> Proven:
             seen = parity(trained, path, data, recipe.deploy.runtime)
     except SpaceError:
         raise
-    except (Exception, SystemExit) as error:  # torch, its exporter and the runtimes raise many kinds
+    except (Exception, SystemExit) as error:  # torch, its exporter and the runtimes raise errors of many types
         raise cannot("student.model", name, doing, error) from error
     _check_same(name, seen)
     return replace(found, whole=_whole(trained))
 
 
 def cannot(path: str, name: str, doing: str, error: BaseException) -> SpaceError:
-    """The one message where ``doing`` something with a network ended in ``error``."""
+    """The SpaceError for a network ``name`` that cannot do what ``doing`` says, because of ``error``."""
     cause = _cause(error)
     remedy = _ASSIGNED if "Proxy(" in cause else _REMEDY
     return SpaceError(path, f"{name!r} must {doing}: {cause}", remedy=remedy)
@@ -243,7 +251,7 @@ def _check_same(name: str, seen: Mapping[str, float]) -> None:
     if seen["relative"] <= MAX_RELATIVE or seen["disagreements"] <= MAX_DISAGREEING * seen["n"]:
         return
     rule = (
-        f"the file of {name!r} must compute what torch does: its logits may be {MAX_RELATIVE:.0%} off, of the largest"
+        f"the file of {name!r} must compute the same as torch: logits may differ by {MAX_RELATIVE:.0%} of the largest"
     )
     raise SpaceError("student.model", rule, f"{seen['relative']:.1%}", _REMEDY)
 
@@ -257,6 +265,6 @@ def _cause(error: BaseException) -> str:
 
 
 def _whole(trained: Trained) -> list[str]:
-    """Layers that kept all their channels, but for the last one, whose channels are the classes."""
+    """Layers that kept all their channels. The last layer is left out, because its channels are the classes."""
     kept = trained.diagnostics["channels_kept"]
     return [layer for layer in list(kept)[:-1] if kept[layer][0] == kept[layer][1]]

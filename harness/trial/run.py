@@ -1,9 +1,8 @@
-"""Trials: recipes in, files and records out. Nothing raises past here: failure is data.
+"""Run trials in a worker process. An error of a trial does not raise; it becomes a record with status ``failed``.
 
-Runs in a worker process (it imports torch). ``run`` does one trial at once; ``start`` and ``go_on`` do
-a group of trials of equal structure, side by side, in parts: at every rung they answer with the
-accuracies and keep the students, and are told which of them stop. The teacher's logits come from the
-study, computed once.
+``run`` does one trial in one call. ``start`` and ``go_on`` train a group of trials of equal structure side by side,
+from rung to rung: at every rung they return the accuracies and keep the students, and the next call says which trials
+stop. The teachers' logits are computed once per study and passed in.
 """
 
 from __future__ import annotations
@@ -49,30 +48,30 @@ __all__ += ["go_on", "run", "score_test", "start", "untrained"]
 
 
 _OPENED: dict[int, Opened] = {}
-_PAUSED: dict[int, Opened] = {}  # stopped here, in case they are taken up again
-PAUSED_BYTES = 128 * 2**20  # of their own tensors; the latest stay
+_PAUSED: dict[int, Opened] = {}  # trials stopped in this process, which may be resumed
+PAUSED_BYTES = 128 * 2**20  # memory for paused trials' tensors; the oldest are dropped and would train from the start
 
 
 @lru_cache(maxsize=1)
 def _settle() -> None:
-    """What the process that trains needs once."""
+    """Set allocator and number of threads, once per process."""
     keep_memory()
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
 
 
 def fingerprint(tree: Mapping[str, Any]) -> dict[str, str]:
-    """What the data of the recipe ``tree`` are made of (:meth:`harness.tasks.data.Data.parts`)."""
+    """Digests of the parts of the data of the recipe ``tree`` (:meth:`harness.tasks.data.Data.parts`)."""
     return data_of(parse_recipe(tree, REGISTRIES)).parts()
 
 
 def prepare(trees: Sequence[Mapping[str, Any]], folder: str, device: str = "cpu") -> Prepared:
-    """What a study needs before its first trial: student built once, teachers ready.
+    """Prepare a study before its first trial: load the data, build a student, train or load the teachers.
 
     Args:
-        trees: recipes that between them name every teacher of the space.
-        folder: the study's folder; written only when everything succeeded.
+        trees: recipes that together name every teacher of the space.
+        folder: the study's folder; written only after everything else has succeeded.
     Raises:
-        SpaceError: the data, the teacher or the student cannot be had.
+        SpaceError: the data cannot be loaded, or a teacher or the student cannot be built.
     """
     _settle()
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
@@ -99,12 +98,12 @@ def prepare(trees: Sequence[Mapping[str, Any]], folder: str, device: str = "cpu"
 
 
 def _metrics_at_chance(data: Data, labels: np.ndarray) -> dict[str, float]:
-    """The task's metrics of always saying the most frequent class; none where one has no value there."""
+    """The task's metrics of always predicting the most frequent class; empty if one of them is undefined there."""
     logits = np.zeros((len(labels), data.classes), np.float32)
     logits[:, np.bincount(labels).argmax()] = 1
     try:
         return own_metrics(data, logits, labels)
-    except TrialError:  # a share of what was found, where nothing was
+    except TrialError:  # such as precision without any positive prediction
         return {}
 
 
@@ -116,7 +115,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     plain = Trained(module.eval(), None, False, [], {})
     try:
         made = export(plain, templates(), path, data.input_shape, data.mean, data.std, task=facts.of_task(data))
-    except Exception as error:  # torch's exporter raises many kinds
+    except Exception as error:  # torch's exporter raises errors of many types
         raise cannot("teacher.model", recipe.teacher.model.name, "be exported to ONNX", error) from error
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     write_checked_json(
@@ -133,7 +132,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
 
 
 def run(job: TrialJob, teacher_logits: Mapping[str, np.ndarray] | None = None, device: str = "cpu") -> TrialRecord:
-    """Train, export and score one trial; the record is on the disk before it returns.
+    """Train, export and score one trial. Its record is written to disk before the function returns.
 
     Latency is not measured here: the driver times the file when nothing else runs.
     """
@@ -146,14 +145,13 @@ def start(
     teacher_logits: Mapping[str, np.ndarray] | None = None,
     device: str = "cpu",
 ) -> Answer:
-    """Open a group of trials of equal structure and train to the first of ``rungs`` (epochs).
+    """Open a group of trials of equal structure and train them to the first of ``rungs`` (epochs).
 
-    A job that ``continues`` a stopped trial of that number, whose accuracies were ``rungs``, goes on
-    where that one stood if it was stopped in this process lately, else trains from its start: the same
-    student, for more epochs. Where trials wait in the answer, :func:`go_on` is to follow.
+    A job that ``continues`` a stopped trial resumes its student if this process still has it. Otherwise the same
+    student trains from the start, for more epochs. If the answer is held, :func:`go_on` must be called next.
     """
     _settle()
-    _OPENED.clear()  # whatever a former group left behind
+    _OPENED.clear()  # left by an earlier group
     records = []
     for job in jobs:
         started = time.monotonic()
@@ -172,9 +170,14 @@ def start(
 
 
 def go_on(stops: Mapping[int, str], rungs: Sequence[int], keep: bool = False, device: str = "cpu") -> Answer:
-    """Train the waiting trials on to the next of ``rungs``, without those in ``stops`` (number ->
-    reason), which end here without a file; ``keep``: they may be taken up again. Returns what
-    :func:`start` does."""
+    """Train the waiting trials to the next of ``rungs``.
+
+    Args:
+        stops: trials that end here without a file, number -> reason.
+        keep: whether their students are kept, because the trials may be resumed.
+    Returns:
+        As :func:`start`.
+    """
     records = []
     for number, reason in stops.items():
         opened = _OPENED.pop(number)
@@ -185,8 +188,11 @@ def go_on(stops: Mapping[int, str], rungs: Sequence[int], keep: bool = False, de
 
 
 def _pause(opened: Opened) -> None:
-    """Keep a stopped student, without its examples (their teacher may change meanwhile) and on tensors of its
-    own: a lane's are parts of what all lanes share."""
+    """Keep a stopped student.
+
+    It is kept without its examples, because this process may train with another teacher in the meantime. Its tensors
+    are copied, because those of a lane are views of tensors that all lanes share.
+    """
     run = opened.student
     bare = Examples(run.examples.x.new_empty(0), run.examples.y.new_empty(0))
     _PAUSED[opened.base.number] = replace(
@@ -223,11 +229,11 @@ def _go(rungs: Sequence[int], records: list[TrialRecord], device: str) -> Answer
 
 
 def _train(until: int, device: str) -> list[TrialRecord]:
-    """Train every open student to ``until``; records of those that failed."""
+    """Train every open student to epoch ``until``. Returns the records of those that failed."""
     started, numbers = time.monotonic(), list(_OPENED)
     try:
         runs = advance([_OPENED[n].student for n in numbers], until)
-    except (Exception, SystemExit) as error:  # the worker must answer, whatever a user's model does
+    except (Exception, SystemExit) as error:  # the worker must answer whatever the user's model raises
         runs = [error] * len(numbers)
     seconds = (time.monotonic() - started) / max(len(numbers), 1)
     failed = []
@@ -257,13 +263,13 @@ def _examples(recipe: Recipe, quantities: Tensors, device: str) -> Examples:
 
 
 def untrained(recipe: Recipe, folder: Path, device: str = "cpu") -> Cost:
-    """What a recipe costs, from its student as it will be shipped, exported before any training.
+    """The costs of a recipe, from its student in its final form, exported without any training.
 
     Raises:
-        TrialError: the student cannot be made, which the trial itself will say too.
+        TrialError: the student cannot be built or exported; the trial itself will fail with the same error.
     """
     _settle()
-    alone = replace(recipe, distill=Selected(name="none"))  # no teacher changes a structure
+    alone = replace(recipe, distill=Selected(name="none"))  # a teacher does not change the structure
     try:
         made = ship(finish(_begin(alone, {}, {}, device)), recipe, folder / UNTRAINED)
     except (Exception, SystemExit) as error:

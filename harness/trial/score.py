@@ -1,4 +1,4 @@
-"""What a file scores: accuracy on its runtime, parity with training; and the data, kept per process."""
+"""Scores of a file: accuracy on its runtime and parity with training. Also the data, cached per process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from harness.tasks.data import Data, load_data, own_metrics
 from harness.train.fit import Trained
 from harness.train.predict import normalized, predict
 
-PARITY_SAMPLES = 256
-RUNG_SAMPLES = 1000
-RESAMPLES = 200
+PARITY_SAMPLES = 256  # validation samples on which file and simulation are compared
+RUNG_SAMPLES = 1000  # validation samples at a rung, unless the training part is large; see ``rung_part``
+RESAMPLES = 200  # bootstrap draws of a metric
 
 
 @lru_cache(maxsize=2)
@@ -34,7 +34,7 @@ def _told(recipe: Recipe) -> str:
 
 
 def data_of(recipe: Recipe) -> Data:
-    """The recipe's data, loaded once per process."""
+    """The recipe's data, cached in this process."""
     return _data(_told(recipe))
 
 
@@ -46,7 +46,8 @@ def _normalized(task_json: str, part: str, device: str) -> tuple[torch.Tensor, t
 
 
 def normalized_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """``train`` or ``validation`` of the recipe's data, normalized, on the device; once per process."""
+    """The part ``train`` or ``validation`` of the recipe's data: x normalized, y; both on the device and cached in this
+    process."""
     return _normalized(_told(recipe), part, device)
 
 
@@ -61,25 +62,26 @@ def _at_rungs(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rung_part(recipe: Recipe, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Validation samples for the accuracy at a rung: all of them, unless they are more than RUNG_SAMPLES
-    and a sixth of the training samples; the same random ones at every rung of every trial then. An
-    epoch has backward passes too, so a rung stays a small part of it."""
+    """Validation samples for the accuracy at a rung: x, y.
+
+    At most RUNG_SAMPLES or a sixth of the number of training samples, whichever is larger; the same random subset at
+    every rung of every trial. As an epoch also has backward passes, a rung costs a small part of it.
+    """
     return _at_rungs(_told(recipe), device)
 
 
 def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:
-    """Accuracy (and the task's own metrics) of the file on ``validation`` or ``test``, computed by
-    the runtime."""
+    """Accuracy and the task's own metrics of the file on ``validation`` or ``test``, computed by the runtime."""
     x, y = getattr(data, part)
     logits, labels = base.load(runtime, path).logits(x.float().numpy()), y.numpy()
     return {"accuracy": float((logits.argmax(1) == labels).mean()), **own_metrics(data, logits, labels)}
 
 
 def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime") -> dict[str, float]:
-    """How far the file is from torch's simulation of it, on the first validation samples.
+    """The difference between the file and its simulation in torch, on the first ``n`` validation samples.
 
-    ``max_abs`` and ``relative`` (to the largest logit) compare logits; ``disagreements`` counts
-    samples whose predicted class differs, of ``n``.
+    ``max_abs`` is the largest difference of logits, ``relative`` its ratio to the largest logit; ``disagreements``
+    counts the samples whose predicted class differs.
     """
     x, _ = data.validation
     x = x[:PARITY_SAMPLES]
@@ -97,7 +99,7 @@ def parity(trained: Trained, path: Path, data: Data, runtime: str = "onnxruntime
 
 
 def score_test(folder: str) -> dict[str, float]:
-    """Accuracy of a finished trial's file on the test part: called once, for points on the front."""
+    """Metrics of a finished trial's file on the test part. Called once per trial, for points of the front."""
     record = parse_record(Path(folder))
     recipe = parse_recipe(record.recipe, REGISTRIES)
     data = data_of(recipe)
@@ -106,9 +108,11 @@ def score_test(folder: str) -> dict[str, float]:
 
 
 def metric_spread(folder: str) -> dict[str, float]:
-    """Standard deviation of each of the task's own metrics of a trial's file on the validation part, over
-    ``RESAMPLES`` draws of its samples with replacement (the bootstrap: Efron 1979). A draw on which a metric has
-    no value counts for none."""
+    """Standard deviation of each of the task's own metrics of a trial's file on the validation part.
+
+    It is taken over ``RESAMPLES`` draws of the samples with replacement (bootstrap, Efron 1979). Draws in which a
+    metric is undefined are left out.
+    """
     record = parse_record(Path(folder))
     recipe = parse_recipe(record.recipe, REGISTRIES)
     data, drawn = data_of(recipe), list[dict[str, float]]()
