@@ -130,7 +130,7 @@ def test_a_ray_that_dies_ends_the_search_in_one_line_and_the_next_one_goes_on(st
     before = study.files()
     assert driver.returncode == 1
     [line] = said(err)
-    assert "has died" in line and "Go on with: harness" in line, line
+    assert "has died" in line and "Continue with: harness" in line, line
     wait_until(lambda: not study.left(), "a process is left", 10)
     assert study.run() == "complete 12 0"
     assert before.items() <= study.files().items()

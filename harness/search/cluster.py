@@ -72,7 +72,7 @@ def _start(resources: Resources) -> None:
     if resources.gpu and not gpus:
         raise SpaceError(
             "resources.gpu",
-            "a GPU is asked for, but this machine shows none",
+            "the space asks for a GPU, but this machine has none",
             resources.gpu,
             "Remove `resources.gpu` to use CPU cores, or give --address of a cluster that has one.",
         )

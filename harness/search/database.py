@@ -70,8 +70,8 @@ class Database(RDBStorage):
             waited = time.monotonic() - started
             if waited > LIMIT_S or self._give_up():
                 raise HarnessError(
-                    f"{self._shown}: the database did not answer for {waited:.0f} s ({reason}). What finished is kept. "
-                    "When it is there again, give the same command again."
+                    f"{self._shown}: the database did not answer for {waited:.0f} s ({reason}). "
+                    "Finished trials are kept. When the database answers, give the same command again."
                 )
             if not again:
                 log.warning("%s does not answer (%s): the search waits up to %.0f s", self._shown, reason, LIMIT_S)

@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Services:
-    """What a search works with beside its space and its folder."""
+    """The services of a search, besides its space and folder."""
 
     examination: Examination
     lab: Callable[[], Lab]
@@ -155,11 +155,11 @@ def _in_words(space: Space, folder: Path) -> Iterator[None]:
         known = error if isinstance(error, DiskError) else disk_error(error, denied=True)
         if known is None:
             raise
-        rule = f"{folder}: the search ended, since the disk takes nothing ({known.args[0]}). What finished is kept"
+        rule = f"{folder}: the search ended: the disk cannot be written ({known.args[0]}). Finished trials are kept"
         raise DiskError(rule) from None
     except ClusterLost as error:
         raise ClusterLost(
-            f"{folder}: the search ended: {error}. What finished is kept. Go on with: {_command()}"
+            f"{folder}: the search ended: {error}. Finished trials are kept. Continue with: {_command()}"
         ) from None
     except SpaceError as error:
         if error.path.split(".")[0] in space.source.tree:
@@ -239,7 +239,7 @@ def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: P
     """Let a worker prepare teachers and data, and print each teacher's accuracy."""
     ready: Prepared = pool.call("prepare", teachers, str(folder.resolve()))
     for teacher in ready.teachers:
-        weak = ", WEAK: train it longer or otherwise" if teacher["weak"] else ""
+        weak = ", WEAK: train it longer or with other settings" if teacher["weak"] else ""
         shown.say(f"teacher {teacher['model']}: accuracy {teacher['accuracy']:.2%} on validation{weak}")
     return ready
 
@@ -295,7 +295,7 @@ def _take_in(run: Run) -> None:
     run.latencies.mend()
     for number in run.study.damaged:
         log.warning(
-            "%s: the record is damaged or does not match its file; the trial counts no more, and is repeated",
+            "%s: the record is damaged or does not match its file; the trial no longer counts and is repeated",
             trial_folder(run.folder, number),
         )
 

@@ -27,7 +27,7 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
     scores, wrong = read_or_damage(path)
     known = {name: found for name, found in scores.items() if isinstance(found, Mapping)}
     if wrong:
-        log.warning("%s: %s: the scores are taken again", folder, wrong)
+        log.warning("%s: %s: the test scores are measured again", folder, wrong)
     todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in known]
     while todo or pool.running:
         while todo and pool.free:

@@ -55,7 +55,7 @@ class Latencies:
         except FileNotFoundError:
             return False
         except (OSError, ValueError, FileMistake) as error:
-            log.warning("%s; it is made again from the records", str(error).partition("\n")[0].rstrip("."))
+            log.warning("%s; it is rebuilt from the records", str(error).partition("\n")[0].rstrip("."))
             return False
         return True
 

@@ -155,7 +155,7 @@ def _take_up(run: Run) -> bool:
         if stopped is None or curve is None:
             continue
         if not run.counts.resumed:
-            run.progress.say("stopped trials that may enter the front by what is known now go on, as others")
+            run.progress.say("stopped trials that may still enter the front are resumed, under new numbers")
         run.counts.resumed += 1
         proposal = run.study.again(stopped, kept=home is not None)
         run.trials.resume(proposal, stopped)

@@ -265,7 +265,7 @@ class RayPool:
             return
         self._missing, self._said = len(waits), now
         if not waits:
-            log.warning("all %d workers are there", len(self._slots))
+            log.warning("all %d workers are ready", len(self._slots))
             return
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - (now - min(slot.asked for slot in waits))))
         free, whole = ray.available_resources(), ray.cluster_resources()

@@ -57,7 +57,7 @@ class Progress:
         if self._live:
             return
         before = record.diagnostics.get(CONTINUES)
-        again = "" if before is None else f"took up {before} again"
+        again = "" if before is None else f"resumes trial {before}"
         if record.status != "ok":
             reason = record.reason.splitlines()[0][:160] if record.reason else ""
             self.say(f"trial {record.number:4d} {record.status}: {reason} {again}".rstrip())

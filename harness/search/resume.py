@@ -120,7 +120,7 @@ def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
         raise SpaceError(
             str(folder),
             f"the study was made with other data or code:\n--- study\n+++ now\n{lines}\n",
-            remedy=f"Choose another --study name, or give them as they were. Where no result depends on it, remove "
+            remedy=f"Choose another --study name, or give them as they were. If no result depends on that, remove "
             f"{path}.",
         )
 
@@ -150,7 +150,7 @@ def complete_already(folder: Path, budget: Budget) -> dict[str, Any] | None:
     are intact. A budget of seconds applies to one run, so it is never reached already.
     """
     if damaged := [wrong for name in SUMMARIES if (wrong := read_or_damage(folder / name, TABLE_BYTES)[1])]:
-        log.warning("%s: %s: made again", folder, ", ".join(damaged))
+        log.warning("%s: %s: written again", folder, ", ".join(damaged))
     if damaged or read_told(folder / TOLD)[1]:
         return None
     try:

@@ -82,7 +82,7 @@ def _killed(study: Study, name: str) -> list[str]:
     _, said = driver.communicate(timeout=120)
     if name == "ray::":
         return [] if driver.returncode == 0 else [f"exit code {driver.returncode}: {said[-300:]}"]
-    whole = driver.returncode == 1 and len(lines(said)) == 1 and "Go on with" in said
+    whole = driver.returncode == 1 and len(lines(said)) == 1 and "Continue with" in said
     return [] if whole else [f"exit code {driver.returncode}: {said[-300:]}"]
 
 
