@@ -15,10 +15,10 @@ else
 RUN   := $(VENV)/bin/python
 endif
 
-.PHONY: help search test test-long chaos report train test-gpu lint bench clean
+.PHONY: help search test test-long test-lowest chaos report train test-gpu lint bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 search: $(READY) ## search SPACE (default: the digits) and write its report; ARGS="--trials 20"
 	$(RUN) -m harness search $(SPACE) $(ARGS)
@@ -37,6 +37,11 @@ train: $(READY) ## train RECIPE for production (default: the knee of STUDY)
 
 test-long: $(READY) ## the tests in which parts of a real cluster die (minutes)
 	$(RUN) -m pytest -m long $(ARGS)
+
+test-lowest: $(READY) ## all tests with the lowest versions that pyproject.toml states
+	$(RUN) -m uv venv --quiet --clear --python $(RUN) build/lowest
+	$(RUN) -m uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct -e ".[dev]"
+	$(MAKE) test VENV=build/lowest
 
 test-gpu: $(READY) ## the tests that need a GPU
 	$(RUN) -m pytest -m gpu $(ARGS)

@@ -122,7 +122,7 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(study: Study) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
 def test_a_ray_that_dies_ends_the_search_in_one_line_and_the_next_one_goes_on(study: Study, name: str) -> None:
-    driver = study.start(trial_s=0.3)
+    driver = study.start(trial_s=2)
     study.wait_for_records(2)
     [victim] = [p for p in psutil.Process(driver.pid).children() if p.name() == name]
     victim.kill()
