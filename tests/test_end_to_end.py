@@ -79,7 +79,7 @@ def test_the_summaries_agree_with_the_records(searched) -> None:
     study = json.loads((folder / "study.json").read_text())
     assert (study["status"], study["finished"], study["failed"]) == ("complete", TRIALS, 0)
     assert set(map(str, study["front"])) <= set(json.loads((folder / "test.json").read_text()))
-    rows = list(csv.DictReader((folder / "report" / "trials.csv").open()))
+    rows = list(csv.DictReader((folder / "report" / "trials.csv").read_text().splitlines()))
     assert [int(row["number"]) for row in rows] == list(range(TRIALS))
     assert {int(row["number"]) for row in rows if row["front"] == "True"} == set(study["front"])
     page = (folder / "report" / "index.html").read_text()

@@ -135,10 +135,9 @@ def test_the_child_ends_with_its_parent(model):
         "import sys, time\nfrom pathlib import Path\nfrom harness.measure.lab import Lab\nlab = Lab()\n"
         "lab.measure([Path(sys.argv[1])], None, budget_s=0.01)\nprint(lab._child.pid, flush=True)\ntime.sleep(60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, text=True)
-    child = psutil.Process(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", code, str(model)], stdout=subprocess.PIPE, text=True) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
     deadline = time.monotonic() + 10
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.05)

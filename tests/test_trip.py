@@ -129,7 +129,7 @@ def test_a_value_is_the_same_wherever_it_stands(trip: dict[str, Any], name: str)
     folder: Path = trip["folder"]
     record = read_record(folder / "trials" / "00000")
     assert record is not None
-    rows = list(csv.DictReader((folder / "report" / "trials.csv").open()))
+    rows = list(csv.DictReader((folder / "report" / "trials.csv").read_text().splitlines()))
     places = {
         "recipe": dict(trip["recipe"].flat())[name],
         "record": dict(flatten(record.recipe))[name],
