@@ -33,14 +33,14 @@ from harness.search.budget import Budget
 from harness.search.progress import Progress
 from harness.search.rules import rule_of
 from harness.search.signals import Stop
-from harness.search.state import Run
+from harness.search.state import Search
 from harness.search.study import Proposal
 from harness.space.space import load_space
 
 SIZES, ASKS = (100, 1_000, 10_000), 30
 
 
-def opened(folder: Path, sampler: str) -> Run:
+def opened(folder: Path, sampler: str) -> Search:
     """The driver's state for the study before the first trial of a new or resumed search."""
     space = load_space(ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}"])
     nobody: Any = None
@@ -50,7 +50,7 @@ def opened(folder: Path, sampler: str) -> Run:
         return driver._open(space, folder, Budget(None), nobody, nobody, shown, stop, chance, rule_of(space))
 
 
-def record_of(run: Run, proposal: Proposal) -> TrialRecord:
+def record_of(run: Search, proposal: Proposal) -> TrialRecord:
     """A record with values computed from the recipe plus noise: wider students are better and larger."""
     recipe = proposal.recipe
     luck = random.Random(proposal.number)

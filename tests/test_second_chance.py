@@ -1,4 +1,4 @@
-"""Stopped trials that are taken up again, in the driver's loop on the fake trials of ``tests.searching``."""
+"""Stopped trials that are resumed, in the driver's loop on the fake trials of ``tests.searching``."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from harness.search.budget import Budget
 from harness.search.counts import Counts
 from harness.search.jobs import Finished
 from harness.search.rungs import Never
-from harness.search.state import LAST, Run
+from harness.search.state import LAST, Search
 from harness.search.study import Study
 from tests.searching import SPACE, Here, run, search_here, space_of, trials_of
 
@@ -77,8 +77,8 @@ def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):
     assert outcome.finished == 14 and outcome.stopped == 1 and outcome.failed == 0
     rows = load_study(box / "study").trials
     assert rows["status"].value_counts().to_dict() == {"ok": 13, "stopped": 1, "continued": 1}
-    assert rows.loc[6, "reason"] == f"after epoch 1 of 20, told to; taken up again as trial {after.number}"
-    assert rows.loc[after.number, "reason"] == "took up trial 6 again"
+    assert rows.loc[6, "reason"] == f"after epoch 1 of 20, told to; resumed as trial {after.number}"
+    assert rows.loc[after.number, "reason"] == "resumes trial 6"
     summary = json.loads((box / "study" / "study.json").read_text())
     assert summary["epochs"] == 13 * 20 + 1, "twelve, the one in two parts, and the first epoch of 7"
 
@@ -174,7 +174,7 @@ def test_it_goes_on_in_the_slot_that_keeps_it_once_that_is_idle(box, hasty):
 def test_second_chances_come_when_all_trials_have_begun_or_little_budget_is_left():
     def closing(budget: Budget, epochs: int, finished: int = 0, asked: bool = False) -> bool:
         counts, stop = Counts(finished=finished, epochs=epochs), SimpleNamespace(asked=asked)
-        return Run(*[None] * 6, stop, budget, *[None] * 3, counts).closing
+        return Search(*[None] * 6, stop, budget, *[None] * 3, counts).closing
 
     assert not closing(Budget(60), 500, 59) and closing(Budget(60), 500, 60)
     assert not closing(Budget(60), 500, 60, asked=True)

@@ -13,7 +13,7 @@ from harness.search.budget import Budget
 from harness.search.lane_groups import in_lanes, lane_key
 from harness.search.queues import LabQueue
 from harness.search.rules import make_rule, rule_of
-from harness.search.state import Run
+from harness.search.state import Search
 from tests import fake_trial
 from tests.jobs import job
 from tests.searching import SPACE, Here, run, search_here, space_of, started, trials_of
@@ -126,7 +126,7 @@ def test_lanes_share_their_structure_and_nothing_else(box):
 )
 def test_few_trials_run_alone_and_many_in_lanes(trials, set_to, lanes):
     space = SimpleNamespace(settings=SimpleNamespace(lanes=set_to))
-    assert Run(space, *[None] * 6, Budget(trials), *[None] * 3).lanes == lanes
+    assert Search(space, *[None] * 6, Budget(trials), *[None] * 3).lanes == lanes
 
 
 def test_what_a_budget_is_worth_in_trials():

@@ -23,7 +23,7 @@ from harness.methods import FLOAT_BITS
 from harness.train.quantization_points import owners
 from harness.train.rounding import Quantized
 
-BYTE = 255  # the largest integer of an activation
+UINT8_MAX = 255  # the largest integer of an activation
 Range = tuple[float, int, int]  # scale, zero point, largest integer
 
 
@@ -258,7 +258,7 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
             build.shared(f"{point}.x", np.asarray(scale, np.float32)),
             build.shared(f"{point}.z", np.asarray(zero, np.uint8)),
         ]
-        most = "" if top == BYTE else build.shared(f"{point}.m", np.asarray(top, np.uint8))
+        most = "" if top == UINT8_MAX else build.shared(f"{point}.m", np.asarray(top, np.uint8))
         if any(node.output[0] == f"{point}.d" for node in build.nodes):
             point = f"{point}.{len(build.bytes_of)}"  # the input of a further call of the same layer
         flatten = next((n for n in build.nodes if n.output[0] == tensor and n.op_type == "Flatten"), None)

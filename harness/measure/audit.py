@@ -15,7 +15,7 @@ from harness.export import packed
 from harness.export.constants import behind, evaluate
 from harness.runtimes.base import Layer, load
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _products(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str
     tensors = {t.name: t for t in model.graph.initializer}
     fed = {value.name for value in model.graph.input}
     for node in model.graph.node:
-        if node.op_type not in WEIGHTED or not behind(node.input[0], made_by)[1] & fed:
+        if node.op_type not in WEIGHTED_OPERATORS or not behind(node.input[0], made_by)[1] & fed:
             continue  # a product of constants belongs to the unpacking of weights
         name = node.input[1]
         if name in made_by and made_by[name].op_type == "DequantizeLinear":

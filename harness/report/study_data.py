@@ -281,7 +281,7 @@ def _table(
 ) -> pd.DataFrame:
     after = {str(r.diagnostics.get(CONTINUES)): n for n, r in records.items() if r.status != "failed"}
     rows = [
-        _row(record, _dict(test, str(number))) | _chance(record, after.get(str(number)))
+        _row(record, _dict(test, str(number))) | _continuation(record, after.get(str(number)))
         for number, record in records.items()
     ]
     numbers = [
@@ -342,12 +342,12 @@ def _is_quantity(name: str) -> bool:
     return name in LOGGED or name in DIRECTIONS or not metric_name_mistake(name)
 
 
-def _chance(record: TrialRecord, after: int | None) -> dict[str, str]:
+def _continuation(record: TrialRecord, after: int | None) -> dict[str, str]:
     """The cells that differ for a stopped trial that was resumed as trial ``after``, and for the resumed trial."""
     if after is not None:
-        return {"status": "continued", "reason": f"{record.reason}; taken up again as trial {after}"}
+        return {"status": "continued", "reason": f"{record.reason}; resumed as trial {after}"}
     before = record.diagnostics.get(CONTINUES)
-    return {} if before is None or record.reason else {"reason": f"took up trial {before} again"}
+    return {} if before is None or record.reason else {"reason": f"resumes trial {before}"}
 
 
 def _feasible(row: pd.Series, constraints: Mapping[str, Mapping[str, float]]) -> bool:

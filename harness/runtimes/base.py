@@ -22,7 +22,7 @@ from harness.export import packed
 from harness.methods import load_own, nearest
 
 # ONNX operators that multiply by weights.
-WEIGHTED = {
+WEIGHTED_KERNELS = {
     "Conv",
     "FusedConv",
     "ConvTranspose",

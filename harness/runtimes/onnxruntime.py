@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from harness.machine import host
 from harness.machine.onnx_session import open_session
-from harness.runtimes.base import WEIGHTED, Layer, Loaded
+from harness.runtimes.base import WEIGHTED_KERNELS, Layer, Loaded
 
 INTEGER = {
     "QLinearConv",
@@ -81,4 +81,4 @@ def operators(model: bytes) -> list[tuple[str, str]]:
 def weighted_layers(model: bytes) -> list[Layer]:
     """The weighted layers among :func:`operators`."""
     ran = operators(model)
-    return [Layer(name, kernel, kernel in INTEGER) for name, kernel in ran if kernel in WEIGHTED | INTEGER]
+    return [Layer(name, kernel, kernel in INTEGER) for name, kernel in ran if kernel in WEIGHTED_KERNELS | INTEGER]

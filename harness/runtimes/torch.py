@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from harness.errors import SpaceError
 from harness.export.constants import behind, evaluate
-from harness.runtimes.base import WEIGHTED, Layer, Loaded
+from harness.runtimes.base import WEIGHTED_KERNELS, Layer, Loaded
 
 Attributes = dict[str, Any]
 LISTED = {"Reshape": "shape", "ReduceMean": "axes"}  # operators whose second input is a list of numbers
@@ -175,7 +175,7 @@ def _load(path: Path, threads: int, device: str, compiled: bool) -> Loaded:
             torch.cuda.synchronize()
         return made
 
-    kernels = [Layer(n.name, f"{n.op_type} float32", False) for n in graph.calls if n.op_type in WEIGHTED]
+    kernels = [Layer(n.name, f"{n.op_type} float32", False) for n in graph.calls if n.op_type in WEIGHTED_KERNELS]
     return Loaded(
         graph.shape,
         run,

@@ -12,12 +12,12 @@ from harness.search import resume
 from harness.search.counts import epochs_of
 from harness.search.rungs import NEVER_STOPPED, Curve, as_costs
 from harness.search.signals import Interrupted
-from harness.search.state import Run
+from harness.search.state import Search
 
 log = logging.getLogger(__name__)
 
 
-def take(run: Run, record: TrialRecord) -> None:
+def take(run: Search, record: TrialRecord) -> None:
     """Tell the study a record, or queue it for the lab if the latency of its structure is not known yet."""
     folder = trial_folder(run.folder, record.number)
     if record.status == "ok" and run.rule.flagged(record.number):  # saved for the rule of a resumed study
@@ -40,13 +40,13 @@ def take(run: Run, record: TrialRecord) -> None:
         run.lab.add_trained(record, run.counts.told)
 
 
-def _taken_up(run: Run, record: TrialRecord) -> TrialRecord | None:
+def _taken_up(run: Search, record: TrialRecord) -> TrialRecord | None:
     """The record of the stopped trial that this one continues. It has the costs, which a killed driver has lost."""
     before = record.diagnostics.get(CONTINUES)
     return None if before is None else read_record(trial_folder(run.folder, before))
 
 
-def take_cost(run: Run, record: TrialRecord) -> None:
+def take_cost(run: Search, record: TrialRecord) -> None:
     """Decide what a recipe of known structure and size does next: train, or wait for the lab. If it already breaks a
     constraint, it is told without training."""
     full = run.latencies.known(record)
@@ -64,7 +64,7 @@ def take_cost(run: Run, record: TrialRecord) -> None:
     run.trials.ready.append(proposal)
 
 
-def measure(run: Run) -> None:
+def measure(run: Search) -> None:
     """Measure the waiting files at a barrier. No slot is busy, so nothing else disturbs the timing."""
     trained, untrained = run.lab.take()
     try:
@@ -85,7 +85,7 @@ def measure(run: Run) -> None:
         run.latencies.teacher(run.space, run.folder)
 
 
-def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
+def _measured_alone(run: Search, record: TrialRecord, final: bool) -> bool:
     """Measure one file on its own, so that a file that the runtime cannot run fails only its own trial.
 
     An untrained trial (``final`` False) trains nevertheless; it reports the error when it ends.
@@ -101,7 +101,7 @@ def _measured_alone(run: Run, record: TrialRecord, final: bool) -> bool:
     return True
 
 
-def tell(run: Run, record: TrialRecord) -> None:
+def tell(run: Search, record: TrialRecord) -> None:
     """Tell the study a record and count it."""
     run.timeline.add(record.number, run.counts.epochs + epochs_of(record))
     feasible = run.study.tell(record)
@@ -111,7 +111,7 @@ def tell(run: Run, record: TrialRecord) -> None:
     run.progress.trial(record, record.number in run.results.front.numbers)
 
 
-def count(run: Run, record: TrialRecord, feasible: bool) -> None:
+def count(run: Search, record: TrialRecord, feasible: bool) -> None:
     """Update the counts, the rule and the results with a told record."""
     run.counts.add(record)
     continues = record.diagnostics.get(CONTINUES)
@@ -127,7 +127,7 @@ def count(run: Run, record: TrialRecord, feasible: bool) -> None:
     run.results.add(record, run.space.objectives, feasible)
 
 
-def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
+def learn(run: Search, record: TrialRecord, feasible: bool) -> None:
     """Pass a trial's curve, costs and final accuracy to the rule."""
     known = run.rule.rungs(int(record.recipe["train"]["epochs"]))
     taken = {int(epoch): found for epoch, found in record.diagnostics.get("rungs", {}).items()}
@@ -140,13 +140,13 @@ def learn(run: Run, record: TrialRecord, feasible: bool) -> None:
     run.rule.learn(record.number, curve, record.value("accuracy"), feasible)
 
 
-def curve_of(run: Run, params: dict[str, Any], baseline: str, costs: tuple[float, ...] | None) -> Curve:
+def curve_of(run: Search, params: dict[str, Any], baseline: str, costs: tuple[float, ...] | None) -> Curve:
     """The curve of a trial that has not trained. ``places`` is None for a baseline that the space cannot express;
     such a baseline has no parameters."""
     return Curve(costs, places=None if baseline and run.space.holes and not params else run.space.places(params))
 
 
-def costs_of(run: Run, record: TrialRecord) -> tuple[float, ...] | None:
+def costs_of(run: Search, record: TrialRecord) -> tuple[float, ...] | None:
     """The objectives other than accuracy as losses; None if one is unknown."""
     signs = {"minimize": 1.0, "maximize": -1.0}
     others = [(signs[o.direction], record.value(o.name)) for o in run.space.objectives if o.name != "accuracy"]

@@ -48,7 +48,7 @@ from harness.search.reference import Reference
 from harness.search.rules import rule_of
 from harness.search.rungs import Never, Rule
 from harness.search.signals import Interrupted, Stop
-from harness.search.state import FAILURES_IN_A_ROW, Run
+from harness.search.state import FAILURES_IN_A_ROW, Search
 from harness.search.study import Study
 from harness.search.timeline import Timeline
 from harness.space import trust
@@ -214,7 +214,7 @@ def _search(
         return _close(run, started)
 
 
-def _work(run: Run, warm_start: Path | None) -> None:
+def _work(run: Search, warm_start: Path | None) -> None:
     space, study, folder = run.space, run.study, run.folder
     if space.settings.stop != "none" and isinstance(run.rule, Never):
         rule = f"search.stop: {space.settings.stop}"
@@ -254,12 +254,12 @@ def _open(
     stop: Stop,
     chance: Mapping[str, float],
     rule: Rule,
-) -> Run:
+) -> Search:
     write_bytes_durably(folder / "space.yaml", space.text.encode())
     write_checked_json(folder / "environment.json", environment())
     study = Study(space, folder, lambda: stop.now)
     resume.check_nothing_lost(study, folder)
-    run = Run(
+    run = Search(
         space,
         folder,
         study,
@@ -277,7 +277,7 @@ def _open(
     return run
 
 
-def _take_in(run: Run) -> None:
+def _take_in(run: Search) -> None:
     """Update counts, rule and results with the trials that earlier runs of this study told."""
     told: dict[int, int] = {}
     for trial in run.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
@@ -300,7 +300,7 @@ def _take_in(run: Run) -> None:
         )
 
 
-def _close(run: Run, started: float) -> Outcome:
+def _close(run: Search, started: float) -> Outcome:
     counts, results = run.counts, run.results
     if counts.failures_in_a_row >= FAILURES_IN_A_ROW and not counts.finished:
         reason = run.study.trials(TrialState.FAIL)[-1].user_attrs.get("reason", "")

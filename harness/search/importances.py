@@ -81,7 +81,7 @@ def touches(space: Space, hole: Hole, objective: str) -> bool:
     if hole.name in _FREE[objective]:
         return False
     pruners = [space.registries.pruners[k] for k in _kinds(space, "prune", hole)]
-    if any(m.graph_known == "after" for m in pruners) or _together(space, hole):
+    if any(m.graph_known == "after" for m in pruners) or _ranks_all_layers(space, hole):
         return True  # training decides which channels are left
     if objective in _BYTES and (_packed(space, hole) or any(m.structure_known == "after" for m in pruners)):
         return True
@@ -112,7 +112,7 @@ def _kinds(space: Space, section: str, hole: Hole) -> set[str]:
     return {str(kind) for node in nodes for kind in _reached(node.get("kind", default), dict(hole.parents))}
 
 
-def _together(space: Space, hole: Hole) -> bool:
+def _ranks_all_layers(space: Space, hole: Hole) -> bool:
     """Whether, where the hole exists, an option may let training decide the structure (channels ranked over all
     layers)."""
     made = dict(hole.parents)

@@ -15,15 +15,15 @@ from harness.records import Artifact, Measurement, read_record, trial_folder
 from harness.search.account import costs_of, curve_of, learn, measure, take, take_cost
 from harness.search.jobs import Finished
 from harness.search.rungs import NEVER_STOPPED, never_stopped
-from harness.search.state import Run
+from harness.search.state import Search
 from harness.search.study import Proposal
 from harness.trial.job import Cost, TrialJob
 
 WIDEST = 2  # the first baselines: the widest student in float32, and in int8
 
 
-def work_through(run: Run) -> None:
-    """Run trials until the search ends. Hold a barrier when enough new structures wait for the lab."""
+def work_through(run: Search) -> None:
+    """Search trials until the search ends. Hold a barrier when enough new structures wait for the lab."""
     run.trials.baselines = _baselines_left(run)
     run.timeline.start()
     slots = 1
@@ -55,13 +55,13 @@ def work_through(run: Run) -> None:
         run.study.put_back(number)
 
 
-def _without_workers(run: Run) -> bool:
+def _without_workers(run: Search) -> bool:
     """Whether there is work but no worker is ready for it."""
     work = run.trials.ready or run.trials.ahead or run.wanted
     return bool(work) and not (run.pool.free or run.trials.held or run.stop.asked)
 
 
-def _baselines_left(run: Run) -> list[int]:
+def _baselines_left(run: Search) -> list[int]:
     """Indices of the baselines without a result. A RUNNING one has a record and only waits for the lab."""
     done = {
         t.user_attrs.get("baseline_index")
@@ -72,7 +72,7 @@ def _baselines_left(run: Run) -> list[int]:
     return [i for i in range(len(run.space.baselines())) if i not in done]
 
 
-def _baseline_is_next(run: Run) -> bool:
+def _baseline_is_next(run: Search) -> bool:
     """Whether the next proposal is a baseline. Baselines come first.
 
     With a budget of seconds early points matter, so only the widest student's baselines come first. The other widths
@@ -84,7 +84,7 @@ def _baseline_is_next(run: Run) -> bool:
     return run.budget.seconds is None or left[0] < WIDEST or not run.trials.was_baseline
 
 
-def _ask_ahead(run: Run) -> None:
+def _ask_ahead(run: Search) -> None:
     """Propose a trial and, with lanes, others of the same structure that differ in numbers."""
     trials = run.trials
     trials.was_baseline = _baseline_is_next(run)
@@ -98,7 +98,7 @@ def _ask_ahead(run: Run) -> None:
         run.progress.say("every recipe that the sampler proposes has run: the space is exhausted")
 
 
-def _fill_slots(run: Run) -> None:
+def _fill_slots(run: Search) -> None:
     trials = run.trials
     while run.pool.free and not run.stop.asked:
         if trials.ready and (len(trials.ready) >= run.lanes or not trials.ahead):
@@ -116,7 +116,7 @@ def _fill_slots(run: Run) -> None:
             return
 
 
-def _price(run: Run, proposal: Proposal) -> None:
+def _price(run: Search, proposal: Proposal) -> None:
     """Have a worker compute the recipe's size and structure, if the search uses them and they are known before
     training. Otherwise the trial is ready to train."""
     recipe = proposal.recipe
@@ -128,7 +128,7 @@ def _price(run: Run, proposal: Proposal) -> None:
     run.pool.submit(proposal.number, "untrained", recipe, trial_folder(run.folder, proposal.number).resolve())
 
 
-def _train(run: Run) -> None:
+def _train(run: Search) -> None:
     """Start the first ready trial together with others of its structure."""
     group = run.trials.take_group(run.lanes)
     for p in group:
@@ -140,7 +140,7 @@ def _train(run: Run) -> None:
     _submit(run, group)
 
 
-def _take_up(run: Run) -> bool:
+def _take_up(run: Search) -> bool:
     """Resume the most promising stopped trial that the rule would no longer stop. True if one was resumed.
 
     It continues in the slot that keeps its student, once that slot is idle. Without such a slot it trains from the
@@ -165,7 +165,7 @@ def _take_up(run: Run) -> bool:
     return False
 
 
-def _submit(run: Run, group: list[Proposal], slot: int | None = None) -> None:
+def _submit(run: Search, group: list[Proposal], slot: int | None = None) -> None:
     leader = group[0]
     run.trials.groups[leader.number] = [p.number for p in group]
     jobs = [_job(run, p) for p in group]
@@ -173,7 +173,7 @@ def _submit(run: Run, group: list[Proposal], slot: int | None = None) -> None:
     run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group), slot=slot)
 
 
-def _job(run: Run, proposal: Proposal) -> TrialJob:
+def _job(run: Search, proposal: Proposal) -> TrialJob:
     folder, stopped = trial_folder(run.folder, proposal.number).resolve(), proposal.continues
     job = TrialJob(proposal.recipe, proposal.number, folder, proposal.params, proposal.baseline)
     if stopped is None:
@@ -182,7 +182,7 @@ def _job(run: Run, proposal: Proposal) -> TrialJob:
     return replace(job, continues=stopped.number, rungs=rungs)
 
 
-def _resume_held(run: Run) -> None:
+def _resume_held(run: Search) -> None:
     """Decide which trials of the groups waiting at a rung stop, and let the groups continue."""
     for answer in run.trials.take_held():
         total = run.trials.leader(answer.job).recipe.train.epochs
@@ -195,7 +195,7 @@ def _resume_held(run: Run) -> None:
         run.pool.submit(answer.job, "go_on", stops, list(rungs), run.rule.takes_up, trials=lanes)
 
 
-def _collect(run: Run, answer: Finished) -> None:
+def _collect(run: Search, answer: Finished) -> None:
     """Take a job's answer. If its worker died or was replaced, forget the students that the slot kept.
 
     Raises:
@@ -208,7 +208,7 @@ def _collect(run: Run, answer: Finished) -> None:
         run.trials.lose_slot(answer.slot)
 
 
-def _take_answer(run: Run, answer: Finished) -> None:
+def _take_answer(run: Search, answer: Finished) -> None:
     trials = run.trials
     if answer.job in trials.pricing:
         trials.pricing.remove(answer.job)
@@ -229,7 +229,7 @@ def _take_answer(run: Run, answer: Finished) -> None:
         del trials.groups[answer.job]
 
 
-def _take_price(run: Run, answer: Finished) -> None:
+def _take_price(run: Search, answer: Finished) -> None:
     proposal = run.trials.open[answer.job]
     if answer.error:
         run.trials.ready.append(proposal)  # training will report what is wrong
@@ -241,7 +241,7 @@ def _take_price(run: Run, answer: Finished) -> None:
     take_cost(run, _job(run, proposal).record().model_copy(update=priced).with_measurements(size))
 
 
-def _lost(run: Run, proposal: Proposal, answer: Finished) -> None:
+def _lost(run: Search, proposal: Proposal, answer: Finished) -> None:
     """Settle a trial whose job returned no answer.
 
     Its record may nevertheless exist: written before the worker died, or while the driver was suspended. Otherwise the

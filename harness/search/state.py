@@ -27,7 +27,7 @@ LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150
 
 
 @dataclass(frozen=True)
-class Run:
+class Search:
     """One running search. ``trials``, ``lab``, ``counts`` and ``results`` are its state; the rest are services."""
 
     space: Space

@@ -28,7 +28,7 @@ from torch import Tensor
 from harness.techniques import order
 
 Tensors = dict[str, Tensor]
-BYTE = 127  # the largest integer that a file stores
+INT8_MAX = 127  # the largest integer that a file stores
 SHRINKS = 32  # number of ranges that ``mse`` tries; more find a smaller error and take longer
 LAST_SHRINK = 0.2  # the smallest of them, as a share of max|w|
 
@@ -186,7 +186,7 @@ def dorefa(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits: Tenso
     """
     squashed = torch.tanh(weight)
     peak = or_one(squashed.detach().abs().amax())
-    span = torch.where(bits >= 8, torch.full_like(bits, 2.0 * BYTE), torch.exp2(bits) - 1)
+    span = torch.where(bits >= 8, torch.full_like(bits, 2.0 * INT8_MAX), torch.exp2(bits) - 1)
     unit = squashed / peak
     level = torch.round(span * (unit.detach() + 1) / 2)
     size = peak if scaled else torch.ones_like(peak)
@@ -230,12 +230,12 @@ def standardized(weight: Tensor, mask: Tensor | None, learned: Tensors, *, bits:
     spread = _mean(apart.square().flatten(), counted).sqrt() * range
     reach = torch.where(one, _mean(apart.abs().flatten(), counted), spread)
     step = or_one(reach / top)
-    fits = top + torch.round((mean / step).abs()) <= BYTE
-    step = torch.where(fits, step, or_one((reach + mean.abs()) / (BYTE - 1)))
+    fits = top + torch.round((mean / step).abs()) <= INT8_MAX
+    step = torch.where(fits, step, or_one((reach + mean.abs()) / (INT8_MAX - 1)))
     last = torch.where(fits, top, torch.round(reach / step))
     rounded_apart = torch.minimum(torch.maximum(torch.round(apart / step), -last), last)
     k = torch.where(one, _sign(apart) * last, rounded_apart)
-    finer = torch.clamp(torch.floor((BYTE - 0.5) / (last + (mean / step).abs())), min=1.0)
+    finer = torch.clamp(torch.floor((INT8_MAX - 0.5) / (last + (mean / step).abs())), min=1.0)
     return _straight(weight, finer * k + torch.round(finer * mean / step), _across(step / finer, w))
 
 

@@ -78,7 +78,9 @@ def _scheduled(run: Run, progress: float) -> Run:
     if share <= run.removed:
         return run
     if options["scope"] == "global":
-        return replace(_without(run, lambda scores, total: _together(scores, total, share, options)), removed=share)
+        return replace(
+            _without(run, lambda scores, total: _ranked_globally(scores, total, share, options)), removed=share
+        )
     ratios = bind.by_layer("prune.ratio", options["ratio"], run.plan.layers)
     choose, now = bind.bound(run.recipe.prune, PRUNERS), torch.tensor(progress)
 
@@ -89,7 +91,7 @@ def _scheduled(run: Run, progress: float) -> Run:
     return replace(_without(run, keep), removed=share)
 
 
-def _together(scores: Tensors, total: Tensors, share: float, options: Mapping[str, Any]) -> Tensors:
+def _ranked_globally(scores: Tensors, total: Tensors, share: float, options: Mapping[str, Any]) -> Tensors:
     """Masks by one ranking of all layers, at ``share`` (0 to 1) of the recipe's ratio."""
     if not scores:
         return {}

@@ -118,7 +118,7 @@ def confirmed(
                 "latency_interval_ms": list(timing.p50_interval),
                 "latency_ratio": timing.ratio,
                 "latency_verdict": timing.verdict,
-                "metrics": {name: _on_both(name, runs[number]) for name in metrics},
+                "metrics": {name: _both_splits(name, runs[number]) for name in metrics},
                 "promised": {name: record.value(name) for name in ("accuracy", "size_bytes", "latency_ms", *metrics)},
             }
         )
@@ -143,7 +143,7 @@ def _mean(name: str, runs: list[TrialRecord]) -> float:
     return float(np.mean([v for r in runs if (v := r.value(name)) is not None]))
 
 
-def _on_both(name: str, runs: list[TrialRecord]) -> dict[str, float]:
+def _both_splits(name: str, runs: list[TrialRecord]) -> dict[str, float]:
     """Means of a task's metric over new trainings, on validation and on test."""
     return {
         "validation": _mean(name, runs),

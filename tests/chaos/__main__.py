@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from benchmarks.report import conditions
 from tests.chaos import Case, deaths
 from tests.chaos.disk import MODES
 from tests.chaos.flips import flips
@@ -29,6 +30,10 @@ ATTACKS: dict[str, Callable[[], Iterator[Case]]] = {
 
 
 def main(names: list[str]) -> int:
+    known = conditions()
+    versions = ", ".join(f"{name} {number}" for name, number in known["versions"].items())
+    machine = f"{known['cpu_model']}, {known['cores']} cores"
+    print(f"{machine}; Python {known['python']}, {versions}; commit {known['commit']}")
     print(f"{'attack':14} {'count':>6} {'broken':>6} {'seconds':>7}", flush=True)
     whole = 0
     for name in names or ATTACKS:
