@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from harness.cli.main import app
 from harness.errors import SpaceError
-from harness.records import TrialRecord, parse_record, write_record
+from harness.files.checksums import write_checked_json
+from harness.records import parse_record
 from harness.space.space import load_recipe, load_space
 from tests.spaces import write
 
@@ -120,7 +121,7 @@ def test_the_command_line_says_the_same(tmp_path: Path, verb: str) -> None:
 
 
 def test_a_record_that_is_none_is_told_in_the_same_words(tmp_path: Path) -> None:
-    write_record(tmp_path, TrialRecord(number=3, status="ok", recipe={}).model_copy(update={"seed": "x"}))
+    write_checked_json(tmp_path / "record.json", {"number": 3, "status": "ok", "recipe": {}, "seed": "x"})
     with pytest.raises(ValueError, match="seed: must be an integer, but got 'x'") as caught:
         parse_record(tmp_path)
     assert not [word for word in FOREIGN if word in str(caught.value).lower()]

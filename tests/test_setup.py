@@ -76,6 +76,7 @@ def test_help_lists_every_target() -> None:
         "train",
         "test-gpu",
         "test-long",
+        "test-lowest",
         "lint",
         "bench",
         "chaos",

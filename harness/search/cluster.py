@@ -91,7 +91,7 @@ def _start(resources: Resources) -> None:
                 "the same command again. Ray's logs are in /tmp/ray/session_latest/logs."
             ) from None
     with contextlib.suppress(OSError):  # Ray creates it readable and writable by everybody
-        Path(context["session_dir"]).chmod(0o700)
+        Path(context.address_info["session_dir"]).chmod(0o700)
 
 
 def _init(cpus: int, gpus: int) -> Any:
