@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from harness.errors import SpaceError
@@ -91,6 +91,16 @@ class Param:
     def _remedy(self, value: Any) -> str:
         untold = self.default is REQUIRED or self.default is None or isinstance(value, Mapping)  # that meant a hole
         return respelling(value, self.choices) or ("" if untold else f"The default is {self.default!r}.")
+
+
+def declared(kind: type, default: Any, **rule: Any) -> Any:
+    """A dataclass field with its default, and with the :class:`Param` that :func:`declarations` reads."""
+    return field(default=default, metadata={"param": Param(kind, default, **rule)})
+
+
+def declarations(part: type) -> dict[str, Param]:
+    """The declared fields of a dataclass by name."""
+    return {f.name: f.metadata["param"] for f in fields(part) if "param" in f.metadata}
 
 
 def mapping(path: str, value: Any, remedy: str) -> dict[str, Any]:

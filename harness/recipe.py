@@ -14,26 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
-from harness.methods import FLOAT_BITS, DistillMethod, Method, Param, Registries, checked, mapping, nearest
+from harness.methods import (
+    FLOAT_BITS,
+    DistillMethod,
+    Method,
+    Param,
+    Registries,
+    checked,
+    declarations,
+    declared,
+    mapping,
+    nearest,
+)
 from harness.normalize import Normalization, Normalize, read_normalize
-
-TRAIN = {
-    "epochs": Param(int, 10, low=1),
-    "batch_size": Param(int, 64, low=1),
-    "lr": Param(float, 0.05, low=0, low_open=True),
-    "optimizer": Param(str, "sgd", choices=("sgd", "adamw")),
-    "momentum": Param(float, 0.9, low=0, high=1, high_open=True),
-    "weight_decay": Param(float, 0.0, low=0),
-    "schedule": Param(str, "cosine", choices=("cosine", "constant")),
-    "precision": Param(str, "float32", choices=("float32", "bfloat16")),
-}
-DEPLOY = {
-    "runtime": Param(str, "onnxruntime"),
-    "batch_size": Param(int, 1, low=1),
-    "threads": Param(int, 1, low=1),
-    "format": Param(str, "onnx", choices=("onnx", "packed")),
-    "metadata": Param(str, "short", choices=("short", "none")),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +66,14 @@ class Train:
     """The training of a student or teacher. ``precision`` applies to convolutions and matrix products, forward
     and backward; parameters, loss and optimizer stay float32."""
 
-    epochs: int = TRAIN["epochs"].default
-    batch_size: int = TRAIN["batch_size"].default
-    lr: float = TRAIN["lr"].default
-    optimizer: str = TRAIN["optimizer"].default
-    momentum: float = TRAIN["momentum"].default
-    weight_decay: float = TRAIN["weight_decay"].default
-    schedule: str = TRAIN["schedule"].default
-    precision: str = TRAIN["precision"].default
+    epochs: int = declared(int, 10, low=1)
+    batch_size: int = declared(int, 64, low=1)
+    lr: float = declared(float, 0.05, low=0, low_open=True)
+    optimizer: str = declared(str, "sgd", choices=("sgd", "adamw"))
+    momentum: float = declared(float, 0.9, low=0, high=1, high_open=True)
+    weight_decay: float = declared(float, 0.0, low=0)
+    schedule: str = declared(str, "cosine", choices=("cosine", "constant"))
+    precision: str = declared(str, "float32", choices=("float32", "bfloat16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +94,14 @@ class Deploy:
     :mod:`harness.export.facts` to the file, 20 to 70 bytes.
     """
 
-    runtime: str = DEPLOY["runtime"].default
-    batch_size: int = DEPLOY["batch_size"].default
-    threads: int = DEPLOY["threads"].default
-    format: str = DEPLOY["format"].default
-    metadata: str = DEPLOY["metadata"].default
+    runtime: str = declared(str, "onnxruntime")
+    batch_size: int = declared(int, 1, low=1)
+    threads: int = declared(int, 1, low=1)
+    format: str = declared(str, "onnx", choices=("onnx", "packed"))
+    metadata: str = declared(str, "short", choices=("short", "none"))
+
+
+TRAIN, DEPLOY = declarations(Train), declarations(Deploy)  # what the two sections may hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +195,7 @@ def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
     r = registries
     student = _model("student", tree["student"], r.models)
     return Recipe(
-        task=parse_task(tree["task"], r),
+        task=_task(tree["task"], r),
         teacher=_teacher(tree.get("teacher"), student, r),
         student=student,
         train=Train(**checked("train", tree.get("train", {}), TRAIN)),
@@ -239,8 +235,7 @@ def _section(path: str, value: Any, selector: str, registry: Mapping[str, Method
     return mapping(path, value, f"Example: {{{selector}: {next(iter(registry))}}}.")
 
 
-def parse_task(value: Any, registries: Registries) -> Task:
-    """The ``task`` section of a recipe alone, as :func:`parse_recipe` reads it."""
+def _task(value: Any, registries: Registries) -> Task:
     options = _section("task", value, "name", registries.tasks)
     normalize = read_normalize("task.normalize", options.pop("normalize", "auto"))
     chosen = _selected("task", options, "name", registries.tasks, user_code=True)

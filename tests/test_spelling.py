@@ -99,11 +99,11 @@ def named(pattern: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", named("*/best/*.yaml"))
-def test_the_reference_fronts_recipes_can_be_trained(path: Path) -> None:
+def test_the_reference_fronts_recipes_load(path: Path) -> None:
     assert load_recipe(path).student.name == "mlp"
 
 
 @pytest.mark.parametrize("path", named("*/space.yaml"))
-def test_the_reference_fronts_spaces_can_be_searched_again(path: Path) -> None:
+def test_the_reference_fronts_spaces_load_with_their_fingerprints(path: Path) -> None:
     found = load_space(path).fingerprint()
     assert found == json.loads((path.parent / "study.json").read_text())["fingerprint"]

@@ -1,6 +1,6 @@
 """The sections of a space about the search itself: objectives, constraints, budget, resources.
 
-They are validated like methods: names, types and ranges are declared in literal dicts.
+They are validated like methods: every field declares its type, range and default.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from harness.errors import SpaceError
-from harness.methods import Param, checked, is_number, nearest
+from harness.methods import Param, checked, declarations, declared, is_number, nearest
 from harness.records import DIRECTIONS, metric_name_mistake
 from harness.stats.direction import Direction
 
@@ -19,33 +19,14 @@ Stopping = Literal["none", "dominated", "moasha"]
 SECTIONS = ("search", "resources", "objectives", "constraints", "first")
 MAX_OBJECTIVES = 3
 
-_SEARCH = {
-    "trials": Param(int, None, low=1),
-    "time_s": Param(float, None, low=0, low_open=True),
-    "epochs_total": Param(int, None, low=1),
-    "stop": Param(str, "none", choices=get_args(Stopping)),
-    "lanes": Param(int, None, low=1),
-    "sampler": Param(str, "auto", choices=get_args(Sampler)),
-    "seed": Param(int, 0, low=0, high=2**32 - 1),
-    "storage": Param(str, None),
-    "timeout_s": Param(float, 600.0, low=0, low_open=True),
-    "retries": Param(int, 1, low=0),
-    "allow_weak": Param(bool, False),
-}
-_RESOURCES = {
-    "cpu": Param(int, 1, low=1),
-    "gpu": Param(float, 0.0, low=0),
-    "slots": Param(int, None, low=1),
-}
-
 
 @dataclass(frozen=True)
 class Resources:
     """Resources of one slot, and the number of slots (None: as many as fit)."""
 
-    cpu: int = 1
-    gpu: float = 0
-    slots: int | None = None
+    cpu: int = declared(int, 1, low=1)
+    gpu: float = declared(float, 0.0, low=0)
+    slots: int | None = declared(int, None, low=1)
 
 
 @dataclass(frozen=True)
@@ -59,18 +40,18 @@ class Settings:
     allow_weak  accept a teacher or checkpoint read from a file whose accuracy is less than half way from chance to 1
     """
 
-    trials: int | None = None
-    time_s: float | None = None
-    epochs_total: int | None = None
-    stop: Stopping = "none"
-    lanes: int | None = None
-    sampler: Sampler = "auto"
-    seed: int = 0
-    storage: str | None = None
+    trials: int | None = declared(int, None, low=1)
+    time_s: float | None = declared(float, None, low=0, low_open=True)
+    epochs_total: int | None = declared(int, None, low=1)
+    stop: Stopping = declared(str, "none", choices=get_args(Stopping))
+    lanes: int | None = declared(int, None, low=1)
+    sampler: Sampler = declared(str, "auto", choices=get_args(Sampler))
+    seed: int = declared(int, 0, low=0, high=2**32 - 1)
+    storage: str | None = declared(str, None)
     resources: Resources = Resources()
-    timeout_s: float = 600.0
-    retries: int = 1
-    allow_weak: bool = False
+    timeout_s: float = declared(float, 600.0, low=0, low_open=True)
+    retries: int = declared(int, 1, low=0)
+    allow_weak: bool = declared(bool, False)
 
 
 @dataclass(frozen=True)
@@ -83,9 +64,10 @@ class Objective:
 
 def read_settings(tree: Mapping[str, Any]) -> Settings:
     """Read the ``search:`` and ``resources:`` sections of a space."""
-    resources = checked("resources", tree.get("resources", {}), _RESOURCES)
+    resources = checked("resources", tree.get("resources", {}), declarations(Resources))
     _check_gpu(resources["gpu"])
-    return Settings(**checked("search", tree.get("search", {}), _SEARCH), resources=Resources(**resources))
+    settings = checked("search", tree.get("search", {}), declarations(Settings))
+    return Settings(**settings, resources=Resources(**resources))
 
 
 def _check_gpu(gpu: float) -> None:

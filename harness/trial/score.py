@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from harness.errors import TrialError
-from harness.recipe import Recipe, parse_recipe, parse_task
+from harness.recipe import Recipe, Task, parse_recipe
 from harness.records import parse_record
 from harness.registries import REGISTRIES
 from harness.runtimes import base
@@ -24,23 +25,31 @@ RUNG_SAMPLES = 1000  # validation samples at a rung, unless the training part is
 RESAMPLES = 200  # bootstrap draws of a metric
 
 
+@dataclass(frozen=True)
+class _Keyed:
+    """A task as a cache's key, compared by its text: its options are a dict, which cannot be hashed."""
+
+    text: str
+    task: Task = field(compare=False)
+
+    @staticmethod
+    def of(recipe: Recipe) -> _Keyed:
+        return _Keyed(json.dumps(recipe.task.to_tree()), recipe.task)
+
+
 @lru_cache(maxsize=2)
-def _data(task_json: str) -> Data:
-    return load_data(parse_task(json.loads(task_json), REGISTRIES))
-
-
-def _told(recipe: Recipe) -> str:
-    return json.dumps(recipe.task.to_tree())
+def _data(keyed: _Keyed) -> Data:
+    return load_data(keyed.task)
 
 
 def data_of(recipe: Recipe) -> Data:
     """The recipe's data, cached in this process."""
-    return _data(_told(recipe))
+    return _data(_Keyed.of(recipe))
 
 
 @lru_cache(maxsize=4)
-def _normalized(task_json: str, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    data = _data(task_json)
+def _normalized(keyed: _Keyed, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    data = _data(keyed)
     x, y = getattr(data, part)
     return normalized(x, data).to(device), y.to(device)
 
@@ -48,13 +57,13 @@ def _normalized(task_json: str, part: str, device: str) -> tuple[torch.Tensor, t
 def normalized_part(recipe: Recipe, part: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The part ``train`` or ``validation`` of the recipe's data: x normalized, y; both on the device and cached in this
     process."""
-    return _normalized(_told(recipe), part, device)
+    return _normalized(_Keyed.of(recipe), part, device)
 
 
 @lru_cache(maxsize=2)
-def _at_rungs(task_json: str, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = _normalized(task_json, "validation", device)
-    most = max(RUNG_SAMPLES, len(_data(task_json).train[1]) // 6)
+def _at_rungs(keyed: _Keyed, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = _normalized(keyed, "validation", device)
+    most = max(RUNG_SAMPLES, len(_data(keyed).train[1]) // 6)
     if len(y) <= most:
         return x, y
     chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:most].to(y.device)
@@ -67,7 +76,7 @@ def rung_part(recipe: Recipe, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     At most RUNG_SAMPLES or a sixth of the number of training samples, whichever is larger; the same random subset at
     every rung of every trial. As an epoch also has backward passes, a rung costs a small part of it.
     """
-    return _at_rungs(_told(recipe), device)
+    return _at_rungs(_Keyed.of(recipe), device)
 
 
 def file_metrics(path: Path, data: Data, part: str, runtime: str = "onnxruntime") -> dict[str, float]:
