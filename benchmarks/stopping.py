@@ -143,7 +143,7 @@ def replay(rule: Rule, rows: list[dict[str, Any]], seed: int) -> tuple[set[int],
         exempt = 1.0 if r["baseline"] else NEVER_STOPPED * never_stopped(seed, r["number"])
         go(r["number"], Curve((r["size_bytes"], r["latency_ms"]), exempt, tuple(r["places"])))
     while due := rule.due():
-        curve = rule.take_up(due[0])
+        curve = rule.resume(due[0])
         assert curve is not None
         go(due[0], curve)
     return {n for n, epochs in reached.items() if epochs == known[n]["epochs"]}, sum(reached.values())

@@ -234,9 +234,9 @@ def test_what_was_stopped_is_due_once_its_like_has_risen():
 
 def test_a_second_chance_goes_on_with_its_curve():
     rule = stopped_in_a_poor_light()
-    curve = rule.take_up(50)
-    assert curve is not None and curve.again and curve.rungs == {0: 0.5} and not curve.flagged and not curve.exempt
-    assert rule.take_up(50) is None and 50 not in rule.due()
+    curve = rule.resume(50)
+    assert curve is not None and curve.resumed and curve.rungs == {0: 0.5} and not curve.flagged and not curve.exempt
+    assert rule.resume(50) is None and 50 not in rule.due()
 
 
 def test_a_second_chance_is_judged_at_the_higher_confidence():
@@ -244,7 +244,7 @@ def test_a_second_chance_is_judged_at_the_higher_confidence():
     rule = learned(Dominated(), [(0.5, 0.9 if number % 33 == 1 else 0.6) for number in range(100)], (2.0,))
     rule.learn(100, Curve((1.0,)), 0.8, True)
     for number, again in ((101, False), (102, True)):
-        rule.begin(number, Curve((2.0,), again=again))
+        rule.begin(number, Curve((2.0,), resumed=again))
         assert (rule.decide(number, 0, 0.5) == "") is again
 
 

@@ -25,7 +25,7 @@ class Hasty(Never):
     """Stops trials 6 and 7 after their first epoch and, if ``sorry``, would let 6 go on."""
 
     uses_costs = True
-    takes_up = True
+    resumes = True
 
     def __init__(self, sorry: bool = True):
         self.sorry, self.paused, self.begun = sorry, {}, {}
@@ -46,9 +46,9 @@ class Hasty(Never):
     def due(self):
         return [6] if self.sorry and 6 in self.paused else []
 
-    def take_up(self, number):
+    def resume(self, number):
         curve = self.paused.pop(number, None)
-        return None if curve is None else replace(curve, again=True)
+        return None if curve is None else replace(curve, resumed=True)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_stopped_trial_goes_on_as_another_from_where_it_stood(box, hasty):
     assert second.recipe == first.recipe and second.seed == first.seed, "it repeats alone, by its recipe"
     assert second.diagnostics[CONTINUES] == 6 and [r.diagnostics["epochs"] for r in (first, second)] == [1, 19]
     assert list(second.diagnostics["rungs"]) == ["1", "5"] and second.value("latency_ms") == first.value("latency_ms")
-    assert hasty.begun[after.number].again and set(hasty.paused) == {7}
+    assert hasty.begun[after.number].resumed and set(hasty.paused) == {7}
     assert outcome.finished == 14 and outcome.stopped == 1 and outcome.failed == 0
     rows = load_study(box / "study").trials
     assert rows["status"].value_counts().to_dict() == {"ok": 13, "stopped": 1, "continued": 1}
@@ -109,7 +109,7 @@ def test_a_second_chance_that_was_killed_comes_again(box, hasty):
     hasty.sorry = False
     run(box, LONG, make_rule=lambda _: hasty)
     study = Study(space_of(box, LONG), box / "study")
-    left = study.again(record_of(box, 6), kept=False)  # a driver that died now leaves it RUNNING
+    left = study.continue_trial(record_of(box, 6), kept=False)  # a driver that died now leaves it RUNNING
     assert left.epochs == 20 and replace(left, kept=True).epochs == 19
     hasty.sorry = True
     outcome = run(box, LONG, "search.trials=15", make_rule=lambda _: hasty)

@@ -17,7 +17,7 @@ from harness.search.state import Search
 log = logging.getLogger(__name__)
 
 
-def take(run: Search, record: TrialRecord) -> None:
+def receive(run: Search, record: TrialRecord) -> None:
     """Tell the study a record, or queue it for the lab if the latency of its structure is not known yet."""
     folder = trial_folder(run.folder, record.number)
     if record.status == "ok" and run.rule.flagged(record.number):  # saved for the rule of a resumed study
@@ -27,7 +27,7 @@ def take(run: Search, record: TrialRecord) -> None:
         resume.write_failed(folder, record)
         tell(run, record)
     elif record.status == "stopped":
-        known = run.trials.costs.get(record.number) or _taken_up(run, record)
+        known = run.trials.costs.get(record.number) or _continued(run, record)
         if known is not None:
             record = record.with_measurements(*known.measurements.values())
         write_record(folder, record)
@@ -40,13 +40,13 @@ def take(run: Search, record: TrialRecord) -> None:
         run.lab.add_trained(record, run.counts.told)
 
 
-def _taken_up(run: Search, record: TrialRecord) -> TrialRecord | None:
+def _continued(run: Search, record: TrialRecord) -> TrialRecord | None:
     """The record of the stopped trial that this one continues. It has the costs, which a killed driver has lost."""
     before = record.diagnostics.get(CONTINUES)
     return None if before is None else read_record(trial_folder(run.folder, before))
 
 
-def take_cost(run: Search, record: TrialRecord) -> None:
+def receive_cost(run: Search, record: TrialRecord) -> None:
     """Decide what a recipe of known structure and size does next: train, or wait for the lab. If it already breaks a
     constraint, it is told without training."""
     full = run.latencies.known(record)
@@ -54,14 +54,13 @@ def take_cost(run: Search, record: TrialRecord) -> None:
         run.lab.add_untrained(record, run.counts.told)
         return
     full = full or record
-    run.trials.costs[record.number] = full
-    proposal = run.trials.open[record.number]
+    run.trials.set_costs(full)
     broken = run.study.broken(full)
-    if broken and not proposal.baseline:  # the report shows every baseline, feasible or not
+    if broken and not run.trials.open[record.number].baseline:  # the report shows every baseline, feasible or not
         full.file(trial_folder(run.folder, record.number)).unlink(missing_ok=True)
-        take(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
+        receive(run, full.model_copy(update={"status": "stopped", "reason": f"infeasible: {broken}", "artifact": None}))
         return
-    run.trials.ready.append(proposal)
+    run.trials.make_ready(record.number)
 
 
 def measure(run: Search) -> None:
@@ -80,7 +79,7 @@ def measure(run: Search) -> None:
     for record in trained:
         tell(run, run.latencies.complete(record, trial_folder(run.folder, record.number)))
     for record in untrained:
-        take_cost(run, record)
+        receive_cost(run, record)
     if run.latencies.has_reference:
         run.latencies.teacher(run.space, run.folder)
 
@@ -94,9 +93,9 @@ def _measured_alone(run: Search, record: TrialRecord, final: bool) -> bool:
         run.latencies.measure([record], run.folder)
     except TrialError as error:
         if final:
-            take(run, record.model_copy(update={"status": "failed", "reason": str(error)}))
+            receive(run, record.model_copy(update={"status": "failed", "reason": str(error)}))
         else:
-            run.trials.ready.append(run.trials.open[record.number])
+            run.trials.make_ready(record.number)
         return False
     return True
 
@@ -116,7 +115,7 @@ def count(run: Search, record: TrialRecord, feasible: bool) -> None:
     run.counts.add(record)
     continues = record.diagnostics.get(CONTINUES)
     if continues is not None:
-        run.rule.take_up(continues)  # the rule of a resumed study still has it among the stopped trials
+        run.rule.resume(continues)  # the rule of a resumed study still has it among the stopped trials
     if record.status == "failed":
         return
     learn(run, record, feasible)

@@ -51,7 +51,7 @@ class Dominated:
     front: Front | None = None
     uses_costs = True
     often = True
-    takes_up = True
+    resumes = True
 
     def begin(self, number: int, curve: Curve) -> None:
         self.open[number] = curve
@@ -67,7 +67,7 @@ class Dominated:
         if self.front is None or rival < 0 or accuracy >= self.front.values()[rival, 0]:
             return ""
         needed = float(self.front.values()[rival, 0])
-        confidence = self.config.second if curve.again else self.config.confidence
+        confidence = self.config.second if curve.resumed else self.config.confidence
         hoped = float(self.forecast.bound([curve], rung, confidence)[0])
         if hoped >= needed:
             return ""
@@ -112,9 +112,9 @@ class Dominated:
         hopes = {n: h for rung, numbers in at.items() for n, h in zip(numbers, self._hopes(numbers, rung), strict=True)}
         return sorted((n for n, hope in hopes.items() if hope >= 0), key=lambda n: -hopes[n])
 
-    def take_up(self, number: int) -> Curve | None:
+    def resume(self, number: int) -> Curve | None:
         curve = self.paused.pop(number, None)
-        return None if curve is None else replace(curve, rungs=dict(curve.rungs), exempt=0.0, again=True)
+        return None if curve is None else replace(curve, rungs=dict(curve.rungs), exempt=0.0, resumed=True)
 
     def _hopes(self, numbers: list[int], rung: int) -> np.ndarray:
         """How far above what they need the accuracies of stopped trials at a rung may become (M,)."""

@@ -33,7 +33,7 @@ from harness.measure.lab import Lab
 from harness.recipe import key_of
 from harness.records import read_record, trial_folder
 from harness.search import finish, first_trials, preflight, resume
-from harness.search.account import count, take
+from harness.search.account import count, receive
 from harness.search.budget import Budget
 from harness.search.cluster import ClusterLost, connect
 from harness.search.counts import Results, epochs_of
@@ -197,18 +197,18 @@ def _search(
         shown.say("preparing: data and networks")
         with space.source.at("", ()):
             say_loaded(examination.answer(), shown.say)
-            found = resume.made_of(space, examination.answer())
-        resume.check_same_data(folder, found)
+            made_of = resume.made_of(space, examination.answer())
+        resume.check_same_data(folder, made_of)
         shown.say("preparing: Ray, teacher, first export")
         pool = services.pool()
         opened.callback(pool.close)
-        stop.take_over()
+        stop.reinstall()
         with space.source.at("", ()):
             say_proven(examination.answer(), shown.say)
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
         pool.share(ready.logits)
         stop.drain()  # a signal before this line ends the search at once: there are no trials to drain
-        write_checked_json(folder / resume.MADE_OF, found)
+        write_checked_json(folder / resume.MADE_OF, made_of)
         run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready), services.rule(space))
         _work(run, warm_start)
         return _close(run, started)
@@ -220,7 +220,7 @@ def _work(run: Search, warm_start: Path | None) -> None:
         rule = f"search.stop: {space.settings.stop}"
         run.progress.say(f"{rule} judges accuracy against costs only: nothing is stopped")
     first_trials.queue_first(study, space, warm_start)
-    resume.settle(study, folder, space.settings.retries, lambda record: take(run, record))
+    resume.settle(study, folder, space.settings.retries, lambda record: receive(run, record))
     work_through(run)
     if run.stop.now:
         return
@@ -273,11 +273,11 @@ def _open(
         Results(Front(tuple(o.direction for o in space.objectives)), Reference(space, chance)),
     )
     study.front = lambda: run.results.front.numbers
-    _take_in(run)
+    _count_earlier(run)
     return run
 
 
-def _take_in(run: Search) -> None:
+def _count_earlier(run: Search) -> None:
     """Update counts, rule and results with the trials that earlier runs of this study told."""
     told: dict[int, int] = {}
     for trial in run.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from harness.errors import DiskError
 from harness.records import Artifact, Measurement, read_record, trial_folder
-from harness.search.account import costs_of, curve_of, learn, measure, take, take_cost
+from harness.search.account import costs_of, curve_of, learn, measure, receive, receive_cost
 from harness.search.jobs import Finished
 from harness.search.rungs import NEVER_STOPPED, never_stopped
 from harness.search.state import Search
@@ -104,7 +104,7 @@ def _fill_slots(run: Search) -> None:
         if trials.ready and (len(trials.ready) >= run.lanes or not trials.ahead):
             _train(run)
             continue
-        if run.closing and _take_up(run):
+        if run.closing and _resume_stopped(run):
             continue
         if not trials.ahead and run.wanted:
             _ask_ahead(run)
@@ -122,9 +122,9 @@ def _price(run: Search, proposal: Proposal) -> None:
     recipe = proposal.recipe
     known = run.space.registries.pruners[recipe.prune.name].knows_structure(recipe.prune.options)
     if not run.prices or not known or recipe.deploy.format != "onnx":
-        run.trials.ready.append(proposal)
+        run.trials.make_ready(proposal.number)
         return
-    run.trials.pricing.add(proposal.number)
+    run.trials.begin_pricing(proposal)
     run.pool.submit(proposal.number, "untrained", recipe, trial_folder(run.folder, proposal.number).resolve())
 
 
@@ -140,7 +140,7 @@ def _train(run: Search) -> None:
     _submit(run, group)
 
 
-def _take_up(run: Search) -> bool:
+def _resume_stopped(run: Search) -> bool:
     """Resume the most promising stopped trial that the rule would no longer stop. True if one was resumed.
 
     It continues in the slot that keeps its student, once that slot is idle. Without such a slot it trains from the
@@ -151,13 +151,13 @@ def _take_up(run: Search) -> bool:
         if home is not None and not run.pool.idle(home):
             continue
         stopped = read_record(trial_folder(run.folder, number))
-        curve = run.rule.take_up(number)
+        curve = run.rule.resume(number)
         if stopped is None or curve is None:
             continue
         if not run.counts.resumed:
             run.progress.say("stopped trials that may still enter the front are resumed, under new numbers")
         run.counts.resumed += 1
-        proposal = run.study.again(stopped, kept=home is not None)
+        proposal = run.study.continue_trial(stopped, kept=home is not None)
         run.trials.resume(proposal, stopped)
         run.rule.begin(proposal.number, curve)
         _submit(run, [proposal], slot=run.trials.slots.pop(number, None))
@@ -167,7 +167,7 @@ def _take_up(run: Search) -> bool:
 
 def _submit(run: Search, group: list[Proposal], slot: int | None = None) -> None:
     leader = group[0]
-    run.trials.groups[leader.number] = [p.number for p in group]
+    run.trials.begin_group(group)
     jobs = [_job(run, p) for p in group]
     epochs = [epoch for epoch in run.rule.rungs(leader.recipe.train.epochs) if epoch > leader.reached]
     run.pool.submit(leader.number, "start", jobs, epochs, logits=True, trials=len(group), slot=slot)
@@ -192,7 +192,7 @@ def _resume_held(run: Search) -> None:
             if reason:
                 stops[number] = f"after epoch {epoch} of {total}, {reason}"
         lanes = len(run.trials.groups[answer.job])
-        run.pool.submit(answer.job, "go_on", stops, list(rungs), run.rule.takes_up, trials=lanes)
+        run.pool.submit(answer.job, "go_on", stops, list(rungs), run.rule.resumes, trials=lanes)
 
 
 def _collect(run: Search, answer: Finished) -> None:
@@ -203,42 +203,41 @@ def _collect(run: Search, answer: Finished) -> None:
     """
     if isinstance(answer.exception, DiskError):
         raise answer.exception
-    _take_answer(run, answer)
+    _receive(run, answer)
     if answer.error or answer.renewed:
         run.trials.lose_slot(answer.slot)
 
 
-def _take_answer(run: Search, answer: Finished) -> None:
+def _receive(run: Search, answer: Finished) -> None:
     trials = run.trials
     if answer.job in trials.pricing:
-        trials.pricing.remove(answer.job)
-        _take_price(run, answer)
+        _receive_price(run, answer)
         return
     if answer.error:
-        for number in trials.groups.pop(answer.job):
-            _lost(run, trials.open[number], answer)
+        for proposal in trials.end_group(answer.job):
+            _lost(run, proposal, answer)
         return
     for record in answer.value.records:
-        trials.groups[answer.job].remove(record.number)
+        trials.end_trial(answer.job, record.number)
         if record.status == "stopped":
-            trials.slots[record.number] = answer.slot
-        take(run, record)
+            trials.keep_student(record.number, answer.slot)
+        receive(run, record)
     if answer.value.held:
-        trials.held.append(answer)
+        trials.hold(answer)
     else:
-        del trials.groups[answer.job]
+        trials.end_group(answer.job)
 
 
-def _take_price(run: Search, answer: Finished) -> None:
-    proposal = run.trials.open[answer.job]
+def _receive_price(run: Search, answer: Finished) -> None:
+    proposal = run.trials.end_pricing(answer.job)
     if answer.error:
-        run.trials.ready.append(proposal)  # training will report what is wrong
+        run.trials.make_ready(proposal.number)  # training will report what is wrong
         return
     cost: Cost = answer.value
     file = Artifact(path=cost.file, format="onnx", sha256="", size_bytes=cost.size_bytes)
     priced = {"status": "ok", "baseline": "", "structure": cost.structure, "artifact": file}
     size = Measurement(name="size_bytes", unit="B", values=[float(cost.size_bytes)])
-    take_cost(run, _job(run, proposal).record().model_copy(update=priced).with_measurements(size))
+    receive_cost(run, _job(run, proposal).record().model_copy(update=priced).with_measurements(size))
 
 
 def _lost(run: Search, proposal: Proposal, answer: Finished) -> None:
@@ -249,16 +248,16 @@ def _lost(run: Search, proposal: Proposal, answer: Finished) -> None:
     """
     record = read_record(trial_folder(run.folder, proposal.number))
     if record is not None:
-        take(run, record)
+        receive(run, record)
         return
-    again = proposal.continues
-    tried = proposal.number if again is None else again.number
+    stopped = proposal.continues
+    tried = proposal.number if stopped is None else stopped.number
     if answer.died and not run.stop.asked and run.trials.lose_worker(tried, run.space.settings.retries):
-        if again is None:
-            run.trials.ready.insert(0, proposal)  # its slot may be busy again
+        if stopped is None:
+            run.trials.retry(proposal)
         else:
             run.trials.close(proposal.number)
             run.study.fail(proposal.number, answer.error, final=False)
-            learn(run, again, feasible=False)  # it counts as stopped again
+            learn(run, stopped, feasible=False)  # it counts as stopped again
         return
-    take(run, _job(run, proposal).record().model_copy(update={"reason": answer.error}))
+    receive(run, _job(run, proposal).record().model_copy(update={"reason": answer.error}))

@@ -60,6 +60,43 @@ class TrialQueue:
         """Open the continuation of a stopped trial, whose costs are known."""
         self.open[proposal.number], self.costs[proposal.number] = proposal, stopped
 
+    def begin_pricing(self, proposal: Proposal) -> None:
+        """A worker computes the trial's size and structure."""
+        self.pricing.add(proposal.number)
+
+    def end_pricing(self, number: int) -> Proposal:
+        """The worker has answered. The caller decides whether the trial gets ready."""
+        self.pricing.remove(number)
+        return self.open[number]
+
+    def set_costs(self, record: TrialRecord) -> None:
+        """Size and latency of an open trial are known before it trains."""
+        self.costs[record.number] = record
+
+    def make_ready(self, number: int) -> None:
+        """The trial may train."""
+        self.ready.append(self.open[number])
+
+    def retry(self, proposal: Proposal) -> None:
+        """The trial trains next, in any slot, because its worker died."""
+        self.ready.insert(0, proposal)
+
+    def begin_group(self, group: Sequence[Proposal]) -> None:
+        """The trials train together. The group goes by the number of its first trial."""
+        self.groups[group[0].number] = [p.number for p in group]
+
+    def end_trial(self, leader: int, number: int) -> None:
+        """A trial of the group has ended."""
+        self.groups[leader].remove(number)
+
+    def end_group(self, leader: int) -> list[Proposal]:
+        """The group's job has ended. Return its trials that have not ended."""
+        return [self.open[number] for number in self.groups.pop(leader)]
+
+    def hold(self, answer: Finished) -> None:
+        """The group waits at a rung."""
+        self.held.append(answer)
+
     def close(self, number: int) -> None:
         """The trial is told."""
         self.open.pop(number, None)
@@ -80,6 +117,10 @@ class TrialQueue:
     def leader(self, job: int) -> Proposal:
         """A trial of the group that still trains, its leader first."""
         return self.open.get(job) or self.open[self.groups[job][0]]
+
+    def keep_student(self, number: int, slot: int) -> None:
+        """The slot's worker keeps the student of a stopped trial."""
+        self.slots[number] = slot
 
     def lose_slot(self, slot: int) -> None:
         """Forget the students that the slot's worker kept; the worker may have died."""

@@ -31,7 +31,7 @@ class Curve:
     rungs    rung -> accuracy
     final    accuracy after the last epoch; None until then
     flagged  the rule would have stopped the trial if it were not exempt
-    again    the trial was stopped and then resumed
+    resumed  the trial was stopped and then resumed
     """
 
     costs: tuple[float, ...] | None
@@ -40,7 +40,7 @@ class Curve:
     rungs: dict[int, float] = field(default_factory=dict)
     final: float | None = None
     flagged: bool = False
-    again: bool = False
+    resumed: bool = False
 
 
 class Rule(Protocol):
@@ -48,12 +48,12 @@ class Rule(Protocol):
 
     uses_costs  the rule needs a trial's costs before it trains
     often       a trial reaches a rung every few epochs
-    takes_up    stopped trials may be resumed
+    resumes    stopped trials may be resumed
     """
 
     uses_costs: bool
     often: bool
-    takes_up: bool
+    resumes: bool
 
     def begin(self, number: int, curve: Curve) -> None:
         """A trial starts."""
@@ -88,7 +88,7 @@ class Rule(Protocol):
         """Stopped trials that the rule would no longer stop, the most promising first."""
         ...
 
-    def take_up(self, number: int) -> Curve | None:
+    def resume(self, number: int) -> Curve | None:
         """A stopped trial is resumed under another number. Forget it, and return the curve for :meth:`begin`; None if
         it is not known."""
         ...
@@ -99,7 +99,7 @@ class Never:
 
     uses_costs = False
     often = False
-    takes_up = False
+    resumes = False
 
     def begin(self, number: int, curve: Curve) -> None:
         pass
@@ -119,7 +119,7 @@ class Never:
     def due(self) -> list[int]:
         return []
 
-    def take_up(self, number: int) -> Curve | None:
+    def resume(self, number: int) -> Curve | None:
         return None
 
 

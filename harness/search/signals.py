@@ -56,7 +56,7 @@ class Stop:
         self._look()
         os.close(self._ended)
 
-    def take_over(self) -> None:
+    def reinstall(self) -> None:
         """Install the handlers again, because Ray replaces that of SIGTERM when it starts."""
         for number in self._before:
             signal.signal(number, self._caught)

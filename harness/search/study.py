@@ -145,7 +145,7 @@ class Study:
             followers.append(self._asked())
         return [leader, *(f for f in followers if f is not None)]
 
-    def again(self, stopped: TrialRecord, kept: bool) -> Proposal:
+    def continue_trial(self, stopped: TrialRecord, kept: bool) -> Proposal:
         """Open a trial that continues a stopped one, with the same parameters, recipe and seed.
 
         It is a new trial because PRUNED is final in Optuna. ``kept``: a worker still has the stopped trial's student.

@@ -127,7 +127,7 @@ def _train(
         with Stop() as stop:  # a signal ends it; finished trainings are kept
             pool = (make_pool or (lambda s: _pool(s, address)))(space)
             try:
-                stop.take_over()
+                stop.reinstall()
                 data = pool.call("fingerprint", teacher_trees(space)[0])
                 check_same_data(place.parent.parent, made_of(space, data))
                 ready: Prepared = pool.call("prepare", teacher_trees(space), str(place.resolve()))
