@@ -103,8 +103,8 @@ def compare(record: TrialRecord, promise: dict[str, Any], spread: Mapping[str, f
 
     ``spread``: standard deviations of the task's own metrics.
     """
-    own = [_metric(name, sd, record, promise) for name, sd in (spread or {}).items()]
-    return [_accuracy(record, promise), *own, _size(record, promise), _latency(record, promise)]
+    metrics = [_metric(name, sd, record, promise) for name, sd in (spread or {}).items()]
+    return [_accuracy(record, promise), *metrics, _size(record, promise), _latency(record, promise)]
 
 
 def _metric(name: str, sd: float, record: TrialRecord, promise: dict[str, Any]) -> Check:
@@ -159,14 +159,16 @@ def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
 
 def _conditions(latency: Measurement) -> str:
     """The conditions of a latency measurement as text."""
-    told = latency.conditions
-    batch = f"batch of {told['batch_size']}, {told['threads']} thread{'s' if told['threads'] > 1 else ''}"
-    options = [f"{name} = {value}" for name, value in told["options"].items()]
-    unstable = f"; {told['verdict']}" if told["verdict"] != "ok" else ""
+    conditions = latency.conditions
+    batch = (
+        f"batch of {conditions['batch_size']}, {conditions['threads']} thread{'s' if conditions['threads'] > 1 else ''}"
+    )
+    options = [f"{name} = {value}" for name, value in conditions["options"].items()]
+    unstable = f"; {conditions['verdict']}" if conditions["verdict"] != "ok" else ""
     return (
-        ", ".join([told["runtime"], *options, batch, f"loaded in {told['load_ms']:.1f} ms"])
+        ", ".join([conditions["runtime"], *options, batch, f"loaded in {conditions['load_ms']:.1f} ms"])
         + unstable
-        + "".join(f"; {complaint}" for complaint in told["complaints"])
+        + "".join(f"; {complaint}" for complaint in conditions["complaints"])
     )
 
 

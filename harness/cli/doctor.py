@@ -62,26 +62,28 @@ def _usable_cores() -> int:
 
 def _instructions(machine: dict[str, Any]) -> Finding:
     """The instruction sets, and whether onnxruntime's integer kernels are exact with them, by a probe."""
-    found = ", ".join(machine["isa"]) or "none of those looked for"
+    instruction_sets = ", ".join(machine["isa"]) or "none of those looked for"
     if saturates():
-        told = ", ".join(f"{name}={value}" for name, value in machine["session_options"].items())
+        options = ", ".join(f"{name}={value}" for name, value in machine["session_options"].items())
         return Finding(
             "instructions",
-            f"{found}: sums of 8-bit products saturate here",
-            f"no VNNI: harness sets {told} in onnxruntime and makes OpenVINO compute in float32. Integers are then "
+            f"{instruction_sets}: sums of 8-bit products saturate here",
+            f"no VNNI: harness sets {options} in onnxruntime and makes OpenVINO compute in float32. Integers are then "
             "exact, but gain little speed. Production on such a processor must set the same, or accuracy is lower",
         )
     if INT8_KERNELS & set(machine["isa"]):
-        return Finding("instructions", f"{found}: 8-bit dot products, sums are exact")
-    return Finding("instructions", f"{found}: sums are exact", "no 8-bit dot products: int8 files gain little speed")
+        return Finding("instructions", f"{instruction_sets}: 8-bit dot products, sums are exact")
+    return Finding(
+        "instructions", f"{instruction_sets}: sums are exact", "no 8-bit dot products: int8 files gain little speed"
+    )
 
 
 def _devices() -> list[Finding]:
-    seen, torch = gpus(), _ask_torch()
-    names = ", ".join(f"{g['name']} ({g['memory_gib']} GiB)" for g in seen)
+    visible_gpus, torch = gpus(), _ask_torch()
+    names = ", ".join(f"{g['name']} ({g['memory_gib']} GiB)" for g in visible_gpus)
     usable = torch.get("gpus", 0)
-    short = f"torch (CUDA {torch.get('cuda')}) can use {usable} of {len(seen)}"
-    devices = [Finding("GPUs", names or "none: students train on the CPU", short if usable < len(seen) else "")]
+    short = f"torch (CUDA {torch.get('cuda')}) can use {usable} of {len(visible_gpus)}"
+    devices = [Finding("GPUs", names or "none: students train on the CPU", short if usable < len(visible_gpus) else "")]
     if "error" in torch:
         devices.append(Finding("torch", "cannot be imported", torch["error"]))
     return devices
@@ -90,12 +92,12 @@ def _devices() -> list[Finding]:
 def _ask_torch() -> dict[str, Any]:
     try:
         command = [sys.executable, "-c", _ASK_TORCH]
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         return {"error": "importing it takes more than 2 minutes"}
-    if asked.returncode != 0:
-        return {"error": (asked.stderr.strip().splitlines() or ["no reason given"])[-1]}
-    return json.loads(asked.stdout.splitlines()[-1])
+    if answer.returncode != 0:
+        return {"error": (answer.stderr.strip().splitlines() or ["no reason given"])[-1]}
+    return json.loads(answer.stdout.splitlines()[-1])
 
 
 def _package(name: str, use: str) -> Finding:

@@ -37,10 +37,10 @@ class Verbs(TyperGroup):
             typer.echo(f"harness: {masked(str(error))}", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
-            known = disk_error(error, denied=True)
-            if known is None:
+            disk_failure = disk_error(error, denied=True)
+            if disk_failure is None:
                 raise
-            typer.echo(f"harness: {known}", err=True)
+            typer.echo(f"harness: {disk_failure}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
             typer.echo("harness: interrupted", err=True)
@@ -65,9 +65,9 @@ def configure(
 ) -> None:
     """Runs before every verb."""
     level = logging.INFO if verbose else logging.WARNING
-    shown = logging.StreamHandler()
-    shown.setFormatter(Masked("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[shown])
+    handler = logging.StreamHandler()
+    handler.setFormatter(Masked("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 class Masked(logging.Formatter):
@@ -104,14 +104,14 @@ def search(
     for option, number in (("--trials", trials), ("--epochs-total", epochs_total)):
         if number is not None and number < 1:
             raise SpaceError(option, "must be at least 1", number, f"Example: {option} 60.")
-    given = {
+    settings = {
         "trials": trials,
         "time_s": None if time is None else _seconds(time),
         "epochs_total": epochs_total,
         "stop": stop,
         "storage": None if storage is None else json.dumps(storage),
     }
-    overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in given.items() if value is not None)]
+    overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in settings.items() if value is not None)]
     loaded = load_space(space, overrides=overrides)
     folder = _study_folder(space, study, out)
     from harness.search.driver import search as run
@@ -223,16 +223,16 @@ def pick(
         typer.echo(choose(load_study(study), *limits))
 
 
-def _limits(option: str, given: list[str] | None) -> dict[str, float]:
+def _limits(option: str, assignments: list[str] | None) -> dict[str, float]:
     """``NAME=VALUE`` as name -> number."""
-    found = {}
-    for text in given or []:
+    limits = {}
+    for text in assignments or []:
         name, _, value = text.partition("=")
         try:
-            found[name] = float(value)
+            limits[name] = float(value)
         except ValueError:
             raise SpaceError(option, "must be NAME=VALUE", text, "Example: --min f1=0.9.") from None
-    return found
+    return limits
 
 
 @app.command()
@@ -256,11 +256,13 @@ def train(
     from harness.production import train as run
     from harness.search.examination import say_loaded
 
-    told = partial(say_loaded, say=typer.echo)
-    made = run(loaded, folder, epochs=epochs, seed=seed, promise=promise, on_loaded=told)
-    own = "".join(f", {name} {value:.4f}" for name, value in made.test.items() if name not in ("accuracy", "n"))
-    typer.echo(f"{made.folder}: test accuracy {made.test['accuracy']:.4f}{own} (n = {int(made.test['n'])})")
-    rows = [[c.name, _number(c.promised), _number(c.outcome), _KEPT[c.kept], c.note] for c in made.checks]
+    announce = partial(say_loaded, say=typer.echo)
+    produced = run(loaded, folder, epochs=epochs, seed=seed, promise=promise, on_loaded=announce)
+    metrics = "".join(f", {name} {value:.4f}" for name, value in produced.test.items() if name not in ("accuracy", "n"))
+    typer.echo(
+        f"{produced.folder}: test accuracy {produced.test['accuracy']:.4f}{metrics} (n = {int(produced.test['n'])})"
+    )
+    rows = [[c.name, _number(c.promised), _number(c.outcome), _KEPT[c.kept], c.note] for c in produced.checks]
     _table(["quantity", "promised", "outcome", "kept", "rule"], rows)
 
 

@@ -58,22 +58,22 @@ def bench(
     from harness.measure.lab import Job
 
     jobs = [Job(path, name) for name in runtime or ["onnxruntime"] for path in files]
-    made = run(jobs, 0, batch_size, threads, seconds, processes)
-    show(made)
+    benchmark = run(jobs, 0, batch_size, threads, seconds, processes)
+    show(benchmark)
     if out is not None:
         from harness.records import write_json_durably
 
-        write_json_durably(out, as_json(made))
+        write_json_durably(out, as_json(benchmark))
         typer.echo(f"written: {out}")
 
 
 def _import(results: Path, into: Path | None) -> None:
     from harness.measure.bundle import QUANTITY, into_study, read_results
 
-    made, digests = read_results(results)
-    show(made)
+    benchmark, digests = read_results(results)
+    show(benchmark)
     if into is not None:
-        numbers = into_study(made, digests, into)
+        numbers = into_study(benchmark, digests, into)
         typer.echo(f"{into}: {QUANTITY} added to trials {', '.join(map(str, numbers))}")
         typer.echo(f"Its front: harness report {into} --objectives accuracy,size_bytes,{QUANTITY}")
 
@@ -99,8 +99,8 @@ def check(
             table.add_row(c.file, c.quantity, c.claimed, c.found, c.rule)
         Console(markup=False, soft_wrap=True).print(table)
     for quantity in dict.fromkeys(c.quantity for c in claims):
-        kept = [c.holds for c in claims if c.quantity == quantity]
-        typer.echo(f"{quantity}: {sum(kept)} of {len(kept)} claims hold here")
+        holds = [c.holds for c in claims if c.quantity == quantity]
+        typer.echo(f"{quantity}: {sum(holds)} of {len(holds)} claims hold here")
     if broken:
         raise typer.Exit(1)
 
@@ -142,8 +142,8 @@ def compare(
 
     with reading(" ".join(studies)):
         contenders = load_contenders(studies)
-        told = terminal(contenders)
-    typer.echo(told)
+        summary = terminal(contenders)
+    typer.echo(summary)
     typer.echo(f"Report: {write_comparison(contenders, out)}")
 
 
@@ -159,16 +159,16 @@ def audit(
     from harness.measure.audit import audit as look
     from harness.report.units import size
 
-    found = look(file, runtime)
+    audited = look(file, runtime)
     table = Table("layer", "weight", "stored", "zeros", "masked channels", f"ran on {runtime}", "integer")
-    for layer in found.layers:
+    for layer in audited.layers:
         shape = " x ".join(map(str, layer.shape))
         kernel = [layer.kernel, "yes" if layer.integer else "no"]
         table.add_row(layer.operator, shape, layer.stored, f"{layer.zeros:.1%}", str(layer.zero_channels), *kernel)
     Console(markup=False).print(table)
-    whole = sum(layer.integer for layer in found.layers)
-    typer.echo(f"{file}: {found.format}, {found.size_bytes:,} bytes ({size(found.size_bytes)})")
-    typer.echo(f"integer kernels: {whole} of {len(found.layers)} layers")
+    whole = sum(layer.integer for layer in audited.layers)
+    typer.echo(f"{file}: {audited.format}, {audited.size_bytes:,} bytes ({size(audited.size_bytes)})")
+    typer.echo(f"integer kernels: {whole} of {len(audited.layers)} layers")
     _recorded(file)
 
 
@@ -187,32 +187,32 @@ def _recorded(file: Path) -> None:
     if record.waterfall:
         typer.echo("bytes: " + " -> ".join(f"{name} {size(b)}" for name, b in record.waterfall.items()))
     if "latency_ms" in record.measurements:
-        found = record.measurements["latency_ms"]
-        load = found.conditions.get("load_ms")
+        latency = record.measurements["latency_ms"]
+        load = latency.conditions.get("load_ms")
         loaded = "" if load is None else f", loads in {time(load)}"
-        typer.echo(f"latency: {time(found.median)} ({found.conditions.get('verdict', 'no verdict')}){loaded}")
+        typer.echo(f"latency: {time(latency.median)} ({latency.conditions.get('verdict', 'no verdict')}){loaded}")
 
 
-def show(made: Bench) -> None:
+def show(benchmark: Bench) -> None:
     """Print the table of a bench and its conditions."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("file", "runtime", "p50", "+-", "p90 <=", "ratio", "95 % interval", "load", "verdict")
-    names = labels([t.job.path for t in made.timings])
-    for name, t in zip(names, made.timings, strict=True):
+    names = labels([t.job.path for t in benchmark.timings])
+    for name, t in zip(names, benchmark.timings, strict=True):
         table.add_row(name, *cells(t))
     console = Console(markup=False)
     console = Console(markup=False, width=max(console.width, 120))
     console.print(table)
-    first = made.sessions[0]
+    first = benchmark.sessions[0]
     typer.echo(
-        f"{len(made.sessions)} processes, batch {made.batch_size}, {made.threads} thread(s), core {first.core}, "
-        f"{first.cpu_model}; ratios to {names[0]} on {made.timings[0].job.runtime}"
+        f"{len(benchmark.sessions)} processes, batch {benchmark.batch_size}, {benchmark.threads} thread(s), "
+        f"core {first.core}, {first.cpu_model}; ratios to {names[0]} on {benchmark.timings[0].job.runtime}"
     )
-    told = {f"{name}={value}" for options in first.options for name, value in options.items()}
-    if told:
-        typer.echo(f"options for exact integers on this processor: {', '.join(sorted(told))}")
+    settings = {f"{name}={value}" for options in first.options for name, value in options.items()}
+    if settings:
+        typer.echo(f"options for exact integers on this processor: {', '.join(sorted(settings))}")
 
 
 def labels(paths: list[Path]) -> list[str]:
@@ -242,15 +242,15 @@ def cells(t: Timing) -> list[str]:
     ]
 
 
-def as_json(made: Bench) -> dict[str, Any]:
+def as_json(benchmark: Bench) -> dict[str, Any]:
     """Everything that was measured, raw runs included."""
     from harness.machine.host import environment
 
-    timings = [{**asdict(t), "job": {"path": str(t.job.path), "runtime": t.job.runtime}} for t in made.timings]
+    timings = [{**asdict(t), "job": {"path": str(t.job.path), "runtime": t.job.runtime}} for t in benchmark.timings]
     return {
         "environment": environment(),
-        "batch_size": made.batch_size,
-        "threads": made.threads,
-        "timings": [{**t, "verdict": m.verdict} for t, m in zip(timings, made.timings, strict=True)],
-        "sessions": [asdict(s) for s in made.sessions],
+        "batch_size": benchmark.batch_size,
+        "threads": benchmark.threads,
+        "timings": [{**t, "verdict": m.verdict} for t, m in zip(timings, benchmark.timings, strict=True)],
+        "sessions": [asdict(s) for s in benchmark.sessions],
     }

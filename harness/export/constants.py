@@ -36,10 +36,10 @@ def evaluate(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
     made_by = {output: node for node in model.graph.node for output in node.output}
     needed = {id(node) for name in names for node in behind(name, made_by)[0]}
     part.graph.node.extend(node for node in model.graph.node if id(made_by[node.output[0]]) in needed)
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:  # the Cast is needed because an initializer alone cannot be an output
+    unique_names = list(dict.fromkeys(names))
+    for name in unique_names:  # the Cast is needed because an initializer alone cannot be an output
         part.graph.node.append(helper.make_node("Cast", [name], [f"{name}/seen"], to=TensorProto.FLOAT))
         part.graph.output.append(helper.make_tensor_value_info(f"{name}/seen", TensorProto.FLOAT, None))
     session = open_session(part.SerializeToString(), session_options())
-    seen = dict(zip(wanted, session.run(None, {}), strict=True))
-    return [np.asarray(seen[name]) for name in names]
+    values = dict(zip(unique_names, session.run(None, {}), strict=True))
+    return [np.asarray(values[name]) for name in names]

@@ -28,9 +28,9 @@ EXACT_UP_TO = 64  # largest |weight| for which the sum of 2 products with a byte
 def of_task(data: Data) -> dict[str, str]:
     """The entries that follow from the data."""
     x = data.train[0]
-    found = {"range": f"{float(x.min()):.4g}..{float(x.max()):.4g}"}
+    entries = {"range": f"{float(x.min()):.4g}..{float(x.max()):.4g}"}
     numbers = tuple(str(i) for i in range(data.classes))
-    return found | ({} if data.class_names in ((), numbers) else {"classes": ",".join(data.class_names)})
+    return entries | ({} if data.class_names in ((), numbers) else {"classes": ",".join(data.class_names)})
 
 
 def of_file(model: onnx.ModelProto) -> dict[str, str]:

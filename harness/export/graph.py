@@ -81,25 +81,25 @@ class _Build:
             self.parts.node("DequantizeLinear", inputs, name, axis=axis)
         return name
 
-    def again(self, weight: str) -> str:
+    def copied_weight(self, weight: str) -> str:
         """A copy of the weight for a further call of its layer: onnxruntime converts a weight to uint8 only if it has
         one reader."""
         name = f"{weight}{len(self.parts.nodes)}"
         return self.parts.node("Concat", [weight], name, axis=0)  # folded on load; an Identity would be removed
 
-    def zeros(self, own: str, weight: np.ndarray, product: bool) -> str:
-        """The zero points of a layer: one tensor shared by all layers of a width, or the layer's own tensor ``own``.
+    def zeros(self, own_name: str, weight: np.ndarray, product: bool) -> str:
+        """The zero points of a layer: one tensor shared by all layers of a width, or the layer's own, ``own_name``.
 
         onnxruntime may convert the zero points of a MatMul and those of large integers (facts.py) to uint8, each
         once. Two such layers therefore must not share a tensor.
         """
         width = len(weight)
         if product:
-            return self.shared(own, np.zeros(width, np.int8))
+            return self.shared(own_name, np.zeros(width, np.int8))
         if is_large(weight):
-            owner = self.zeros_taken.setdefault(width, own)
-            if owner != own:
-                return self.shared(own, np.zeros(width, np.int8))
+            owner = self.zeros_taken.setdefault(width, own_name)
+            if owner != own_name:
+                return self.shared(own_name, np.zeros(width, np.int8))
         return self.shared(f"zeros{width}", np.zeros(width, np.int8))
 
 
@@ -137,9 +137,9 @@ def build_graph(
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
-    return new
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
 
 
 def _layer(path: str, owner: str, state: dict[str, np.ndarray], quantized: Quantized | None) -> _Layer:
@@ -155,13 +155,13 @@ def _fold_norms(build: _Build, nodes: list[onnx.NodeProto]) -> list[onnx.NodePro
 
     A layer that is called more than once is folded only if norms of equal values follow all of its calls.
     """
-    while found := _foldable(build, nodes):
-        for path, pairs in found.items():
+    while foldable := _foldable(build, nodes):
+        for path, pairs in foldable.items():
             build.layers[path].fold(*_affine(build, pairs[0][1]))
             for call, norm in pairs:
                 build.paths[norm.output[0]] = path
                 call.output[0] = norm.output[0]
-        folded = {id(norm) for pairs in found.values() for _, norm in pairs}
+        folded = {id(norm) for pairs in foldable.values() for _, norm in pairs}
         nodes = [node for node in nodes if id(node) not in folded]
     return nodes
 
@@ -176,16 +176,16 @@ def _foldable(build: _Build, nodes: list[onnx.NodeProto]) -> dict[str, list[tupl
         path = build.paths.get(node.output[0])
         if path in build.layers:
             calls.setdefault(path, []).append(node)
-    found = {}
-    for path, own in calls.items():
-        behind = [readers.get(call.output[0], []) for call in own]
-        product = any(call.op_type == "MatMul" for call in own)  # a MatMul has its channels on the last axis
+    pairs = {}
+    for path, layer_calls in calls.items():
+        behind = [readers.get(call.output[0], []) for call in layer_calls]
+        product = any(call.op_type == "MatMul" for call in layer_calls)  # a MatMul has its channels on the last axis
         if product or any([node.op_type for node in read] != ["BatchNormalization"] for read in behind):
             continue
         affine = [_affine(build, norm) for [norm] in behind]
         if all(np.array_equal(each, affine[0]) for each in affine):
-            found[path] = [(call, norm) for call, [norm] in zip(own, behind, strict=True)]
-    return found
+            pairs[path] = [(call, norm) for call, [norm] in zip(layer_calls, behind, strict=True)]
+    return pairs
 
 
 def _affine(build: _Build, norm: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +226,7 @@ def _place_layer(build: _Build, node: onnx.NodeProto, path: str, store: Store, s
         weight = build.stored[key] = f"{path}.v" if product else f"{path}.w"
         store.add(weight, values, layer.bits, sparse)
     elif layer.scale is not None and is_large(layer.weight):
-        weight = build.again(weight)
+        weight = build.copied_weight(weight)
     del node.input[2:]
     if layer.scale is None:
         node.input[1] = weight
@@ -254,7 +254,7 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
     key = (tensor, build.quantized.activations[point])
     if key not in build.bytes_of:
         scale, zero, top = key[1]
-        given = [
+        scale_and_zero = [
             build.shared(f"{point}.x", np.asarray(scale, np.float32)),
             build.shared(f"{point}.z", np.asarray(zero, np.uint8)),
         ]
@@ -265,25 +265,25 @@ def _as_bytes(build: _Build, tensor: str, point: str) -> str:
         # quantize also in front of a Flatten (the values are the same), so that the layer before it outputs bytes
         if flatten is not None and build.readers[tensor] == 1:
             build.nodes.remove(flatten)
-            flatten.input[0] = _round_trip(build, flatten.input[0], given, f"{point}.f", most)
+            flatten.input[0] = _round_trip(build, flatten.input[0], scale_and_zero, f"{point}.f", most)
             build.nodes.append(flatten)
-        build.bytes_of[key] = _round_trip(build, tensor, given, point, most)
+        build.bytes_of[key] = _round_trip(build, tensor, scale_and_zero, point, most)
         build.scale_of[build.bytes_of[key]] = scale
     return build.bytes_of[key]
 
 
-def _round_trip(build: _Build, tensor: str, given: list[str], name: str, most: str) -> str:
-    """Quantize and dequantize ``tensor`` with the scale and zero point ``given``.
+def _round_trip(build: _Build, tensor: str, scale_and_zero: list[str], name: str, most: str) -> str:
+    """Quantize and dequantize ``tensor`` with the tensors in ``scale_and_zero``.
 
     ``most`` names the tensor with the largest integer; it is empty if that is 255. The clip acts on the integers, so
     that the operator in front still runs as an integer kernel.
     """
     integers = f"{name}.q"
-    build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *given], [integers]))
+    build.nodes.append(helper.make_node("QuantizeLinear", [tensor, *scale_and_zero], [integers]))
     if most:
         build.nodes.append(helper.make_node("Clip", [integers, "", most], [f"{name}.l"]))
         integers = f"{name}.l"
-    build.nodes.append(helper.make_node("DequantizeLinear", [integers, *given], [f"{name}.d"]))
+    build.nodes.append(helper.make_node("DequantizeLinear", [integers, *scale_and_zero], [f"{name}.d"]))
     return f"{name}.d"
 
 
@@ -310,8 +310,8 @@ def _short_names(graph: onnx.GraphProto) -> onnx.GraphProto:
     """Rename every tensor to one or two characters: in a small model long names take more bytes than the weights."""
     used = [name for node in graph.node for name in (*node.input, *node.output)]
     used += [tensor.name for tensor in graph.initializer]
-    kept = {"input", "logits", ""}
-    renamed = dict(zip(dict.fromkeys(name for name in used if name not in kept), _labels(), strict=False))
+    fixed_names = {"input", "logits", ""}
+    renamed = dict(zip(dict.fromkeys(name for name in used if name not in fixed_names), _labels(), strict=False))
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]

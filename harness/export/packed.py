@@ -46,8 +46,8 @@ def pack(model: bytes) -> bytes:
     """The packed form of a serialized ONNX model; the model itself if packing does not make it smaller."""
     skeleton, tensors = _take_out(model)
     parts = [_coded(skeleton, huffman=False), *(_tensor(t) for t in tensors)]
-    made = MAGIC + _varint(len(model)) + _digest(model) + b"".join(parts)
-    return made if len(made) < len(model) <= _most(made) else model
+    packed = MAGIC + _varint(len(model)) + _digest(model) + b"".join(parts)
+    return packed if len(packed) < len(model) <= _most(packed) else model
 
 
 def _most(data: bytes) -> int:
@@ -124,13 +124,13 @@ def _take_out(model: bytes) -> tuple[bytes, list[onnx.TensorProto]]:
     if proto.SerializeToString(deterministic=True) != model:
         return model, []
     large = [t for t in proto.graph.initializer if len(t.raw_data) >= TAKE_OUT]
-    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in large]
+    copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in large]
     for tensor in large:
-        tensor.raw_data = b""  # present but empty: this marks the tensor for `_taken`
-    return proto.SerializeToString(deterministic=True), kept
+        tensor.raw_data = b""  # present but empty: this marks the tensor for `_emptied`
+    return proto.SerializeToString(deterministic=True), copies
 
 
-def _taken(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+def _emptied(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     return [t for t in model.graph.initializer if t.HasField("raw_data") and not t.raw_data and 0 not in t.dims]
 
 
@@ -140,10 +140,10 @@ def _fill(skeleton: bytes, reader: _Reader) -> bytes:
         model.ParseFromString(skeleton)
     except Exception as error:  # protobuf's DecodeError is not public
         raise ValueError(f"its graph cannot be read ({type(error).__name__})") from None
-    taken = _taken(model)
-    if not taken:
+    emptied = _emptied(model)
+    if not emptied:
         return skeleton
-    for tensor in taken:
+    for tensor in emptied:
         tensor.raw_data = reader.part()
     return model.SerializeToString(deterministic=True)
 
@@ -236,13 +236,13 @@ class _Reader:
     def _inflate(self, raw: int) -> bytes:
         decoder = zlib.decompressobj(-15)
         try:
-            found = decoder.decompress(self.take(self.varint()), max(raw, 1))
-            found += b"" if decoder.eof else decoder.decompress(decoder.unconsumed_tail, 1)  # reads the end mark
+            inflated = decoder.decompress(self.take(self.varint()), max(raw, 1))
+            inflated += b"" if decoder.eof else decoder.decompress(decoder.unconsumed_tail, 1)  # reads the end mark
         except zlib.error as error:
             raise ValueError(f"a stream in it is broken ({error})") from None
-        if len(found) != raw or not decoder.eof or decoder.unused_data:
+        if len(inflated) != raw or not decoder.eof or decoder.unused_data:
             raise ValueError("a stream in it has another length than stated")
-        return found
+        return inflated
 
     def _scatter(self, raw: int) -> bytes:
         spare, parts = self.budget, []

@@ -104,23 +104,23 @@ def make_template(
 
 
 def _scopes(node: onnx.NodeProto) -> list[str]:
-    found = [p.value for p in node.metadata_props if p.key == _SCOPES]
-    return ast.literal_eval(found[0]) if found else []
+    values = [p.value for p in node.metadata_props if p.key == _SCOPES]
+    return ast.literal_eval(values[0]) if values else []
 
 
 @dataclass
 class _Reducer:
     modules: dict[str, nn.Module]
     producers: dict[str, onnx.NodeProto]
-    known: dict[str, np.ndarray]
+    initializers: dict[str, np.ndarray]
     tensors: dict[str, torch.Tensor]  # the module's parameters and buffers, by their names in the graph
     shapes: dict[str, tuple[int | str, ...]]  # of the graph's tensors; a dynamic axis is given by its name
     paths: dict[str, str] = field(default_factory=dict)
 
     def constant(self, name: str) -> np.ndarray | None:
         """Value of a tensor that is computed from constants only, through Reshape and Cast; otherwise None."""
-        if name in self.known:
-            return self.known[name]
+        if name in self.initializers:
+            return self.initializers[name]
         node = self.producers.get(name)
         if node is None:
             return None
@@ -144,21 +144,21 @@ class _Reducer:
         return None
 
     def rewrite(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        new = onnx.NodeProto()
-        new.CopyFrom(node)
+        rewritten = onnx.NodeProto()
+        rewritten.CopyFrom(node)
         path = self.layer(node)
         owner = self.modules.get(path or "")
         if node.op_type in _AT_POINTS and path is not None and self._at_point(node, self.modules[path]):
             self.paths[node.output[0]] = path
             if node.op_type == "MatMul":
-                new.input[1] = f"module.{path}.weight"  # not its transpose: the file stores it transposed
+                rewritten.input[1] = f"module.{path}.weight"  # not its transpose: the file stores it transposed
         if node.op_type == "Conv" and isinstance(owner, nn.Conv2d) and owner.bias is None:
-            del new.input[2:]  # the exporter makes zeros of a fixed width
+            del rewritten.input[2:]  # the exporter makes zeros of a fixed width
         elif node.op_type == "Reshape" and self._flattens(node):
-            new = helper.make_node("Flatten", [node.input[0]], list(node.output), axis=1)
+            rewritten = helper.make_node("Flatten", [node.input[0]], list(node.output), axis=1)
         elif node.op_type == "ReduceMean" and self._pools(node):
-            new = helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output))
-        return new
+            rewritten = helper.make_node("GlobalAveragePool", [node.input[0]], list(node.output))
+        return rewritten
 
     def _at_point(self, node: onnx.NodeProto, owner: nn.Module) -> bool:
         """Whether the node is the owner's main operation: its product, sum or average, not for example a bias sum."""
@@ -198,15 +198,15 @@ class _Reducer:
 
 def _reduce(model: onnx.ModelProto, module: nn.Module, input_shape: tuple[int, ...]) -> Template:
     graph = model.graph
-    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    initializers = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     producers = {out: node for node in graph.node for out in node.output}
-    own = _own_tensors(module)
+    module_tensors = _own_tensors(module)
     modules = dict(module.named_modules(remove_duplicate=False))
-    reducer = _Reducer(modules, producers, known, own, _shapes(graph))
+    reducer = _Reducer(modules, producers, initializers, module_tensors, _shapes(graph))
     nodes = [reducer.rewrite(node) for node in graph.node]
     nodes = _alive(nodes, {o.name for o in graph.output})
     used = {name for node in nodes for name in node.input}
-    constants = {k.removeprefix("module."): v for k, v in known.items() if k in used and k not in own}
+    constants = {k.removeprefix("module."): v for k, v in initializers.items() if k in used and k not in module_tensors}
     for node in nodes:
         del node.metadata_props[:]
         node.name, node.doc_string = "", ""
@@ -222,19 +222,19 @@ def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str, ...]]:
-    told = (*graph.value_info, *graph.input, *graph.output)
-    return {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in told}
+    values = (*graph.value_info, *graph.input, *graph.output)
+    return {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
 
 
 def _alive(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
     """The nodes that ``outputs`` are computed from, in order."""
-    kept: list[onnx.NodeProto] = []
-    wanted = set(outputs)
+    alive: list[onnx.NodeProto] = []
+    needed = set(outputs)
     for node in reversed(nodes):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted |= set(node.input)
-    return kept[::-1]
+        if needed & set(node.output):
+            alive.append(node)
+            needed |= set(node.input)
+    return alive[::-1]
 
 
 def architecture_key(

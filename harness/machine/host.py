@@ -84,9 +84,9 @@ def probe() -> bytes:
         node("Gemm", ["vector", "matrix_f"], ["multiplied"], transB=1),
     ]
     shapes = {"x": ["b", 8, 1, 1], "convolved": ["b", 8, 1, 1], "multiplied": ["b", 8]}
-    x, *made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    x, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
     constants = [numpy_helper.from_array(values, name) for name, values in tensors.items()]
-    graph = helper.make_graph(nodes, "probe", [x], made, initializer=constants)
+    graph = helper.make_graph(nodes, "probe", [x], outputs, initializer=constants)
     opsets = [helper.make_opsetid("", 21)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
@@ -97,9 +97,9 @@ def _processor() -> tuple[str, set[str]]:
     except OSError:
         return platform.processor() or platform.machine(), set()
     pairs = (line.split(":", 1) for line in reversed(lines) if ":" in line)  # the first core's values win
-    found = {name.strip(): value.strip() for name, value in pairs}
-    flags = found.get("flags") or found.get("Features") or ""
-    return found.get("model name") or platform.machine(), set(flags.split())
+    fields = {name.strip(): value.strip() for name, value in pairs}
+    flags = fields.get("flags") or fields.get("Features") or ""
+    return fields.get("model name") or platform.machine(), set(flags.split())
 
 
 def peak_memory_mib() -> float:

@@ -48,9 +48,9 @@ def exact(probe: bytes) -> dict[str, str]:
             (:func:`harness.machine.host.probe`).
     """
     session = open_session(probe, {})
-    [given] = session.get_inputs()
+    [model_input] = session.get_inputs()
     for batch in (1, 2):  # batch 1 and larger batches use different kernels
-        made = session.run(None, {given.name: np.ones([batch, *given.shape[1:]], np.float32)})
-        if any(np.abs(np.asarray(values) - 1).max() > 0.01 for values in made):
+        outputs = session.run(None, {model_input.name: np.ones([batch, *model_input.shape[1:]], np.float32)})
+        if any(np.abs(np.asarray(values) - 1).max() > 0.01 for values in outputs):
             return {EXACT: "1"}
     return {}

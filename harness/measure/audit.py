@@ -68,11 +68,11 @@ def audit(path: Path, runtime: str = "onnxruntime") -> Audit:
     if len(kernels) != len(products):  # the runtime fused or split layers: name all kernels for every layer
         kernels = [_common(kernels)] * len(products)
     kernels = [ran for ran, (_, name, _) in zip(kernels, products, strict=True) if name]
-    found = [product for product in products if product[1]]
-    values = evaluate(model, [name for _, name, _ in found])
+    named_products = [product for product in products if product[1]]
+    values = evaluate(model, [name for _, name, _ in named_products])
     layers = tuple(
         LayerAudit(node.op_type, v.shape, stored, float((v == 0).mean()), _zero_channels(v), ran.kernel, ran.integer)
-        for (node, _, stored), v, ran in zip(found, values, kernels, strict=True)
+        for (node, _, stored), v, ran in zip(named_products, values, kernels, strict=True)
     )
     counts: dict[str, int] = {}
     for node in model.graph.node:

@@ -131,14 +131,17 @@ def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, dis
         for i in range(len(jobs))
     ]
     turns = [block_medians(session.blocks) for session in sessions]
-    found = []
+    timings = []
     for i, job in enumerate(jobs):
         runs = [run for session in sessions for block in session.blocks[i] for run in block]
-        ratios = [statistics.median(a / b for a, b in zip(own[i], own[reference], strict=True)) for own in turns]
+        ratios = [
+            statistics.median(a / b for a, b in zip(session_medians[i], session_medians[reference], strict=True))
+            for session_medians in turns
+        ]
         low, high = log_interval(medians[i])
         middle = statistics.median(medians[i])
         wide = [] if (high - low) / 2 <= MAX_HALF_WIDTH * middle else [f"half-width {(high - low) / 2 / middle:.1%}"]
-        found.append(
+        timings.append(
             Timing(
                 job=job,
                 p50_ms=middle,
@@ -152,4 +155,4 @@ def timings_of(jobs: Sequence[Job], sessions: list[Session], reference: int, dis
                 reasons=list(dict.fromkeys([*disturbed, *wide])),
             )
         )
-    return found
+    return timings

@@ -89,20 +89,20 @@ def read_results(path: Path) -> tuple[Bench, list[str]]:
         SpaceError: ``path`` is no results.json of a bundle, or the device timed other files.
     """
     try:
-        found = _Results.model_validate(read_object(path, limit=TABLE_BYTES))
+        results = _Results.model_validate(read_object(path, limit=TABLE_BYTES))
     except FileNotFoundError:
         raise SpaceError(str(path), "no such file", remedy="Copy it back from the device.") from None
     except ValidationError as error:
         raise SpaceError(str(path), f"must be the results.json of a bundle ({mistake_in(error)})") from None
-    other = [f.path for f in found.files if f.model_sha256 != f.measured_sha256]
+    other = [f.path for f in results.files if f.model_sha256 != f.measured_sha256]
     if other:
         raise SpaceError(str(path), f"the device timed other files than were bundled: {other}")
-    jobs = [Job(Path(f.path), f"{found.runtime} on {found.sessions[0].host}") for f in found.files]
-    timings = timings_of(jobs, found.sessions, 0, [])
-    return Bench(timings, found.sessions, found.batch_size, found.threads), [f.sha256 for f in found.files]
+    jobs = [Job(Path(f.path), f"{results.runtime} on {results.sessions[0].host}") for f in results.files]
+    timings = timings_of(jobs, results.sessions, 0, [])
+    return Bench(timings, results.sessions, results.batch_size, results.threads), [f.sha256 for f in results.files]
 
 
-def into_study(made: Bench, digests: Sequence[str], study: Path) -> list[int]:
+def into_study(benchmark: Bench, digests: Sequence[str], study: Path) -> list[int]:
     """Add ``device_latency_ms`` to the records of the study's trials whose files were timed.
 
     Returns:
@@ -110,14 +110,14 @@ def into_study(made: Bench, digests: Sequence[str], study: Path) -> list[int]:
     Raises:
         SpaceError: the study holds none of the files.
     """
-    by_digest = dict(zip(digests, made.measurements(), strict=True))
+    by_digest = dict(zip(digests, benchmark.measurements(), strict=True))
     changed = []
     for folder in sorted((study / "trials").glob("[0-9]*")):
         record = read_record(folder, study)
         if record is None or record.artifact is None or record.artifact.sha256 not in by_digest:
             continue
-        found = by_digest[record.artifact.sha256]
-        named = Measurement(name=QUANTITY, unit="ms", values=found.values, conditions=found.conditions)
+        measurement = by_digest[record.artifact.sha256]
+        named = Measurement(name=QUANTITY, unit="ms", values=measurement.values, conditions=measurement.conditions)
         write_record(folder, record.with_measurements(named), study)
         changed.append(record.number)
     if not changed:

@@ -41,9 +41,9 @@ def session(seconds: float, threads: int, batch_size: int, seed: int) -> dict:
         started = time.perf_counter()
         loaded = onnx_session.open_session(path.read_bytes(), options, threads)
         took = (time.perf_counter() - started) * 1000
-        given = loaded.get_inputs()[0]
-        shape = [batch_size, *given.shape[1:]]
-        feeds = [{given.name: np.random.default_rng(i).random(shape, np.float32)} for i in range(16)]
+        model_input = loaded.get_inputs()[0]
+        shape = [batch_size, *model_input.shape[1:]]
+        feeds = [{model_input.name: np.random.default_rng(i).random(shape, np.float32)} for i in range(16)]
         targets.append(timing.Target(partial(run, loaded, feeds), took))
     with timing.Quiet(core) as quiet:
         blocks = timing.time_blocks(targets, seconds, seed, warm_up_s=max(1.0, seconds))
@@ -87,21 +87,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one is not None:
-        measured = session(given.seconds, given.threads, given.batch_size, given.one)
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        measured = session(arguments.seconds, arguments.threads, arguments.batch_size, arguments.one)
         SESSION.write_text(json.dumps(measured))  # a file, not stdout: a runtime may print there
         return
     import onnxruntime
 
     sessions = []
-    for seed in range(given.processes):
-        command = [sys.executable, __file__, "--one", str(seed), "--seconds", str(given.seconds),
-                   "--threads", str(given.threads), "--batch-size", str(given.batch_size)]  # fmt: skip
+    for seed in range(arguments.processes):
+        command = [sys.executable, __file__, "--one", str(seed), "--seconds", str(arguments.seconds),
+                   "--threads", str(arguments.threads), "--batch-size", str(arguments.batch_size)]  # fmt: skip
         subprocess.run(command, stdout=sys.stderr, check=True)
         sessions.append(json.loads(SESSION.read_text()))
         SESSION.unlink()
-        print(f"process {seed + 1} of {given.processes}", file=sys.stderr)
+        print(f"process {seed + 1} of {arguments.processes}", file=sys.stderr)
     timed = files()
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in timed]
     names = json.loads((HERE / "files.json").read_text())
@@ -110,8 +110,8 @@ def main() -> None:
         "runtime": "onnxruntime",
         "runtime_version": onnxruntime.__version__,
         "machine": platform.machine(),
-        "batch_size": given.batch_size,
-        "threads": given.threads,
+        "batch_size": arguments.batch_size,
+        "threads": arguments.threads,
         "sessions": sessions,
     }
     (HERE / "results.json").write_text(json.dumps(out))

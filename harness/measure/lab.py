@@ -124,7 +124,7 @@ class Lab:
         session = self.session(jobs, batch_size, threads, budget_s, until_precise=until_precise)
         medians = block_medians(session.blocks)
         change = drift(medians[-1])
-        found = []
+        measurements = []
         for i, (values, load_ms) in enumerate(zip(medians[: len(paths)], session.load_ms, strict=False)):
             conditions = {
                 "runtime": runtime,
@@ -141,9 +141,9 @@ class Lab:
                 conditions |= {"reference_ms": statistics.median(medians[-1]), "unscaled_ms": statistics.median(values)}
                 values = related(values, medians[-1])
             one = Measurement(name="latency_ms", unit="ms", values=values, conditions=conditions)
-            told = {"verdict": verdict(one, change, session.complaints), "complaints": session.complaints}
-            found.append(one.model_copy(update={"conditions": {**conditions, **told}}))
-        return found
+            judgement = {"verdict": verdict(one, change, session.complaints), "complaints": session.complaints}
+            measurements.append(one.model_copy(update={"conditions": {**conditions, **judgement}}))
+        return measurements
 
     def session(
         self,
@@ -270,8 +270,8 @@ def related(values: Sequence[float], beside: Sequence[float]) -> list[float]:
 def precise(blocks: Sequence[Sequence[Sequence[float]]]) -> bool:
     """Whether every file's median, scaled by the last file (:func:`related`), is known within PRECISE."""
     medians = block_medians(blocks)
-    values = [related(own, medians[-1]) for own in medians[:-1]] or medians
-    spans = [(median_interval(own), statistics.median(own)) for own in values]
+    values = [related(file_medians, medians[-1]) for file_medians in medians[:-1]] or medians
+    spans = [(median_interval(file_medians), statistics.median(file_medians)) for file_medians in values]
     return all(high - low <= 2 * PRECISE * middle for (low, high), middle in spans)
 
 
@@ -281,7 +281,7 @@ def _answer(request: dict[str, Any], core: int | None) -> dict[str, Any]:
     try:
         size, threads = request["batch_size"], request["threads"]
         loaded = [_load(Path(path), runtime, size, threads) for path, runtime in request["jobs"]]
-        targets, options = [target for target, _ in loaded], [told for _, told in loaded]
+        targets, options = [target for target, _ in loaded], [file_options for _, file_options in loaded]
         gc.collect()
         gc.disable()
         with Quiet(core) as quiet:

@@ -46,8 +46,8 @@ def time_blocks(
     blocks: list[list[list[float]]] = [[] for _ in targets]
     order = random.Random(seed)
     started = clock()
-    while (done := len(blocks[0])) < MIN_BLOCKS or clock() - started < budget_s * len(targets):
-        if enough is not None and done and done % ASK_EVERY == 0 and enough(blocks):
+    while (turns := len(blocks[0])) < MIN_BLOCKS or clock() - started < budget_s * len(targets):
+        if enough is not None and turns and turns % ASK_EVERY == 0 and enough(blocks):
             break
         for i in order.sample(range(len(targets)), len(targets)):
             blocks[i].append(_block(targets[i], counts[i], clock))
@@ -69,13 +69,13 @@ def _warm_up(target: Target, limit_s: float, clock: Callable[[], float]) -> int:
 
     It is warm after at least ``WARM_UP_RUNS`` runs, when two blocks in a row agree within 1 %, or after ``limit_s``.
     """
-    started, last, done = clock(), math.inf, 0
+    started, last, runs_done = clock(), math.inf, 0
     runs = 1
     while clock() - started < limit_s:
         took = statistics.median(_block(target, runs, clock))
-        done += runs
+        runs_done += runs
         runs = max(1, min(10_000, round(BLOCK_S * 1000 / max(took, 1e-6))))
-        if done >= WARM_UP_RUNS and abs(took - last) < 0.01 * last:
+        if runs_done >= WARM_UP_RUNS and abs(took - last) < 0.01 * last:
             break
         last = took
     return runs
@@ -83,7 +83,7 @@ def _warm_up(target: Target, limit_s: float, clock: Callable[[], float]) -> int:
 
 def block_medians(blocks: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
     """The median of every block, by target."""
-    return [[statistics.median(block) for block in own] for own in blocks]
+    return [[statistics.median(block) for block in target_blocks] for target_blocks in blocks]
 
 
 def drift(values: Sequence[float]) -> float:
@@ -129,8 +129,8 @@ class Quiet:
 
     def complaints(self) -> list[str]:
         """Reasons to distrust a measurement made inside the context; empty if there are none."""
-        found = [f"the other cores were {self.busy:.0%} busy"] if self.busy > BUSY else []
-        return found + ([f"the hypervisor took {self.stolen:.1%} of the time"] if self.stolen > STOLEN else [])
+        reasons = [f"the other cores were {self.busy:.0%} busy"] if self.busy > BUSY else []
+        return reasons + ([f"the hypervisor took {self.stolen:.1%} of the time"] if self.stolen > STOLEN else [])
 
 
 def _cpu_times() -> list[Any]:

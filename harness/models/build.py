@@ -60,13 +60,13 @@ def _construct(model: Model, input_shape: tuple[int, ...], classes: int, seed: i
 def _check_output(module: nn.Module, name: str, input_shape: tuple[int, ...], classes: int, path: str) -> None:
     module.eval()
     try:
-        found = module(torch.zeros(2, *input_shape))
+        output = module(torch.zeros(2, *input_shape))
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise SpaceError(
             path,
             f"{name!r} cannot compute a batch of shape (2, {_listed(input_shape)}) ({type(error).__name__}: {error})",
         ) from error
-    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if got != (2, classes):
         raise SpaceError(
             path,
@@ -88,14 +88,14 @@ def load_checkpoint(module: nn.Module, file: Path, path: str) -> None:
         SpaceError: at ``path``, with the first differences between the file and the module.
     """
     weights = _read(file, path)
-    own = module.state_dict()
+    expected = module.state_dict()
     differences = [
-        *(f"{key} is missing" for key in own if key not in weights),
-        *(f"{key} is unknown to the model" for key in weights if key not in own),
+        *(f"{key} is missing" for key in expected if key not in weights),
+        *(f"{key} is unknown to the model" for key in weights if key not in expected),
         *(
-            f"{key} is {tuple(weights[key].shape)} but the model's is {tuple(own[key].shape)}"
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
+            f"{key} is {tuple(weights[key].shape)} but the model's is {tuple(expected[key].shape)}"
+            for key in expected
+            if key in weights and weights[key].shape != expected[key].shape
         ),
     ]
     if differences:
@@ -119,7 +119,7 @@ def _read(file: Path, path: str) -> dict[str, Tensor]:
         "Save it with safetensors.torch.save_file(model.state_dict(), file) or torch.save(model.state_dict(), file)."
     )
     try:
-        found: Any = (
+        checkpoint: Any = (
             load_file(file)
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
@@ -132,8 +132,12 @@ def _read(file: Path, path: str) -> dict[str, Tensor]:
             remedy=remedy,
         ) from error
     for key in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        raise SpaceError(path, f"{file} must hold a state_dict, names and tensors", type(found).__name__, remedy)
-    return found
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    if (
+        not isinstance(checkpoint, dict)
+        or not checkpoint
+        or not all(isinstance(v, Tensor) for v in checkpoint.values())
+    ):
+        raise SpaceError(path, f"{file} must hold a state_dict, names and tensors", type(checkpoint).__name__, remedy)
+    return checkpoint

@@ -16,9 +16,9 @@ def audit_rows(data: StudyData) -> list[list[str]]:
     """One row of ``COLUMNS`` for every point of the front whose record holds an audit."""
     rows = []
     for number in data.front["number"].tolist():
-        found = data.records[number].diagnostics.get("audit")
-        if isinstance(found, dict) and isinstance(found.get("layers"), list):
-            rows.append([str(number), *_layers(found["layers"]), *_measured(data, number)])
+        audit = data.records[number].diagnostics.get("audit")
+        if isinstance(audit, dict) and isinstance(audit.get("layers"), list):
+            rows.append([str(number), *_layers(audit["layers"]), *_measured(data, number)])
     return rows
 
 
@@ -49,7 +49,7 @@ class _Timed:
 
 def _timed_networks(data: StudyData) -> dict[tuple[Any, ...], dict[bool, _Timed]]:
     """Layer shapes -> whether the kernels are integer -> the first trial that was timed that way."""
-    found: dict[tuple[Any, ...], dict[bool, _Timed]] = {}
+    networks: dict[tuple[Any, ...], dict[bool, _Timed]] = {}
     for number, record in data.records.items():
         layers = record.diagnostics.get("audit", {}).get("layers", [])
         whole = {bool(layer["integer"]) for layer in layers}
@@ -57,8 +57,8 @@ def _timed_networks(data: StudyData) -> dict[tuple[Any, ...], dict[bool, _Timed]
             continue
         network = tuple(tuple(layer["shape"]) for layer in layers)
         latency = record.measurements["latency_ms"]
-        found.setdefault(network, {}).setdefault(whole.pop(), _Timed(number, latency.median, *latency.interval()))
-    return found
+        networks.setdefault(network, {}).setdefault(whole.pop(), _Timed(number, latency.median, *latency.interval()))
+    return networks
 
 
 def _layers(layers: list[dict[str, Any]]) -> list[str]:
@@ -104,5 +104,7 @@ NEEDS = {
 def needs(data: StudyData) -> list[str]:
     """What deployment of the front's files must respect: sentences, each with the trials that it applies to."""
     front = {n: data.records[n].diagnostics.get("facts", {}) for n in data.front["number"].tolist()}
-    found = {sentence: [str(n) for n, facts in front.items() if name in facts] for name, sentence in NEEDS.items()}
-    return [f"{sentence}: {', '.join(numbers)}" for sentence, numbers in found.items() if numbers]
+    trials_by_sentence = {
+        sentence: [str(n) for n, facts in front.items() if name in facts] for name, sentence in NEEDS.items()
+    }
+    return [f"{sentence}: {', '.join(numbers)}" for sentence, numbers in trials_by_sentence.items() if numbers]

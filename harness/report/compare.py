@@ -87,20 +87,20 @@ def volume(
 def steps(study: StudyData, reference: Mapping[str, float]) -> list[Step]:
     """The hypervolume, on test values, after every trial that was reported to Optuna."""
     directions = tuple(o.direction for o in study.objectives)
-    front, found, last = Front(directions), [], 0.0
+    front, curve, last = Front(directions), [], 0.0
     rows = study.finished[study.finished["feasible"]].to_dict("index")
     for number, elapsed, epochs in _timeline(study):
         row = rows.get(number)
         if row is not None and front.add(number, [row[o.name] for o in study.objectives]):
             last = volume([tested(rows[n], study.qualities) for n in front.numbers], reference, directions)
-        found.append(Step(elapsed, epochs, last))
-    return found or [Step(0.0, 0, 0.0)]
+        curve.append(Step(elapsed, epochs, last))
+    return curve or [Step(0.0, 0, 0.0)]
 
 
 def tested(row: Mapping[str, float], qualities: Sequence[Objective]) -> dict[str, float]:
     """The row with validation values of the qualities replaced by test values, where it has them."""
-    known = {q.name: row[f"test_{q.name}"] for q in qualities if not math.isnan(row[f"test_{q.name}"])}
-    return {**row, **known}
+    test_values = {q.name: row[f"test_{q.name}"] for q in qualities if not math.isnan(row[f"test_{q.name}"])}
+    return {**row, **test_values}
 
 
 def _timeline(study: StudyData) -> list[tuple[int, float, int]]:
@@ -131,7 +131,7 @@ def reach(curve: Sequence[Step], volume: float, axis: str) -> float:
 
 def verdicts(contenders: Sequence[Contender]) -> list[str]:
     """One sentence for each contender but the first: how the first compares with it."""
-    first, told = contenders[0], []
+    first, sentences = contenders[0], []
     for other in contenders[1:]:
         mean, low, high = difference_interval(first.final, other.final)
         seeds = f"{len(first.studies)} against {len(other.studies)} studies"
@@ -141,12 +141,16 @@ def verdicts(contenders: Sequence[Contender]) -> list[str]:
             word = "better than" if low > 0 else "worse than" if high < 0 else "not shown to differ from"
             said = f"{word} {other.label}: hypervolume {mean:+.4f} (95 % interval {low:+.4f} .. {high:+.4f})"
         target = float(np.median(other.final))
-        own = float(np.median([reach(c, target, "elapsed_s") for c in first.curves]))
-        theirs = float(np.median([reach(c, c[-1].volume, "elapsed_s") for c in other.curves]))
-        took = f", which took {other.label} {theirs:.1f} s"
-        times = f"; reaches its median in {own:.1f} s{took}" if own < math.inf else "; does not reach its median"
-        told.append(f"{first.label} against {other.label} ({seeds}): {said}{times}.")
-    return told
+        first_seconds = float(np.median([reach(c, target, "elapsed_s") for c in first.curves]))
+        other_seconds = float(np.median([reach(c, c[-1].volume, "elapsed_s") for c in other.curves]))
+        took = f", which took {other.label} {other_seconds:.1f} s"
+        times = (
+            f"; reaches its median in {first_seconds:.1f} s{took}"
+            if first_seconds < math.inf
+            else "; does not reach its median"
+        )
+        sentences.append(f"{first.label} against {other.label} ({seeds}): {said}{times}.")
+    return sentences
 
 
 def attained(contenders: Sequence[Contender], cost: str) -> list[tuple[float, list[float]]]:
@@ -173,5 +177,5 @@ def _best(rows: Sequence[Mapping[str, float]], cost: str, bound: float, quality:
 
 
 def _median(values: Sequence[float]) -> float:
-    known = [v for v in values if not math.isnan(v)]
-    return float(np.median(known)) if known else math.nan
+    numbers = [v for v in values if not math.isnan(v)]
+    return float(np.median(numbers)) if numbers else math.nan

@@ -24,8 +24,8 @@ TERMINAL = ("trial", "on the front", "validation", "search said", "test", "size"
 def columns(result: Mapping[str, Any]) -> list[str]:
     """``COLUMNS``, and three columns for each metric of the task that is an objective."""
     points = result.get("points", [])
-    own = points[0].get("metrics", {}) if points else {}
-    return [*COLUMNS, *(head for name in own for head in (name, f"search's {name}", f"test {name}"))]
+    metrics = points[0].get("metrics", {}) if points else {}
+    return [*COLUMNS, *(head for name in metrics for head in (name, f"search's {name}", f"test {name}"))]
 
 
 def confirmed_rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -54,8 +54,8 @@ def _row(point: Mapping[str, Any]) -> list[str]:
         units.time(promised["latency_ms"]),
         *(
             units.score(value)
-            for name, found in point.get("metrics", {}).items()
-            for value in (found["validation"], promised[name], found["test"])
+            for name, metric in point.get("metrics", {}).items()
+            for value in (metric["validation"], promised[name], metric["test"])
         ),
     ]
 
@@ -63,14 +63,14 @@ def _row(point: Mapping[str, Any]) -> list[str]:
 def terminal_table(result: Mapping[str, Any]) -> str:
     """The confirmed points for the terminal: only the columns that fit into 80 characters. The page has all columns."""
     names = columns(result)
-    own = len(names) > len(COLUMNS)  # metrics of the task take the room of the column "search said"
-    wanted = [name for name in TERMINAL if not (own and name == "search said")]
-    shown = [i for i, n in enumerate(names) if n in wanted or (i >= len(COLUMNS) and not n.startswith("search's "))]
-    table = Table(*(names[i] for i in shown), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
+    has_metrics = len(names) > len(COLUMNS)  # metrics of the task take the room of the column "search said"
+    chosen = [name for name in TERMINAL if not (has_metrics and name == "search said")]
+    indices = [i for i, n in enumerate(names) if n in chosen or (i >= len(COLUMNS) and not n.startswith("search's "))]
+    table = Table(*(names[i] for i in indices), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
     for column in table.columns:
         column.overflow = "fold"
     for row in confirmed_rows(result):
-        table.add_row(*(row[i] for i in shown))
+        table.add_row(*(row[i] for i in indices))
     out = io.StringIO()
     Console(file=out, width=max(80, Console().width), markup=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()) + "\n" + note(result)

@@ -34,8 +34,8 @@ def reference_point(data: StudyData) -> dict[str, float]:
     ``study.json`` the same rule starts from accuracy 0.
     """
     names = [o.name for o in data.objectives]
-    given = data.study.get("reference")
-    bounds = {"accuracy": 0.0, **data.chance, **(given if isinstance(given, Mapping) else {})}
+    stored = data.study.get("reference")
+    bounds = {"accuracy": 0.0, **data.chance, **(stored if isinstance(stored, Mapping) else {})}
     rows = data.finished[data.finished["front"] | (data.finished["baseline"] != "")]
     if rows.empty:
         return {n: float(bounds.get(n, 0.0)) for n in names}
@@ -56,14 +56,14 @@ def _volume(values: np.ndarray, data: StudyData, point: Mapping[str, float]) -> 
 def running_hypervolume(rows: pd.DataFrame, data: StudyData) -> list[float]:
     """Hypervolume after each of the rows; computed only when the front changes."""
     values = rows[[o.name for o in data.objectives]].to_numpy(float)
-    kept = np.empty((0, len(data.objectives)))
+    front = np.empty((0, len(data.objectives)))
     volumes, point = list[float](), reference_point(data)
     for value in values:
-        tried = np.vstack([kept, value])
+        tried = np.vstack([front, value])
         mask = pareto.nondominated(tried, [o.direction for o in data.objectives])
         changed = bool(mask[-1])
-        kept = tried[mask] if changed else kept
-        volumes.append(_volume(kept, data, point) if changed or not volumes else volumes[-1])
+        front = tried[mask] if changed else front
+        volumes.append(_volume(front, data, point) if changed or not volumes else volumes[-1])
     return volumes
 
 
@@ -102,8 +102,8 @@ def at_chance(accuracy: float, chance: float | None, n: float | None) -> bool:
 def majority_level(data: StudyData, rows: pd.DataFrame) -> list[int]:
     """Numbers of the rows whose accuracy is at the level of the most frequent class (:func:`at_chance`)."""
     chance, samples = data.chance.get("accuracy"), {n: data.records[n].measurements for n in rows["number"].tolist()}
-    known = [n for n, m in samples.items() if "accuracy" in m]
-    return [n for n in known if at_chance(rows.loc[n, "accuracy"], chance, samples[n]["accuracy"].conditions.get("n"))]
+    scored = [n for n, m in samples.items() if "accuracy" in m]
+    return [n for n in scored if at_chance(rows.loc[n, "accuracy"], chance, samples[n]["accuracy"].conditions.get("n"))]
 
 
 def accuracy_interval(share: float, n: float) -> tuple[float, float]:

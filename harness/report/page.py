@@ -134,7 +134,7 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
     latency = next(
         (r.measurements["latency_ms"].conditions for r in data.records.values() if "latency_ms" in r.measurements), {}
     )
-    found = [
+    conditions = [
         ("Trials", f"{len(data.finished)} finished, {ended + ', ' if ended else ''}{len(data.front)} on the front"),
         ("Status", str(data.study.get("status", "unknown"))),
         (
@@ -144,15 +144,15 @@ def facts(data: StudyData) -> list[tuple[str, str]]:
         (
             "Runtime",
             f"{latency.get('runtime', '?')} {machine.get('onnxruntime', '')}, batch {latency.get('batch_size', '?')}, "
-            f"{latency.get('threads', '?')} thread(s){_told(latency)}",
+            f"{latency.get('threads', '?')} thread(s){_runtime_options(latency)}",
         ),
         ("Command", str(data.study.get("command", ""))),
         ("Wall time", f"{data.study['wall_s']:.0f} s" if "wall_s" in data.study else "?"),
     ]
-    return found
+    return conditions
 
 
-def _told(latency: Mapping[str, Any]) -> str:
+def _runtime_options(latency: Mapping[str, Any]) -> str:
     """The options that the runtime needs on this machine for exact integer arithmetic, as text."""
     return "".join(f", {name}={value}" for name, value in latency.get("options", {}).items())
 
@@ -161,19 +161,19 @@ def summary(data: StudyData) -> list[str]:
     """The result of the search in sentences; an empty front also gets one."""
     if data.front.empty:
         return ["No trial finished within the constraints: there is no front yet."]
-    told = [_shrinking(data)] if data.widest is not None else []
+    sentences = [_shrinking(data)] if data.widest is not None else []
     volumes = comparison(data)
     against = f"hypervolume {volumes['searched']:.3f} against {volumes['sweep']:.3f}"
     if volumes["beats"] is True:
-        told.append(f"The searched trials beat the plain {data.sweep_name}: {against}.")
+        sentences.append(f"The searched trials beat the plain {data.sweep_name}: {against}.")
     elif volumes["beats"] is False:
-        told.append(f"This front has bought nothing over the plain {data.sweep_name}: {against}.")
-    told += slower_integers(data)
-    told.append(
+        sentences.append(f"This front has bought nothing over the plain {data.sweep_name}: {against}.")
+    sentences += slower_integers(data)
+    sentences.append(
         "Points are chosen on the validation split, so their validation values are optimistic. The test column is "
         "measured once, at the end."
     )
-    return told
+    return sentences
 
 
 def _shrinking(data: StudyData) -> str:
@@ -201,38 +201,38 @@ def _unstable(data: StudyData, number: int) -> bool:
 
 def warnings(data: StudyData) -> list[str]:
     """What limits the trust in a number on this page: one sentence each."""
-    found = [f"{wrong}; left out" for wrong in (*data.damaged, *(f"trials/{n}: {BROKEN}" for n in data.unreadable))]
+    sentences = [f"{wrong}; left out" for wrong in (*data.damaged, *(f"trials/{n}: {BROKEN}" for n in data.unreadable))]
     for number in data.front["number"].tolist():
         parity = data.records[number].diagnostics.get("parity", {})
         if parity.get("disagreements", 0) > PARITY_DISAGREEMENTS:
-            found.append(
+            sentences.append(
                 f"trial {number}: file and training disagree on {parity['disagreements']:.0f} "
                 f"of {parity['n']:.0f} samples"
             )
     unstable = [str(n) for n in data.front["number"].tolist() if _unstable(data, n)]
     if unstable:
-        found.append(f"the latency measurement was unstable for these trials: {', '.join(unstable)}")
-    found += needs(data)
+        sentences.append(f"the latency measurement was unstable for these trials: {', '.join(unstable)}")
+    sentences += needs(data)
     ties = tied_members(data)
     if ties:
         pairs = ", ".join(f"{a} (with {b})" for a, b in ties.items())
-        found.append(f"on the front only by a latency difference within the noise: {pairs}")
+        sentences.append(f"on the front only by a latency difference within the noise: {pairs}")
     level = majority_level(data, data.front)
     if level:
-        found.append(
+        sentences.append(
             f"on the front at the level of the most frequent class (accuracy {units.share(data.chance['accuracy'])}), "
             f"not shown to have learned anything: {', '.join(map(str, level))}"
         )
-    found += [*weak_teacher(data), *still_falling(data)]
+    sentences += [*weak_teacher(data), *still_falling(data)]
     if data.widest is not None and "accuracy" in [q.name for q in data.qualities]:
         n = data.records[int(data.widest["number"])].measurements["accuracy"].conditions.get("n")
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))
-            found.append(
+            sentences.append(
                 f"validation has {n} samples: the 95 % interval of the best accuracy is "
                 f"{units.share(low)} .. {units.share(high)}"
             )
-    return found
+    return sentences
 
 
 def _columns(data: StudyData) -> list[str]:

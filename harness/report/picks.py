@@ -124,5 +124,5 @@ def _nearest(data: StudyData, most: Mapping[str, float], least: Mapping[str, flo
             miss += (sign * (data.front[name] - limit)).clip(lower=0) / max(abs(limit), 1e-9) * weight
     row = data.front.loc[miss.idxmin()]
     names = dict.fromkeys([*(q.name for q in data.qualities), *data.costs, *most, *least])
-    told = ", ".join(f"{units.head(n)} {units.quantity(n, row[n])}" for n in names)
-    return f"The nearest is trial {row['number']}: {told}."
+    quantities = ", ".join(f"{units.head(n)} {units.quantity(n, row[n])}" for n in names)
+    return f"The nearest is trial {row['number']}: {quantities}."

@@ -67,14 +67,14 @@ def _points(data: StudyData, rows: pd.DataFrame, cost: str, quality: str, name: 
 
 def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
     """A quality against a cost: all trials, the front, the fp32 width sweep and the teacher."""
-    done, score = data.finished, quality.name
-    rest = done[~done["front"] & ~done.index.isin([*data.sweep.index, *data.named.index])]
+    finished, score = data.finished, quality.name
+    rest = finished[~finished["front"] & ~finished.index.isin([*data.sweep.index, *data.named.index])]
     figure = go.Figure(
         _points(
             data, rest, cost, score, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": 0.55}
         )
     )
-    line = projected(done[done["feasible"]], cost, quality)
+    line = projected(finished[finished["feasible"]], cost, quality)
     figure.add_scatter(
         x=line[cost].tolist(),
         y=line[score].tolist(),
@@ -108,7 +108,7 @@ def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
         )
     )
     _add_marks(figure, data, cost, score)
-    log_axis(figure, cost, [*done[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
+    log_axis(figure, cost, [*finished[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
     figure.update_yaxes(title=html.escape(units.title(score)), range=_range(data, score), tickformat=tick_format(score))
     page_layout(figure, 480 + 20 * data.named["baseline"].nunique())
     figure.update_layout(legend={"y": -0.2, "yanchor": "top"})  # below: named recipes can make it long
@@ -143,10 +143,10 @@ def tick_format(quality: str) -> str:
 def _range(data: StudyData, quality: str) -> list[float]:
     """The y range: the whole front, sweep and named trials. Trials far from these may lie outside (a double click
     shows them)."""
-    seen = [*data.front[quality], *data.sweep[quality], *data.named[quality]]
-    seen = seen or data.finished[quality].tolist()
+    values = [*data.front[quality], *data.sweep[quality], *data.named[quality]]
+    values = values or data.finished[quality].tolist()
     teacher = [data.teacher[quality]] if quality in data.teacher else []
-    low, high = min(seen), max([*seen, *teacher])
+    low, high = min(values), max([*values, *teacher])
     margin = max(0.25 * (high - low), 0.005)
     return [low - margin, min(high + margin, 1.005) if "accuracy" in quality else high + margin]
 
@@ -180,9 +180,9 @@ def volume(data: StudyData) -> go.Figure:
         )
     )
     if not data.sweep.empty:
-        own = hypervolume(data.sweep, data)
+        sweep_volume = hypervolume(data.sweep, data)
         figure.add_hline(
-            y=own,
+            y=sweep_volume,
             line={"dash": "dot", "color": SWEEP},
             annotation_text=f"{data.sweep_name} alone",
             annotation_position="bottom right",

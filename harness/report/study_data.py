@@ -120,11 +120,11 @@ class StudyData:
     def chance(self) -> dict[str, float]:
         """Quality name -> the score of always predicting the most frequent class, as far as the study gives it."""
         reference: Any = self.study.get("reference")
-        known = (
+        from_reference = (
             {"accuracy": reference["accuracy"]} if isinstance(reference, Mapping) and "accuracy" in reference else {}
         )
-        found = known | dict(_dict(self.study, "chance"))
-        return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+        scores = from_reference | dict(_dict(self.study, "chance"))
+        return {name: float(value) for name, value in scores.items() if isinstance(value, int | float)}
 
     @property
     def costs(self) -> list[str]:
@@ -157,13 +157,13 @@ def reading(folder: Path | str) -> Iterator[None]:
     except HarnessError:
         raise
     except OSError as error:
-        if (known := disk_error(error)) is not None:
-            raise known from None
+        if (disk_failure := disk_error(error)) is not None:
+            raise disk_failure from None
         raise SpaceError("", f"cannot be read or written ({error})", file=str(folder)) from None
     except _WRONG as error:
         log.info("%s", folder, exc_info=True)
-        told = printable(f"{type(error).__name__}: {error}")[:300]
-        rule = f"its files hold a value of the wrong kind or size ({told})"
+        cause = printable(f"{type(error).__name__}: {error}")[:300]
+        rule = f"its files hold a value of the wrong kind or size ({cause})"
         remedy = "Are they as the search left them? harness -v VERB shows where."
         raise SpaceError("", rule, remedy=remedy, file=str(folder)) from None
 
@@ -237,26 +237,26 @@ def _study(folder: Path) -> dict[str, Any]:
 
 
 def _dict(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = tree.get(name)
-    return found if isinstance(found, Mapping) else {}
+    section = tree.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _objectives(study: Mapping[str, Any]) -> tuple[Objective, ...]:
     """The objectives in ``study``: its ``objectives`` are names, or mappings with a name and a direction; its
     ``directions`` are a mapping by name or a list in the same order."""
-    given = study.get("objectives") or [QUALITY, *COSTS]
-    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) > MAX_OBJECTIVES + 1:
-        raise SpaceError("study.json: objectives", f"must be a list of at most {MAX_OBJECTIVES + 1} names", given)
-    names = [o["name"] if isinstance(o, Mapping) else str(o) for o in given]
+    entries = study.get("objectives") or [QUALITY, *COSTS]
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or len(entries) > MAX_OBJECTIVES + 1:
+        raise SpaceError("study.json: objectives", f"must be a list of at most {MAX_OBJECTIVES + 1} names", entries)
+    names = [o["name"] if isinstance(o, Mapping) else str(o) for o in entries]
     directions: Any = study.get("directions") or {}
     if isinstance(directions, Sequence) and not isinstance(directions, str):
         directions = dict(zip(names, directions, strict=False))
-    known = {
+    direction_of = {
         **DIRECTIONS,
-        **{o["name"]: o["direction"] for o in given if isinstance(o, Mapping) and "direction" in o},
+        **{o["name"]: o["direction"] for o in entries if isinstance(o, Mapping) and "direction" in o},
         **{k: v for k, v in directions.items() if v in ("maximize", "minimize")},
     }
-    return tuple(Objective(n, known.get(n, "minimize")) for n in names)
+    return tuple(Objective(n, direction_of.get(n, "minimize")) for n in names)
 
 
 def _records(folder: Path) -> tuple[dict[int, TrialRecord], list[str]]:

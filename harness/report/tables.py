@@ -40,8 +40,8 @@ def short_recipe(data: StudyData, row: pd.Series) -> str:
 
 
 def _leaves(data: StudyData, row: pd.Series) -> list[str]:
-    known = [(name, row.get(name)) for name in data.searched]
-    return [f"{SHORT.get(name, name)} {units.plain(value)}" for name, value in known if not units.missing(value)]
+    values = [(name, row.get(name)) for name in data.searched]
+    return [f"{SHORT.get(name, name)} {units.plain(value)}" for name, value in values if not units.missing(value)]
 
 
 def terminal_table(data: StudyData) -> str:
@@ -76,17 +76,17 @@ def terminal_table(data: StudyData) -> str:
             break
         table.add_row(*row, folded(parts, console.width - used - 2))
     console.print(table)
-    for mark, found in NOTES.items():
+    for mark, note in NOTES.items():
         if ties if mark == "~" else level:
-            console.print(f"{mark} {found}")
+            console.print(f"{mark} {note}")
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 
 
 def _costs(data: StudyData) -> list[str]:
     """Names of the cost columns: size, latency and every other cost that is an objective. With several qualities,
     whose columns need the room, only objectives."""
-    asked = [o.name for o in data.objectives if o.name in data.costs]
-    return asked if len(data.qualities) > 1 else [*dict.fromkeys(["size_bytes", "latency_ms", *asked])]
+    objectives = [o.name for o in data.objectives if o.name in data.costs]
+    return objectives if len(data.qualities) > 1 else [*dict.fromkeys(["size_bytes", "latency_ms", *objectives])]
 
 
 def _cells(names: Sequence[str], row: pd.Series) -> list[str]:

@@ -21,20 +21,21 @@ FALLING = 0.1  # a warning appears if more than this share of the loss's fall ca
 def weak_teacher(data: StudyData) -> list[str]:
     """Sentences if the teacher is worse than the best student, or not significantly above chance."""
     quality = data.quality
-    found = data.teacher.get(quality.name)
-    if not isinstance(found, int | float) or data.finished.empty:
+    teacher_score = data.teacher.get(quality.name)
+    if not isinstance(teacher_score, int | float) or data.finished.empty:
         return []
-    told, accuracy = [], data.teacher.get("accuracy")
+    sentences, accuracy = [], data.teacher.get("accuracy")
     n = next((r.measurements["accuracy"].conditions.get("n") for r in data.records.values() if r.status == "ok"), None)
     if isinstance(accuracy, int | float) and at_chance(accuracy, data.chance.get("accuracy"), n):
-        told.append(f"the teacher's accuracy ({units.share(accuracy)}) is at the level of the most frequent class")
+        sentences.append(f"the teacher's accuracy ({units.share(accuracy)}) is at the level of the most frequent class")
     best = data.best_first(data.finished).iloc[0]
-    if (best[quality.name] - found) * (1 if quality.direction == "maximize" else -1) > 0:
-        told.append(
-            f"the teacher is weaker than the best student: {quality.name} {units.quantity(quality.name, found)}, "
+    if (best[quality.name] - teacher_score) * (1 if quality.direction == "maximize" else -1) > 0:
+        sentences.append(
+            f"the teacher is weaker than the best student: {quality.name} "
+            f"{units.quantity(quality.name, teacher_score)}, "
             f"trial {best['number']} has {units.quantity(quality.name, best[quality.name])}"
         )
-    return told
+    return sentences
 
 
 def still_falling(data: StudyData) -> list[str]:

@@ -72,10 +72,12 @@ class Loaded:
         Raises:
             TrialError: the samples do not have the file's input shape.
         """
-        given = x.shape[1:]
-        wanted = [side if isinstance(side, int) else None for side in self.shape]  # None: any
-        if len(given) != len(wanted) or any(w not in (None, g) for w, g in zip(wanted, given, strict=True)):
-            raise TrialError(f"the file takes samples of shape {self.shape}, but the data have {given}")
+        sample_shape = x.shape[1:]
+        expected = [side if isinstance(side, int) else None for side in self.shape]  # None: any
+        if len(sample_shape) != len(expected) or any(
+            w not in (None, g) for w, g in zip(expected, sample_shape, strict=True)
+        ):
+            raise TrialError(f"the file takes samples of shape {self.shape}, but the data have {sample_shape}")
         parts = [self.output(self.run(self.prepare(x[i : i + batch]))) for i in range(0, len(x), batch)]
         return np.concatenate(parts)
 
@@ -91,8 +93,8 @@ def load(runtime: str, path: Path, threads: int = 1) -> Loaded:
 
     if runtime not in RUNTIMES and ":" not in runtime:
         raise SpaceError("deploy.runtime", "unknown name", runtime, nearest(runtime, RUNTIMES))
-    own = runtime not in RUNTIMES
-    function = load_own(runtime, "deploy.runtime") if own else RUNTIMES[runtime].load()
+    is_own = runtime not in RUNTIMES
+    function = load_own(runtime, "deploy.runtime") if is_own else RUNTIMES[runtime].load()
     refuse_external_data(path, packed.load(path))
     with _plain(path) as file:
         return _loaded(function, runtime, file, threads)

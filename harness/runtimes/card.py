@@ -23,8 +23,8 @@ def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
         task: the result of :func:`harness.export.facts.of_task` for the data.
     """
     model = packed.load(path)
-    [given], [made] = model.graph.input, model.graph.output
-    shape, classes = _shape(given), _shape(made)[0]
+    [model_input], [model_output] = model.graph.input, model.graph.output
+    shape, classes = _shape(model_input), _shape(model_output)[0]
     layout = LAYOUTS.get(len(shape), "as the task has it")
     limits = facts.of_file(model)
     names = task.get("classes") or f"numbered 0 to {classes - 1}"
@@ -34,13 +34,14 @@ def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
         "`x.npy` holds your samples, as the task delivers them:",
         "",
         "```python",
-        *_lines(path.name, runtime, given.name, made.name, "x86" in limits),
+        *_lines(path.name, runtime, model_input.name, model_output.name, "x86" in limits),
         "```",
         "",
-        f"- input `{given.name}`: float32, shape (batch, {', '.join(map(str, shape))}), that is batch, {layout}",
+        f"- input `{model_input.name}`: float32, shape (batch, {', '.join(map(str, shape))}), that is batch, {layout}",
         f"- values: raw, {task.get('range', 'unknown')} in training. Do not scale or normalize them: normalization is "
         "inside the file, and scaled values give wrong classes without an error",
-        f"- output `{made.name}`: float32, shape (batch, {classes}): logits before softmax; the class is the argmax",
+        f"- output `{model_output.name}`: float32, shape (batch, {classes}): logits before softmax; the class "
+        "is the argmax",
         f"- classes: {names}",
         *_limits(limits),
     ]
@@ -51,7 +52,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
     return [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
 
 
-def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> list[str]:
+def _lines(file: str, runtime: str, input_name: str, output_name: str, saturates: bool) -> list[str]:
     if file.endswith(".hpk") or runtime not in (*_PROVIDERS, "openvino"):
         return [
             "import numpy as np",
@@ -77,7 +78,7 @@ def _lines(file: str, runtime: str, given: str, made: str, saturates: bool) -> l
         *(options if saturates else []),
         f'session = ort.InferenceSession("{file}"{", options" if saturates else ""}, '
         f'providers=["{_PROVIDERS[runtime]}"])',
-        f'logits = session.run(["{made}"], {{"{given}": x.astype(np.float32)}})[0]',
+        f'logits = session.run(["{output_name}"], {{"{input_name}": x.astype(np.float32)}})[0]',
         "classes = logits.argmax(1)",
     ]
 

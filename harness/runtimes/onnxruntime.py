@@ -38,13 +38,15 @@ def cuda(path: Path, threads: int) -> Loaded:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ImportError("this onnxruntime has no CUDA provider: install onnxruntime-gpu in its place")
     session = open_session(path.read_bytes(), host.session_options(), threads, "CUDAExecutionProvider")
-    [given] = session.get_inputs()
-    [made] = session.get_outputs()
+    [model_input] = session.get_inputs()
+    [model_output] = session.get_outputs()
 
     def prepare(x: np.ndarray) -> Any:
         binding = session.io_binding()
-        binding.bind_ortvalue_input(given.name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x), "cuda", 0))
-        binding.bind_output(made.name, "cuda")
+        binding.bind_ortvalue_input(
+            model_input.name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x), "cuda", 0)
+        )
+        binding.bind_output(model_output.name, "cuda")
         return binding
 
     def run(binding: Any) -> Any:
@@ -52,16 +54,16 @@ def cuda(path: Path, threads: int) -> Loaded:
         binding.synchronize_outputs()
         return binding
 
-    return Loaded(tuple(given.shape[1:]), run, prepare, lambda binding: binding.copy_outputs_to_cpu()[0])
+    return Loaded(tuple(model_input.shape[1:]), run, prepare, lambda binding: binding.copy_outputs_to_cpu()[0])
 
 
 def _loaded(session: ort.InferenceSession, layers: Callable[[], list[Layer]]) -> Loaded:
-    [given] = session.get_inputs()
+    [model_input] = session.get_inputs()
     return Loaded(
-        tuple(given.shape[1:]),
+        tuple(model_input.shape[1:]),
         run=lambda feed: session.run(None, feed),
-        prepare=lambda x: {given.name: x},
-        output=lambda made: np.asarray(made[0]),
+        prepare=lambda x: {model_input.name: x},
+        output=lambda outputs: np.asarray(outputs[0]),
         layers=layers,
         options=host.session_options(),
     )
@@ -71,8 +73,8 @@ def operators(model: bytes) -> list[tuple[str, str]]:
     """(node, operator) of every kernel that ran in one inference, from onnxruntime's profile."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(model, host.session_options(), profile=Path(folder) / "profile")
-        [given] = session.get_inputs()
-        session.run(None, {given.name: np.zeros([1, *given.shape[1:]], np.float32)})
+        [model_input] = session.get_inputs()
+        session.run(None, {model_input.name: np.zeros([1, *model_input.shape[1:]], np.float32)})
         events = json.loads(Path(session.end_profiling()).read_bytes())
     ran = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     return [(e["name"].removesuffix("_kernel_time"), e["args"]["op_name"]) for e in ran]

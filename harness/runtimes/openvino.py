@@ -55,10 +55,10 @@ def _refuse_streams(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _layers(compiled: Any) -> list[Layer]:
-    found = []
+    layers = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = {k: str(v.astype(str) if hasattr(v, "astype") else v) for k, v in node.get_rt_info().items()}
         if info.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "GroupConvolution"):
             primitive = info.get("primitiveType", "")
-            found.append(Layer(node.get_friendly_name(), primitive, primitive.lower().endswith(("i8", "u8"))))
-    return found
+            layers.append(Layer(node.get_friendly_name(), primitive, primitive.lower().endswith(("i8", "u8"))))
+    return layers

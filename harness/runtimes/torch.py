@@ -32,13 +32,13 @@ class Graph(nn.Module):
 
     def __init__(self, model: onnx.ModelProto):
         super().__init__()
-        [given] = model.graph.input
-        [made] = model.graph.output
-        self.given, self.made = given.name, made.name
-        self.shape = tuple(d.dim_value for d in given.type.tensor_type.shape.dim[1:])
+        [model_input] = model.graph.input
+        [model_output] = model.graph.output
+        self.input_name, self.output_name = model_input.name, model_output.name
+        self.shape = tuple(d.dim_value for d in model_input.type.tensor_type.shape.dim[1:])
         self.calls = _live(model)
         produced = {output for node in self.calls for output in node.output}
-        constants = {i for node in self.calls for i in node.input if i and i not in produced} - {self.given}
+        constants = {i for node in self.calls for i in node.input if i and i not in produced} - {self.input_name}
         for node in self.calls:  # shapes and axes are numbers to torch, not tensors
             if node.op_type in LISTED and len(node.input) > 1:
                 constants.discard(node.input[1])
@@ -49,10 +49,10 @@ class Graph(nn.Module):
         self.constants = constants
 
     def forward(self, x: Tensor) -> Tensor:
-        values = {self.given: x, **{name: getattr(self, _safe(name)) for name in self.constants}}
+        values = {self.input_name: x, **{name: getattr(self, _safe(name)) for name in self.constants}}
         for call, inputs, attributes, output in self.nodes:
             values[output] = call(*(values[i] if i else None for i in inputs), **attributes)
-        return values[self.made]
+        return values[self.output_name]
 
 
 def _live(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -105,8 +105,8 @@ def _conv(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
 
 def _gemm(x: Tensor, w: Tensor, c: Tensor | None = None, **a: Any) -> Tensor:
     x, w = (x.T if a.get("transA") else x), (w.T if a.get("transB") else w)
-    made = a.get("alpha", 1.0) * (x @ w) if a.get("alpha", 1.0) != 1.0 else x @ w
-    return made if c is None else made + a.get("beta", 1.0) * c if a.get("beta", 1.0) != 1.0 else made + c
+    product = a.get("alpha", 1.0) * (x @ w) if a.get("alpha", 1.0) != 1.0 else x @ w
+    return product if c is None else product + a.get("beta", 1.0) * c if a.get("beta", 1.0) != 1.0 else product + c
 
 
 def _max_pool(x: Tensor, **a: Any) -> Tensor:
@@ -170,17 +170,17 @@ def _load(path: Path, threads: int, device: str, compiled: bool) -> Loaded:
 
     @torch.inference_mode()
     def run(x: Tensor) -> Tensor:
-        made = call(x)
+        logits = call(x)
         if device == "cuda":
             torch.cuda.synchronize()
-        return made
+        return logits
 
     kernels = [Layer(n.name, f"{n.op_type} float32", False) for n in graph.calls if n.op_type in WEIGHTED_KERNELS]
     return Loaded(
         graph.shape,
         run,
         prepare=lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device),
-        output=lambda made: made.cpu().numpy(),
+        output=lambda logits: logits.cpu().numpy(),
         layers=lambda: kernels,
     )
 

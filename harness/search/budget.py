@@ -29,18 +29,18 @@ class Budget:
         if trials is not None and trials < 1:
             raise SpaceError("trials", "must be at least 1", trials, "Leave it out for the space's own.")
         limited = settings.time_s is not None or settings.epochs_total is not None
-        wanted = trials or settings.trials or (None if limited else 60)
-        return Budget(wanted, settings.epochs_total, settings.time_s)
+        trial_limit = trials or settings.trials or (None if limited else 60)
+        return Budget(trial_limit, settings.epochs_total, settings.time_s)
 
     def expected(self, finished: int, epochs: int, told: int) -> float:
         """How many trials the budget allows, estimated from the ``epochs`` of the ``finished`` trials and from the
         pace of this run, which has ``told`` so many; 0 while unknown."""
-        known = [] if self.trials is None else [float(self.trials)]
+        limits = [] if self.trials is None else [float(self.trials)]
         if self.epochs is not None:
-            known.append(self.epochs * finished / epochs if epochs else 0.0)
+            limits.append(self.epochs * finished / epochs if epochs else 0.0)
         if self.seconds is not None:
-            known.append(self.seconds * told / (time.monotonic() - self.started))
-        return min(known)
+            limits.append(self.seconds * told / (time.monotonic() - self.started))
+        return min(limits)
 
     def spent(self, epochs: int) -> bool:
         """Whether the limit of epochs or seconds is reached, so that no new trial may start."""

@@ -85,10 +85,10 @@ def _start(resources: Resources) -> None:
         leave()
         try:
             context = _init(cpus, gpus)
-        except Exception as again:
+        except Exception as second_error:
             raise HarnessError(
-                f"Ray failed twice to start on this machine ({_first_line(again)}). The machine may be overloaded: run "
-                "the same command again. Ray's logs are in /tmp/ray/session_latest/logs."
+                f"Ray failed twice to start on this machine ({_first_line(second_error)}). The machine may be "
+                "overloaded: run the same command again. Ray's logs are in /tmp/ray/session_latest/logs."
             ) from None
     with contextlib.suppress(OSError):  # Ray creates it readable and writable by everybody
         Path(context.address_info["session_dir"]).chmod(0o700)
@@ -130,22 +130,22 @@ def _hearing(heard: list[str]) -> Iterator[None]:
     connect.
     """
     with tempfile.TemporaryFile() as file:
-        shown = os.dup(2)
+        saved_stderr = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(shown, 2)
-            os.close(shown)
+            os.dup2(saved_stderr, 2)
+            os.close(saved_stderr)
             file.seek(0)
             heard.append(file.read().decode(errors="replace"))
 
 
 def _refused(error: Exception) -> str:
-    given = any(os.environ.get(name) for name in TOKENS) or _token_file().exists()
-    none = not given or "no authentication token" in str(error).lower()
-    found = "no token was found here" if none else "it refuses the one given"
-    return f"the Ray cluster there demands its access token, and {found}"
+    has_token = any(os.environ.get(name) for name in TOKENS) or _token_file().exists()
+    none = not has_token or "no authentication token" in str(error).lower()
+    reason = "no token was found here" if none else "it refuses the one given"
+    return f"the Ray cluster there demands its access token, and {reason}"
 
 
 def _token_file() -> Path:
@@ -173,8 +173,8 @@ def _keep_token_private(make: bool) -> None:
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
             return
-        given = any(os.environ.get(name) for name in TOKENS)
-        if make and not given and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
+        has_token = any(os.environ.get(name) for name in TOKENS)
+        if make and not has_token and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
@@ -293,21 +293,21 @@ def leave() -> None:
 
     ``ray.shutdown`` may hang if parts of Ray have died. After LEAVE_S the processes that Ray started here are killed.
     """
-    own = [p for p in psutil.Process().children(recursive=True) if _is_rays(p)]
-    late = threading.Timer(LEAVE_S, _kill, [own])
+    processes = [p for p in psutil.Process().children(recursive=True) if _is_rays(p)]
+    late = threading.Timer(LEAVE_S, _kill, [processes])
     late.daemon = True
     late.start()
     with contextlib.suppress(RayError):
         ray.shutdown()
     late.cancel()
-    psutil.wait_procs(own, timeout=1)
-    _kill(own)
+    psutil.wait_procs(processes, timeout=1)
+    _kill(processes)
 
 
 def _is_rays(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        told = " ".join(process.cmdline())
-        return "ray::" in told or f"{os.sep}ray{os.sep}" in told
+        command_line = " ".join(process.cmdline())
+        return "ray::" in command_line or f"{os.sep}ray{os.sep}" in command_line
     return False
 
 

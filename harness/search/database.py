@@ -49,33 +49,33 @@ class Database(RDBStorage):
         self._shown, self._give_up, self._opened, self._token = masked(str(url)), give_up, False, ""
         options = {"pool_pre_ping": True, "connect_args": _timeouts(url)}
         whole = url.render_as_string(hide_password=False)
-        self._patiently(lambda again: RDBStorage.__init__(self, whole, options))
+        self._patiently(lambda retrying: RDBStorage.__init__(self, whole, options))
         self._opened = True
 
     def _patiently(self, operation: Callable[[bool], Any]) -> Any:
         """Retry ``operation`` until it succeeds and return its result. Its argument says whether an earlier try
         failed."""
-        started, pause, again = time.monotonic(), FIRST_S, False
+        started, pause, retrying = time.monotonic(), FIRST_S, False
         while True:
             try:
-                found = operation(again)
+                result = operation(retrying)
             except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 reason = self._passing(error)
                 if reason is None:
                     raise
             else:
-                if again:
+                if retrying:
                     log.warning("%s answers again", self._shown)
-                return found
+                return result
             waited = time.monotonic() - started
             if waited > LIMIT_S or self._give_up():
                 raise HarnessError(
                     f"{self._shown}: the database did not answer for {waited:.0f} s ({reason}). "
                     "Finished trials are kept. When the database answers, give the same command again."
                 )
-            if not again:
+            if not retrying:
                 log.warning("%s does not answer (%s): the search waits up to %.0f s", self._shown, reason, LIMIT_S)
-            again = True
+            retrying = True
             self._sleep(pause)
             pause = min(2 * pause, MOST_S)
 
@@ -100,7 +100,7 @@ class Database(RDBStorage):
         template = copy.deepcopy(template_trial) or optuna.trial.create_trial(state=TrialState.RUNNING)
         template.system_attrs = {**template.system_attrs, TOKEN: uuid.uuid4().hex}
         make = super()._create_new_trial
-        return self._patiently(lambda again: make(study_id, template))
+        return self._patiently(lambda retrying: make(study_id, template))
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         """The trial that an earlier try created, else a new one. (Optuna itself calls this up to five times.)"""
@@ -110,30 +110,30 @@ class Database(RDBStorage):
         token = template_trial.system_attrs[TOKEN]
         if token == self._token:
             held = TrialSystemAttributeModel.key == TOKEN, TrialSystemAttributeModel.value_json == f'"{token}"'
-            made = session.query(TrialModel).join(TrialSystemAttributeModel).filter(*held).one_or_none()
-            if made is not None:
-                return made
+            created = session.query(TrialModel).join(TrialSystemAttributeModel).filter(*held).one_or_none()
+            if created is not None:
+                return created
         self._token = token
         return super()._get_prepared_new_trial(study_id, template_trial, session)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         tell, read = super().set_trial_state_values, super().get_trial
 
-        def told(again: bool) -> bool:
-            if again:
-                known = read(trial_id)
-                if known.state is state and (values is None or known.values == list(values)):
+        def tell_once(retrying: bool) -> bool:
+            if retrying:
+                trial = read(trial_id)
+                if trial.state is state and (values is None or trial.values == list(values)):
                     return True
             return tell(trial_id, state, values)
 
-        return self._patiently(told)
+        return self._patiently(tell_once)
 
 
 def _repeatable(name: str) -> Callable[..., Any]:
     method = getattr(RDBStorage, name)
 
     def patient(self: Database, *args: Any, **named: Any) -> Any:
-        return self._patiently(lambda again: method(self, *args, **named))
+        return self._patiently(lambda retrying: method(self, *args, **named))
 
     return patient
 
@@ -149,12 +149,12 @@ for _name in (
 
 def _timeouts(url: URL) -> dict[str, Any]:
     """Options with which the driver notices a server that disappeared. Those in the URL take precedence."""
-    known: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if url.get_backend_name() in ("mysql", "mariadb", "postgresql"):
-        known["connect_timeout"] = CONNECT_S
+        options["connect_timeout"] = CONNECT_S
     if url.get_driver_name() in ("psycopg", "psycopg2"):
-        known |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
-    return {name: value for name, value in known.items() if name not in url.query}
+        options |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+    return {name: value for name, value in options.items() if name not in url.query}
 
 
 def open_database(text: str, give_up: Callable[[], bool]) -> Database:
@@ -196,25 +196,25 @@ def claim(storage: BaseStorage, folder: Path, directions: Sequence[Direction]) -
     The study is identified by the folder's random id (``study.id``). A moved folder keeps its study. A copy, or another
     folder of the same name, gets its own study, whose name contains its id.
     """
-    own, here = _id_of(folder), str(folder.resolve())
+    folder_id, here = _id_of(folder), str(folder.resolve())
     studies = storage.get_all_studies()
-    mine = next((s for s in studies if s.user_attrs.get(OWNER) == own), None)
-    if mine is not None and _is_elsewhere(mine.user_attrs.get(PLACE, here), here, own):
-        own, mine = new_id(folder), None
+    mine = next((s for s in studies if s.user_attrs.get(OWNER) == folder_id), None)
+    if mine is not None and _is_elsewhere(mine.user_attrs.get(PLACE, here), here, folder_id):
+        folder_id, mine = new_id(folder), None
     if mine is None:
         name = folder.resolve().name
         same = next((s for s in studies if s.study_name == name), None)
         older = same is not None and OWNER not in same.user_attrs and (folder / "trials").is_dir()
         if same is not None and not older:
-            name = f"{name}-{own[:8]}"
+            name = f"{name}-{folder_id[:8]}"
             log.warning("the database has a study of another folder called %r: this one is %r there", folder.name, name)
-        made = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, directions=directions)
-        made.set_user_attr(OWNER, own)
+        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, directions=directions)
+        study.set_user_attr(OWNER, folder_id)
     else:
-        made = optuna.load_study(study_name=mine.study_name, storage=storage)
+        study = optuna.load_study(study_name=mine.study_name, storage=storage)
     if mine is None or mine.user_attrs.get(PLACE) != here:
-        made.set_user_attr(PLACE, here)
-    return made.study_name
+        study.set_user_attr(PLACE, here)
+    return study.study_name
 
 
 def _id_of(folder: Path) -> str:
@@ -228,15 +228,15 @@ def _read_id(path: Path) -> str:
 
 def new_id(folder: Path) -> str:
     """Write a new id for ``folder``, so that no study in the database belongs to it."""
-    made = uuid.uuid4().hex
-    write_bytes_durably(folder / ID, f"{made}\n".encode())
-    return made
+    folder_id = uuid.uuid4().hex
+    write_bytes_durably(folder / ID, f"{folder_id}\n".encode())
+    return folder_id
 
 
-def _is_elsewhere(place: str, here: str, own: str) -> bool:
+def _is_elsewhere(place: str, here: str, folder_id: str) -> bool:
     """Whether the study's folder is still at ``place``, so that the folder ``here`` is a copy of it."""
     other = Path(place, ID)
     try:
-        return place != here and _read_id(other) == own
+        return place != here and _read_id(other) == folder_id
     except (OSError, FileMistake):
         return False

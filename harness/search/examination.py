@@ -28,10 +28,10 @@ class Examination:
 
     Args:
         module: the trial module, which has the functions in :data:`STAGES`.
-        given: the arguments of each function.
+        arguments: of each function, by its name.
     """
 
-    def __init__(self, module: str, given: Mapping[str, Sequence[Any]]):
+    def __init__(self, module: str, arguments: Mapping[str, Sequence[Any]]):
         self._answers, theirs = Pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
@@ -41,7 +41,7 @@ class Examination:
             env=os.environ | ALONE,
         )
         theirs.close()
-        self._answers.send((module, [(stage, given[stage]) for stage in STAGES]))
+        self._answers.send((module, [(stage, arguments[stage]) for stage in STAGES]))
 
     def answer(self) -> Any:
         """The result of the next stage.
@@ -50,15 +50,15 @@ class Examination:
             HarnessError: the stage raised it, or the process ended without an answer.
         """
         try:
-            found = self._answers.recv()
+            result = self._answers.recv()
         except (EOFError, ConnectionResetError):
             code = self._process.wait()
             raise HarnessError(
                 f"the process that looks at data and networks ended without an answer (exit code {code})"
             ) from None
-        if isinstance(found, BaseException):
-            raise found
-        return found
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def __enter__(self) -> Examination:
         return self
@@ -79,15 +79,15 @@ def say_loaded(networks: Sequence[Mapping[str, Any]], say: Callable[[str], None]
         )
 
 
-def say_proven(seen: Proven, say: Callable[[str], None]) -> None:
+def say_proven(proven: Proven, say: Callable[[str], None]) -> None:
     """Print which parts of the students are neither pruned nor quantized, and which frozen parts are trained."""
-    if seen.left_alone:
-        told = ", ".join(f"{path} ({kind})" for path, kind in seen.left_alone.items())
-        say(f"exported as they are, neither pruned nor rounded: {told}")
-    if seen.whole:
-        say(f"no channels can be removed from: {', '.join(seen.whole)}")
-    if seen.frozen:
-        say(f"trained like all others, though they have requires_grad=False: {', '.join(seen.frozen)}")
+    if proven.left_alone:
+        modules = ", ".join(f"{path} ({kind})" for path, kind in proven.left_alone.items())
+        say(f"exported as they are, neither pruned nor rounded: {modules}")
+    if proven.whole:
+        say(f"no channels can be removed from: {', '.join(proven.whole)}")
+    if proven.frozen:
+        say(f"trained like all others, though they have requires_grad=False: {', '.join(proven.frozen)}")
 
 
 def _look(answers: Connection) -> None:
@@ -104,8 +104,8 @@ def _look(answers: Connection) -> None:
 def _sendable(error: BaseException) -> Exception:
     if isinstance(error, HarnessError):
         return error
-    if (known := disk_error(error)) is not None:
-        return known
+    if (disk_failure := disk_error(error)) is not None:
+        return disk_failure
     traceback.print_exception(error)
     return HarnessError(f"looking at data and networks failed ({reason_of(error)})")
 

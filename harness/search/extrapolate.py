@@ -65,15 +65,15 @@ def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Fit:
 
 def choose(x: np.ndarray, y: np.ndarray) -> Shape:
     """The shape of the largest marginal likelihood of outputs y (N,) at x (N, 1 + D), maximized over their scale."""
-    found = []
+    candidates = []
     for width in WIDTHS_U:
         values, vectors = np.linalg.eigh(kernel(x, x, width, x[:, 0].mean()))
         spectrum = np.maximum(values, 0.0) + NOISES[:, None]
         scale = np.maximum(((vectors.T @ (y - y.mean())) ** 2 / spectrum).mean(axis=1), 1e-12)
         likelihood = -len(y) * np.log(scale) - np.log(spectrum).sum(axis=1)
         best = int(np.argmax(likelihood))
-        found.append((float(likelihood[best]), Shape(width, float(NOISES[best]))))
-    return max(found, key=lambda f: f[0])[1]
+        candidates.append((float(likelihood[best]), Shape(width, float(NOISES[best]))))
+    return max(candidates, key=lambda f: f[0])[1]
 
 
 def kernel(a: np.ndarray, b: np.ndarray, width: float, middle: float) -> np.ndarray:

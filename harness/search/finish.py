@@ -25,10 +25,10 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
     """
     path = folder / "test.json"
     scores, wrong = read_or_damage(path)
-    known = {name: found for name, found in scores.items() if isinstance(found, Mapping)}
+    valid_scores = {name: score for name, score in scores.items() if isinstance(score, Mapping)}
     if wrong:
         log.warning("%s: %s: the test scores are measured again", folder, wrong)
-    todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in known]
+    todo = [n for n in dict.fromkeys([*front, *beside]) if str(n) not in valid_scores]
     while todo or pool.running:
         while todo and pool.free:
             number = todo.pop()
@@ -37,8 +37,8 @@ def score_front(front: Sequence[int], beside: Sequence[int], folder: Path, pool:
             if answer.error:
                 log.warning("test accuracy of trial %d: %s", answer.job, answer.error)
             else:
-                known[str(answer.job)] = answer.value
-    write_checked_json(path, known)
+                valid_scores[str(answer.job)] = answer.value
+    write_checked_json(path, valid_scores)
 
 
 def write_summary(study: Study, folder: Path, summary: dict[str, Any]) -> None:

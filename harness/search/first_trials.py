@@ -47,8 +47,8 @@ def _spread(space: Space) -> list[dict[str, Any]]:
         return []
     n = SPREAD if settings.trials is None else min(SPREAD, settings.trials // 4)
     points = starting_points(space.holes, space.sample, n, settings.seed)
-    known = {baseline.recipe.key() for baseline in space.baselines()}
-    return list({key: p for p in points if (key := space.fill(p).key()) not in known}.values())
+    baseline_keys = {baseline.recipe.key() for baseline in space.baselines()}
+    return list({key: p for p in points if (key := space.fill(p).key()) not in baseline_keys}.values())
 
 
 def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
@@ -61,8 +61,8 @@ def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
     records.sort(key=lambda r: r.value("size_bytes") or 0.0)
     if len(records) > MOST:
         records = [records[round(i * (len(records) - 1) / (MOST - 1))] for i in range(MOST)]
-    found = [express(space.holes, dict(flatten(r.recipe))) for r in records]
-    unique = [p for i, p in enumerate(found) if p and p not in found[:i]]
+    points = [express(space.holes, dict(flatten(r.recipe))) for r in records]
+    unique = [p for i, p in enumerate(points) if p and p not in points[:i]]
     if not unique:
         raise SpaceError("--warm-start", "its recipes have nothing that this space searches", str(folder))
     return unique

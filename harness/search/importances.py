@@ -51,13 +51,13 @@ def importances(study: Study) -> dict[str, dict[str, float]]:
     """
     complete = [t for t in study.trials(TrialState.COMPLETE) if t.params]
     shared = [h for h in study.space.holes if all(h.internal in t.params for t in complete)]
-    found: dict[str, dict[str, float]] = {}
+    shares: dict[str, dict[str, float]] = {}
     for i, objective in enumerate(study.space.objectives):
         names = [h.internal for h in shared if touches(study.space, h, objective.name)]
         few = len({t.values[i] for t in complete}) < 4
         sign = -1.0 if objective.direction == "maximize" else 1.0
-        found[objective.name] = {} if few or not names else _scores(study.optuna, names, i, sign)
-    return found
+        shares[objective.name] = {} if few or not names else _scores(study.optuna, names, i, sign)
+    return shares
 
 
 def _scores(study: optuna.Study, names: list[str], index: int, sign: float) -> dict[str, float]:
@@ -101,8 +101,8 @@ def _shapes(space: Space, hole: Hole) -> bool:
     methods = [registries[section][k] for k in _kinds(space, section, hole)]
     options = [m.options for m in methods]
     if leaf in ("", "kind"):
-        return any(p.shapes for own in options for p in own.values())
-    return any(own[leaf].shapes for own in options if leaf in own)
+        return any(p.shapes for method_options in options for p in method_options.values())
+    return any(method_options[leaf].shapes for method_options in options if leaf in method_options)
 
 
 def _kinds(space: Space, section: str, hole: Hole) -> set[str]:
@@ -115,11 +115,11 @@ def _kinds(space: Space, section: str, hole: Hole) -> set[str]:
 def _ranks_all_layers(space: Space, hole: Hole) -> bool:
     """Whether, where the hole exists, an option may let training decide the structure (channels ranked over all
     layers)."""
-    made = dict(hole.parents)
-    for node in _reached(space.tree.get("prune", {"kind": "none"}), made):
-        for kind in _reached(node.get("kind", "none"), made):
+    chosen = dict(hole.parents)
+    for node in _reached(space.tree.get("prune", {"kind": "none"}), chosen):
+        for kind in _reached(node.get("kind", "none"), chosen):
             later = space.registries.pruners[str(kind)].after_where
-            if any(value in _reached(node.get(name), made) for name, value in later.items()):
+            if any(value in _reached(node.get(name), chosen) for name, value in later.items()):
                 return True
     return False
 
@@ -130,9 +130,9 @@ def _packed(space: Space, hole: Hole) -> bool:
     return any("packed" in _reached(node.get("format", "onnx"), dict(hole.parents)) for node in nodes)
 
 
-def _reached(node: Any, made: Mapping[str, int]) -> list[Any]:
-    """The values that ``node`` may take after the choices in ``made``: hole -> index."""
+def _reached(node: Any, chosen: Mapping[str, int]) -> list[Any]:
+    """The values that ``node`` may take after the choices in ``chosen``: hole -> index."""
     if not isinstance(node, Hole):
         return [node]
-    choices = [node.choices[made[node.internal]]] if node.internal in made else node.choices
-    return [found for choice in choices for found in _reached(choice, made)]
+    choices = [node.choices[chosen[node.internal]]] if node.internal in chosen else node.choices
+    return [value for choice in choices for value in _reached(choice, chosen)]

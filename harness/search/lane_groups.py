@@ -16,8 +16,8 @@ def in_lanes(name: str) -> bool:
     """Whether the leaf of this dotted name may differ between lanes. Numeric options of the techniques may; text
     options and values of single layers may not."""
     section, _, leaf = name.partition(".")
-    found = [m.options[leaf] for m in SECTIONS.get(section, {}).values() if leaf in m.options]
-    return name in NUMBERS or (bool(found) and all(param.type in (int, float) for param in found))
+    params = [m.options[leaf] for m in SECTIONS.get(section, {}).values() if leaf in m.options]
+    return name in NUMBERS or (bool(params) and all(param.type in (int, float) for param in params))
 
 
 def lane_key(recipe: Recipe) -> str:

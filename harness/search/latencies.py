@@ -45,9 +45,9 @@ class Latencies:
         self._reference: Path | None = None
         self._on_record: dict[Settings, float] = {}  # the reference's latency in ms
         self._lost = not self._read_cache(folder / CACHE)
-        for told in (m.conditions for m in self._cache.values() if "reference_ms" in m.conditions and _here(m)):
-            settings = (told["runtime"], told["batch_size"], told["threads"])
-            self._on_record.setdefault(settings, told["reference_ms"])
+        for conditions in (m.conditions for m in self._cache.values() if "reference_ms" in m.conditions and _here(m)):
+            settings = (conditions["runtime"], conditions["batch_size"], conditions["threads"])
+            self._on_record.setdefault(settings, conditions["reference_ms"])
 
     def _read_cache(self, path: Path) -> bool:
         try:
@@ -87,16 +87,16 @@ class Latencies:
 
     def _key(self, record: TrialRecord) -> str:
         here = environment()
-        told = (f"{name}={value}" for name, value in here["session_options"].items())
-        return "|".join(str(v) for v in (record.structure, *_settings(record), here["host"], *told))
+        options = (f"{name}={value}" for name, value in here["session_options"].items())
+        return "|".join(str(v) for v in (record.structure, *_settings(record), here["host"], *options))
 
     def known(self, record: TrialRecord) -> TrialRecord | None:
         """The record with the latency of its structure; None if that is not in the cache."""
-        found = self._cache.get(self._key(record))
-        if found is None:
+        latency = self._cache.get(self._key(record))
+        if latency is None:
             return None
-        load = Measurement(name="load_ms", unit="ms", values=[found.conditions.get("load_ms", 0.0)])
-        return record.with_measurements(found, load)
+        load = Measurement(name="load_ms", unit="ms", values=[latency.conditions.get("load_ms", 0.0)])
+        return record.with_measurements(latency, load)
 
     def measure(self, records: Sequence[TrialRecord], study: Path) -> None:
         """Time one file of each new structure among ``records``. The files are timed in turn."""
@@ -105,14 +105,14 @@ class Latencies:
             key = self._key(record)
             if key not in self._cache:
                 groups.setdefault(_settings(record), {}).setdefault(key, record)
-        for (runtime, batch, threads), new in groups.items():
-            paths = [r.file(trial_folder(study, r.number)) for r in new.values()]
+        for (runtime, batch, threads), records_by_key in groups.items():
+            paths = [r.file(trial_folder(study, r.number)) for r in records_by_key.values()]
             reference = self._reference or paths[0]
             measured = self._lab.measure(paths, reference, runtime, batch, threads, self._budget_s, until_precise=True)
-            for (key, record), value in zip(new.items(), measured, strict=True):
-                found = self._scaled(value, (runtime, batch, threads))
-                told = {**found.conditions, "measured_on_trial": record.number}
-                self._cache[key] = found.model_copy(update={"conditions": told})
+            for (key, record), value in zip(records_by_key.items(), measured, strict=True):
+                latency = self._scaled(value, (runtime, batch, threads))
+                conditions = {**latency.conditions, "measured_on_trial": record.number}
+                self._cache[key] = latency.model_copy(update={"conditions": conditions})
         self._write()
 
     def _scaled(self, measured: Measurement, settings: Settings) -> Measurement:
@@ -148,6 +148,8 @@ class Latencies:
         deploy = space.fill(space.sample(lambda hole: hole.default)).deploy
         file = folder / teacher["path"]
         settings = (deploy.runtime, deploy.batch_size, deploy.threads)
-        [found] = self._lab.measure([file], self._reference or file, *settings, self._budget_s)
-        found = self._scaled(found, settings)
-        write_checked_json(path, {**teacher, "latency_ms": found.median, "latency_interval_ms": list(found.interval())})
+        [latency] = self._lab.measure([file], self._reference or file, *settings, self._budget_s)
+        latency = self._scaled(latency, settings)
+        write_checked_json(
+            path, {**teacher, "latency_ms": latency.median, "latency_interval_ms": list(latency.interval())}
+        )

@@ -41,11 +41,11 @@ class Moasha(Never):
     def decide(self, number: int, rung: int, accuracy: float) -> str:
         curve = self.open[number]
         here = self._reach(rung, accuracy, curve.costs)
-        known = min(len(losses) for losses in here)  # only the accuracy if any trial's costs are unknown
-        kept = max(len(here) // self.eta, 1)
-        if curve.exempt or len(here) - 1 in ranked(np.array([losses[:known] for losses in here]), kept):
+        comparable = min(len(losses) for losses in here)  # only the accuracy if any trial's costs are unknown
+        quota = max(len(here) // self.eta, 1)
+        if curve.exempt or len(here) - 1 in ranked(np.array([losses[:comparable] for losses in here]), quota):
             return ""
-        return f"moasha: not among the best {kept} of {len(here)} trials at rung {rung}"
+        return f"moasha: not among the best {quota} of {len(here)} trials at rung {rung}"
 
     def learn(self, number: int, curve: Curve, final: float | None, feasible: bool) -> None:
         if self.open.pop(number, None) is None:

@@ -37,7 +37,7 @@ _NAMES = {
     "teacher": "model",
     "deploy": "runtime",
 }  # section -> key of the user's code
-_GIVEN = {"task": (), "student": ("input_shape", "classes"), "teacher": ("input_shape", "classes")}
+_POSITIONAL = {"task": (), "student": ("input_shape", "classes"), "teacher": ("input_shape", "classes")}
 _RUNTIME = ("path", "threads")
 _NOT_OPTIONS = {
     "task": {"name", "normalize"},
@@ -105,7 +105,7 @@ def _check_file(path: str, pattern: str) -> None:
 def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]) -> None:
     path = f"{section}.{key}"
     module, _, name = target.partition(":")
-    spec = found(path, target, module)
+    spec = find_spec(path, target, module)
     if spec.origin is None or not spec.origin.endswith(".py"):
         return  # compiled, or a package without a file: only importing it tells more
     try:
@@ -115,15 +115,17 @@ def _check_function(section: str, key: str, target: str, part: Mapping[str, Any]
     names = dict(_defined(body))
     if name not in names and not {"*", "__getattr__"} & set(names):
         rule = f"cannot import {target!r}: {spec.origin} has no function {name!r}"
-        raise SpaceError(path, rule, remedy=nearest(name, [n for n, made in names.items() if made is not None]))
-    made = names.get(name)
-    if isinstance(made, ast.FunctionDef) and not made.decorator_list:
-        given = _GIVEN.get(section, _RUNTIME)
+        raise SpaceError(
+            path, rule, remedy=nearest(name, [n for n, definition in names.items() if definition is not None])
+        )
+    definition = names.get(name)
+    if isinstance(definition, ast.FunctionDef) and not definition.decorator_list:
+        positional = _POSITIONAL.get(section, _RUNTIME)
         options = None if section == "deploy" else {str(k) for k in part} - _NOT_OPTIONS[section]
-        _check_arguments(path, target, made.args, given, options or set())
+        _check_arguments(path, target, definition.args, positional, options or set())
 
 
-def found(path: str, target: str, module: str) -> ModuleSpec:
+def find_spec(path: str, target: str, module: str) -> ModuleSpec:
     """The spec of a module, found without running the module or its parent packages.
 
     Raises:
@@ -134,17 +136,17 @@ def found(path: str, target: str, module: str) -> ModuleSpec:
         sys.path.insert(0, here)
     first, *below = module.split(".")
     try:
-        spec, known = importlib.util.find_spec(first) if first else None, first
+        spec, qualified = importlib.util.find_spec(first) if first else None, first
         for part in below:
             if spec is None:
                 break
-            known, inside = f"{known}.{part}", spec.submodule_search_locations or []
-            spec = next(filter(None, (_in_folder(folder, known) for folder in inside)), None)
+            qualified, inside = f"{qualified}.{part}", spec.submodule_search_locations or []
+            spec = next(filter(None, (_in_folder(folder, qualified) for folder in inside)), None)
     except (ImportError, ValueError):
-        spec, known = None, module
+        spec, qualified = None, module
     if spec is None:
         remedy = "Run from the folder that holds the package, or install it."
-        raise SpaceError(path, f"cannot import {target!r} (there is no module {known!r})", remedy=remedy)
+        raise SpaceError(path, f"cannot import {target!r} (there is no module {qualified!r})", remedy=remedy)
     return spec
 
 
@@ -168,27 +170,29 @@ def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
             yield from ((name, None) for name, _ in _defined(getattr(statement, inner, [])))
         for handler in getattr(statement, "handlers", []):
             yield from ((name, None) for name, _ in _defined(handler.body))
-        for found in ast.walk(statement):
-            if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store):
-                yield found.id, None
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id, None
 
 
-def _check_arguments(path: str, target: str, args: ast.arguments, given: tuple[str, ...], options: set[str]) -> None:
-    """Check that the call ``function(*given, **options)`` fits the definition."""
+def _check_arguments(
+    path: str, target: str, args: ast.arguments, positional: tuple[str, ...], options: set[str]
+) -> None:
+    """Check that the call ``function(*positional, **options)`` fits the definition."""
     places = [a.arg for a in (*args.posonlyargs, *args.args)]
     needed = places[: len(places) - len(args.defaults)]
-    by_name = {*places[len(given) :], *(a.arg for a in args.kwonlyargs)}
-    needed_by_name = {*needed[len(given) :]} | {
+    by_name = {*places[len(positional) :], *(a.arg for a in args.kwonlyargs)}
+    needed_by_name = {*needed[len(positional) :]} | {
         a.arg for a, default in zip(args.kwonlyargs, args.kw_defaults, strict=True) if default is None
     }
-    wanted = f"{target!r} is called as ({', '.join([*given, *(f'{name}=...' for name in sorted(options))])})"
+    call = f"{target!r} is called as ({', '.join([*positional, *(f'{name}=...' for name in sorted(options))])})"
     got = f"({ast.unparse(args)})"
-    if args.vararg is None and len(places) < len(given):
-        raise SpaceError(path, f"{wanted} and must take that", got)
+    if args.vararg is None and len(places) < len(positional):
+        raise SpaceError(path, f"{call} and must take that", got)
     if missing := needed_by_name - options:
         section = path.partition(".")[0]
         remedy = f"Add `{min(missing)}:` to `{section}:`, or give it a default."
-        raise SpaceError(path, f"{wanted} but also needs {', '.join(sorted(missing))}", got, remedy)
+        raise SpaceError(path, f"{call} but also needs {', '.join(sorted(missing))}", got, remedy)
     if args.kwarg is None and (unknown := options - by_name):
         option, section = min(unknown), path.partition(".")[0]
         remedy = nearest(option, sorted(by_name)) if by_name else "Leave it out: the function has no options."
@@ -208,8 +212,8 @@ def looked_at(space: Space) -> dict[str, tuple[Any, ...]]:
 def own_metrics(space: Space) -> dict[str, str]:
     """The metrics that the task itself must return: place in the space -> name."""
     objectives = {f"objectives.{i}": o.name for i, o in enumerate(space.objectives)}
-    asked = objectives | {f"constraints.{name}": name for name in space.constraints}
-    return {path: name for path, name in asked.items() if name not in DIRECTIONS}
+    names = objectives | {f"constraints.{name}": name for name in space.constraints}
+    return {path: name for path, name in names.items() if name not in DIRECTIONS}
 
 
 def teacher_trees(space: Space) -> list[dict[str, Any]]:
@@ -232,8 +236,8 @@ def proof_trees(space: Space) -> list[dict[str, Any]]:
     for quant in (tree["quant"] for tree in compressed):
         if isinstance(quant["bits"], int) and (searched or quant["bits"] < FLOAT_BITS):
             quant["bits"] = min(quant["bits"], PROOF_BITS)
-    found = {repr(tree): tree for tree in (space.baselines()[0].recipe.to_tree(), *compressed)}
-    return list(found.values())[:MAX_PROOFS]
+    unique = {repr(tree): tree for tree in (space.baselines()[0].recipe.to_tree(), *compressed)}
+    return list(unique.values())[:MAX_PROOFS]
 
 
 def _each(space: Space, names: tuple[str, ...]) -> Iterator[dict[str, int]]:

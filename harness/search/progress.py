@@ -46,10 +46,10 @@ class Progress:
         if not self._first:
             self._first, self._started = finished or 1, time.monotonic()
         self._front, self._volume = front, volume
-        new = finished - self._first
-        pace = (time.monotonic() - self._started) / new if new > 0 else 0.0
-        left = f", {pace * max(0, self._total - finished):.0f} s left" if pace and self._total else ""
-        detail = f"failed {failed}, front {front}, hypervolume {volume:.3f}{left}"
+        newly_finished = finished - self._first
+        pace = (time.monotonic() - self._started) / newly_finished if newly_finished > 0 else 0.0
+        time_left = f", {pace * max(0, self._total - finished):.0f} s left" if pace and self._total else ""
+        detail = f"failed {failed}, front {front}, hypervolume {volume:.3f}{time_left}"
         self._bar.update(self._task, completed=finished, detail=detail)
 
     def trial(self, record: TrialRecord, on_front: bool) -> None:
@@ -57,11 +57,11 @@ class Progress:
         if self._live:
             return
         before = record.diagnostics.get(CONTINUES)
-        again = "" if before is None else f"resumes trial {before}"
+        resumption = "" if before is None else f"resumes trial {before}"
         if record.status != "ok":
             reason = record.reason.splitlines()[0][:160] if record.reason else ""
-            self.say(f"trial {record.number:4d} {record.status}: {reason} {again}".rstrip())
+            self.say(f"trial {record.number:4d} {record.status}: {reason} {resumption}".rstrip())
             return
         values = " ".join(f"{name} {m.median:.6g}" for name, m in sorted(record.measurements.items()))
-        marks = " ".join(m for m in (record.baseline, again, "front" if on_front else "") if m)
+        marks = " ".join(m for m in (record.baseline, resumption, "front" if on_front else "") if m)
         self.say(f"trial {record.number:4d} {values} {record.duration_s:.1f} s {marks}".rstrip())

@@ -44,8 +44,8 @@ def check_same_space(space: Space, folder: Path) -> None:
         before = load_space(path, space.registries)
     except SpaceError as error:
         error.rule = f"the study's copy of its space is damaged or of an older version: {error.rule}"
-        again = f"If it is damaged, remove {path} and give the same command again, with the space as it was."
-        error.remedy = f"{error.remedy} Choose another --study name. {again}".lstrip()
+        advice = f"If it is damaged, remove {path} and give the same command again, with the space as it was."
+        error.remedy = f"{error.remedy} Choose another --study name. {advice}".lstrip()
         raise
     if before.fingerprint() == space.fingerprint():
         return
@@ -98,11 +98,11 @@ def made_of(space: Space, data: Mapping[str, str]) -> dict[str, str]:
     return {**{f"data {part}": digest for part, digest in data.items()}, **sources.code(space)}
 
 
-def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
+def check_same_data(folder: Path, digests: Mapping[str, str]) -> None:
     """Refuse to continue a study with other data, or with other code of the user.
 
     Args:
-        found: digests of data and code now, by part (:func:`made_of`).
+        digests: of data and code now, by part (:func:`made_of`).
     Raises:
         SpaceError: data or code differ; the message shows the parts.
     """
@@ -111,9 +111,9 @@ def check_same_data(folder: Path, found: Mapping[str, str]) -> None:
     if wrong:
         raise SpaceError(str(folder), wrong, remedy=f"Remove {path} to accept the data and code as they are now.")
     changed = [
-        f"-{name}: {before.get(name, 'not there')}\n+{name}: {found.get(name, 'not there')}"
-        for name in sorted({*before, *found})
-        if before and before.get(name) != found.get(name)
+        f"-{name}: {before.get(name, 'not there')}\n+{name}: {digests.get(name, 'not there')}"
+        for name in sorted({*before, *digests})
+        if before and before.get(name) != digests.get(name)
     ]
     if changed:
         lines = "\n".join(changed)
@@ -131,9 +131,10 @@ def check_nothing_lost(study: Study, folder: Path) -> None:
     Raises:
         SpaceError: there are such trials. The journal is missing or too old, or the database has lost the study.
     """
-    known = len(study.trials())
+    trial_count = len(study.trials())
     numbers = [p.parent.name for p in folder.glob("trials/*/record.json")]
-    unknown = [n for n in numbers if n.isdigit() and int(n) >= known]  # other names: the user may have copied a folder
+    # folders with other names are ignored: the user may have copied one
+    unknown = [n for n in numbers if n.isdigit() and int(n) >= trial_count]
     if not unknown:
         return
     raise SpaceError(

@@ -55,19 +55,19 @@ class _View:
         The better ones are the best tenth of the told trials, with one objective at most 25. Running trials count as
         worse (constant liar).
         """
-        told = [t for t in self._trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        told_trials = [t for t in self._trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         running = [t for t in self._trials if t.state == TrialState.RUNNING and t.number != self.number]
-        missed = {t.number: sum(v for v in t.constraints.values() if v > 0) for t in told}
-        complete = [t for t in told if not missed[t.number] and t.state == TrialState.COMPLETE]
-        others = [t for t in told if missed[t.number] or t.state == TrialState.PRUNED]
+        missed = {t.number: sum(v for v in t.constraints.values() if v > 0) for t in told_trials}
+        complete = [t for t in told_trials if not missed[t.number] and t.state == TrialState.COMPLETE]
+        others = [t for t in told_trials if missed[t.number] or t.state == TrialState.PRUNED]
         others.sort(key=lambda t: missed[t.number])  # trials that were stopped but miss no constraint come first
 
         directions: list[Direction] = [DIRECTION[d] for d in self._study.directions]
-        n = math.ceil(0.1 * len(told)) if len(directions) > 1 else min(math.ceil(0.1 * len(told)), 25)
+        n = math.ceil(0.1 * len(told_trials)) if len(directions) > 1 else min(math.ceil(0.1 * len(told_trials)), 25)
         losses = as_losses(np.array([t.values for t in complete]), directions)
         better = {t.number for t in [*(complete[i] for i in best(losses, n)), *others][:n]}
-        worse = [t for t in told if t.number not in better] + running
-        return [t for t in told if t.number in better], sorted(worse, key=lambda t: t.number)
+        worse = [t for t in told_trials if t.number not in better] + running
+        return [t for t in told_trials if t.number in better], sorted(worse, key=lambda t: t.number)
 
 
 class RecentTPE(TPESampler):
@@ -86,20 +86,20 @@ class RecentTPE(TPESampler):
     def _view(self, study: optuna.Study, trial: FrozenTrial) -> Any:
         """The view of the study, made once per ask."""
         if self._last is None or self._last.number != trial.number:
-            seen = self._seen_numbers()
-            trials = study.get_trials(deepcopy=False) if seen is None else self._look_up(study, sorted(seen))
+            numbers = self._seen_numbers()
+            trials = study.get_trials(deepcopy=False) if numbers is None else self._look_up(study, sorted(numbers))
             self._last = _View(study, trial.number, trials)
         return self._last
 
     def _look_up(self, study: optuna.Study, numbers: Sequence[int]) -> list[FrozenTrial]:
         """The trials of these numbers, read one by one: listing all trials would take longer in a longer study."""
-        known = {t.number: t for t in self._last.get_trials() if t.state.is_finished()} if self._last else {}
+        finished = {t.number: t for t in self._last.get_trials() if t.state.is_finished()} if self._last else {}
         storage = study._storage
 
         def trial(number: int) -> FrozenTrial:
             return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
-        return [known[number] if number in known else trial(number) for number in numbers]
+        return [finished[number] if number in finished else trial(number) for number in numbers]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return super().infer_relative_search_space(self._view(study, trial), trial)

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.search.preflight import found, named
+from harness.search.preflight import find_spec, named
 from harness.space.space import Space
 
 INSTALLED = {"site-packages", "dist-packages"}
@@ -18,7 +18,7 @@ def code(space: Space) -> dict[str, str]:
     digests: dict[str, str] = {}
     for path, target in named(space):
         module = target.partition(":")[0]
-        spec = found(path, target, module)
+        spec = find_spec(path, target, module)
         if spec.origin is None or module.split(".")[0] == "harness":
             continue
         root = Path(spec.origin).resolve().parents[module.count(".") + (Path(spec.origin).name == "__init__.py")]

@@ -54,12 +54,12 @@ class Journal(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(sealed_entry(log) for log in logs)
-        left = memoryview(text.encode())
+        remaining = memoryview(text.encode())
         with open(self._path, "ab", buffering=0) as file:
             end = file.tell()
             try:
-                while left:
-                    left = left[file.write(left) :]
+                while remaining:
+                    remaining = remaining[file.write(remaining) :]
                 if any("param_name" not in log for log in logs):  # parameters: synced with a later entry
                     os.fsync(file.fileno())
             except OSError:  # a full disk may leave half a line, which no line may follow

@@ -103,13 +103,13 @@ def read_objectives(tree: Mapping[str, Any]) -> tuple[Objective, ...]:
             len(value),
             "Make the others constraints: proposing trials gets very slow with many objectives.",
         )
-    found: list[Objective] = []
+    objectives: list[Objective] = []
     for i, entry in enumerate(value):
         objective = _objective(f"objectives.{i}", entry)
-        if objective.name in (o.name for o in found):
+        if objective.name in (o.name for o in objectives):
             raise SpaceError(f"objectives.{i}", "an objective is listed twice", objective.name, "Remove one.")
-        found.append(objective)
-    return tuple(found)
+        objectives.append(objective)
+    return tuple(objectives)
 
 
 def _objective(path: str, entry: Any) -> Objective:
@@ -131,9 +131,9 @@ def _objective(path: str, entry: Any) -> Objective:
     if name not in DIRECTIONS and (rule := metric_name_mistake(name)):
         raise SpaceError(f"{path}.name", f"a metric of the task: {rule}", name, "Give the metric another name.")
     direction = entry.get("direction", DIRECTIONS.get(name))
-    for known in get_args(Direction):
-        if direction == known and DIRECTIONS.get(name, known) == known:
-            return Objective(name, known)
+    for choice in get_args(Direction):
+        if direction == choice and DIRECTIONS.get(name, choice) == choice:
+            return Objective(name, choice)
     allowed = (DIRECTIONS[name],) if name in DIRECTIONS else get_args(Direction)
     raise SpaceError(f"{path}.direction", f"must be {' or '.join(allowed)}", direction, nearest(direction, allowed))
 

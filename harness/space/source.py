@@ -256,8 +256,8 @@ def _override(tree: Any, text: str, where: dict[Keys, Where], option: str) -> tu
         )
     value, lines = _parse(written, label)
     _assign(tree, keys, value, label)
-    for old in [k for k in where if k[: len(keys)] == keys]:
-        del where[old]
+    for replaced in [k for k in where if k[: len(keys)] == keys]:
+        del where[replaced]
     where.update({(*keys, *inner): Where(label) for inner in lines})
     where[keys] = Where(label)
     for depth in range(1, len(keys)):

@@ -129,14 +129,14 @@ def load_space(path: str | Path, registries: Registries | None = None, overrides
     _check_holes(source, reader.holes)
     with source.at("", ()):
         objectives = budget.read_objectives(source.tree)
-        known = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
+        quantities = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
         space = Space(
             source.file,
             without_passwords(source, ("search", "storage")),
             tree,
             tuple(reader.holes),
             objectives,
-            budget.read_constraints(source.tree, known, _own_task(tree)),
+            budget.read_constraints(source.tree, quantities, _own_task(tree)),
             budget.read_settings(source.tree),
             source,
             registries,
@@ -246,9 +246,9 @@ def _end_outside(space: Space, error: SpaceError) -> Any:
                 space.fill(
                     space.sample(lambda h, o=hole, e=end: e if h is o else dict(o.parents).get(h.internal, h.default))
                 )
-            except SpaceError as again:
-                if again.path == error.path:
-                    return again.got
+            except SpaceError as violation:
+                if violation.path == error.path:
+                    return violation.got
     return error.got
 
 

@@ -114,12 +114,12 @@ def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants
     name = entry.get("name", "")
     if not isinstance(name, str) or name in BASELINES:
         raise SpaceError(f"{path}.name", "must be a text that no baseline has", name)
-    leaves = dict(flatten({section: given for section, given in entry.items() if section != "name"}))
+    leaves = dict(flatten({section: value for section, value in entry.items() if section != "name"}))
     params = express(holes, leaves)
-    taken = {hole.name for hole in holes if hole.internal in params}
-    taken |= {f"{hole}.{selector}" for hole in taken for selector in SELECTORS}
+    expressed = {hole.name for hole in holes if hole.internal in params}
+    expressed |= {f"{hole}.{selector}" for hole in expressed for selector in SELECTORS}
     for leaf, got in leaves.items():
-        if leaf not in taken and not (leaf in constants and same(constants[leaf], got)):
+        if leaf not in expressed and not (leaf in constants and same(constants[leaf], got)):
             remedy = next(filter(None, (respelling(word) for word in (*leaf.split("."), got))), "")
             raise SpaceError(f"{path}.{leaf}", "must be a value that the space can take there", got, remedy)
     return First(params, name)

@@ -83,8 +83,8 @@ def from_files(
 
 
 def _files(path: str, pattern: str) -> list[Path]:
-    given = Path(pattern).expanduser()
-    files = [given] if given.is_file() else sorted(Path(p) for p in glob.glob(str(given), recursive=True))
+    expanded = Path(pattern).expanduser()
+    files = [expanded] if expanded.is_file() else sorted(Path(p) for p in glob.glob(str(expanded), recursive=True))
     if not files:
         raise SpaceError(path, "no file is there", pattern, f"Paths start from the current folder, {Path.cwd()}.")
     return files

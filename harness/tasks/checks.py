@@ -73,15 +73,15 @@ def check_together(path: str, parts: Mapping[str, Samples]) -> None:
             raise SpaceError(path, rule, strange[:20].tolist())
 
 
-def metric_values(found: Any) -> dict[str, float]:
+def metric_values(metrics: Any) -> dict[str, float]:
     """The result of a task's metrics function, checked: name -> finite number.
 
     Raises:
         TrialError: the result is something else; names the metric.
     """
-    if not isinstance(found, Mapping):
-        raise TrialError(f"metrics must return a mapping name -> number, but got {type(found).__name__!r}")
-    for name, value in found.items():
+    if not isinstance(metrics, Mapping):
+        raise TrialError(f"metrics must return a mapping name -> number, but got {type(metrics).__name__!r}")
+    for name, value in metrics.items():
         if rule := metric_name_mistake(name):
             raise TrialError(f"metric {name!r} {rule}; give it another name")
         try:
@@ -90,4 +90,4 @@ def metric_values(found: Any) -> dict[str, float]:
             raise TrialError(f"metric {name!r} must be a number, but got {value!r}") from None
         if not finite:
             raise TrialError(f"metric {name!r} must be finite, but got {float(value)}")
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in metrics.items()}

@@ -64,15 +64,15 @@ class Data:
 
     def parts(self) -> dict[str, str]:
         """A description of the data, name -> text; where the content of two data sets differs, so do the texts."""
-        found = {"classes": f"{self.classes} {' '.join(self.class_names)}".strip()}
-        found["normalization"] = _short(hashlib.sha256(repr((self.mean, self.std)).encode()))
+        descriptions = {"classes": f"{self.classes} {' '.join(self.class_names)}".strip()}
+        descriptions["normalization"] = _short(hashlib.sha256(repr((self.mean, self.std)).encode()))
         for name in ("train", "validation", "test"):
             x, y = getattr(self, name)
             labels = torch.bincount(y, minlength=self.classes).tolist()
             counts = f"{labels} " if len(labels) <= MOST_LABELS else ""
-            found[f"{name} x"] = f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} {_hash(x)}"
-            found[f"{name} labels"] = f"{counts}{_hash(y)}"
-        return found
+            descriptions[f"{name} x"] = f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} {_hash(x)}"
+            descriptions[f"{name} labels"] = f"{counts}{_hash(y)}"
+        return descriptions
 
     @cached_property
     def _digest(self) -> str:
@@ -174,19 +174,19 @@ def load_data(selected: Selected) -> Data:
         SpaceError: the data are missing or unusable; names ``task.name`` for a user's function.
     """
     data = _loaded(selected)
-    own = selected.normalize if isinstance(selected, Task) else "auto"
-    return normalized_by(data, own, "task.normalize")
+    user_normalization = selected.normalize if isinstance(selected, Task) else "auto"
+    return normalized_by(data, user_normalization, "task.normalize")
 
 
-def normalized_by(data: Data, own: Normalization, path: str) -> Data:
+def normalized_by(data: Data, user_normalization: Normalization, path: str) -> Data:
     """``data`` with the user's normalization.
 
     Raises:
         SpaceError: at ``path``; the normalization has neither one number nor one per channel.
     """
-    if own == "auto":
+    if user_normalization == "auto":
         return data
-    mean, std = ((0.0,), (1.0,)) if own == "none" else (own.mean, own.std)
+    mean, std = ((0.0,), (1.0,)) if user_normalization == "none" else (user_normalization.mean, user_normalization.std)
     channels = data.input_shape[0]
     if len(mean) not in (1, channels):
         rule = f"must have one number, or one for each of the {channels} channels of a sample {data.input_shape}"
@@ -200,12 +200,12 @@ def _loaded(selected: Selected) -> Data:
     function = load_own(selected.name, "task.name")
     try:
         with seeded(0):  # so that all processes of a study get the same samples
-            found = function(**selected.options)
+            result = function(**selected.options)
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise SpaceError("task.name", f"{selected.name!r} raised {type(error).__name__}: {error}") from error
-    data = found if isinstance(found, Data) else _from_mapping(selected.name, found)
+    data = result if isinstance(result, Data) else _from_mapping(selected.name, result)
     metric_names(data, selected.name)
     return data
 
@@ -219,10 +219,10 @@ def own_metrics(data: Data, logits: np.ndarray, labels: np.ndarray) -> dict[str,
     if data.metrics is None:
         return {}
     try:
-        found = data.metrics(logits, labels)
+        metrics = data.metrics(logits, labels)
     except (Exception, SystemExit) as error:  # the user's function may raise anything
         raise TrialError(f"metrics raised {type(error).__name__}: {error}") from error
-    return metric_values(found)
+    return metric_values(metrics)
 
 
 def metric_names(data: Data, name: str) -> list[str]:
@@ -231,59 +231,59 @@ def metric_names(data: Data, name: str) -> list[str]:
     Raises:
         SpaceError: the metrics of the task ``name`` cannot be computed, or are not finite.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for part in ("validation", "test"):
         labels = getattr(data, part)[1].numpy()
         logits = np.random.default_rng(0).normal(size=(len(labels), data.classes)).astype(np.float32)
         try:
-            found = own_metrics(data, logits, labels)
+            metrics = own_metrics(data, logits, labels)
         except TrialError as error:
             raise SpaceError("task.name", f"{name!r}, tried on random predictions for {part}: {error}") from error
-    return list(found)
+    return list(metrics)
 
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("x_validation", "y_validation", "metrics", "normalize", "class_names")
 
 
-def _from_mapping(name: str, found: Any) -> Data:
-    if not isinstance(found, Mapping):
+def _from_mapping(name: str, mapping: Any) -> Data:
+    if not isinstance(mapping, Mapping):
         raise SpaceError(
             "task.name",
             f"{name!r} must return harness.tasks.data.Data or a mapping with {', '.join(_ARRAYS)}",
-            type(found).__name__,
+            type(mapping).__name__,
         )
-    if missing := [key for key in _ARRAYS if key not in found]:
+    if missing := [key for key in _ARRAYS if key not in mapping]:
         raise SpaceError(
             "task.name",
             f"what {name!r} returns lacks {', '.join(missing)}",
-            remedy=f"It has: {', '.join(map(str, found))}.",
+            remedy=f"It has: {', '.join(map(str, mapping))}.",
         )
-    if unknown := [str(key) for key in found if key not in _ARRAYS + _OPTIONAL]:
+    if unknown := [str(key) for key in mapping if key not in _ARRAYS + _OPTIONAL]:
         raise SpaceError(
             "task.name",
             f"what {name!r} returns has the unknown key {unknown[0]!r}",
             remedy=f"Known: {', '.join(_ARRAYS + _OPTIONAL)}.",
         )
-    if ("x_validation" in found) != ("y_validation" in found):
+    if ("x_validation" in mapping) != ("y_validation" in mapping):
         raise SpaceError("task.name", f"{name!r} must return x_validation and y_validation together, or neither")
-    metrics: Any = found.get("metrics")
+    metrics: Any = mapping.get("metrics")
     if metrics is not None and not callable(metrics):
         raise SpaceError(
             "task.name", f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics
         )
-    parts = ["train", "test", *(["validation"] if "x_validation" in found else [])]
+    parts = ["train", "test", *(["validation"] if "x_validation" in mapping else [])]
     samples = {
-        part: checked("task.name", f"{part} of {name}", found[f"x_{part}"], found[f"y_{part}"]) for part in parts
+        part: checked("task.name", f"{part} of {name}", mapping[f"x_{part}"], mapping[f"y_{part}"]) for part in parts
     }
     check_together("task.name", samples)
     where = f"task.name: normalize of {name!r}"
-    own = read_normalize(where, found.get("normalize", "auto"))
+    user_normalization = read_normalize(where, mapping.get("normalize", "auto"))
     data = assemble(
         samples["train"],
         samples["test"],
         validation=samples.get("validation", VALIDATION),
         metrics=cast("Metrics | None", metrics),
-        class_names=found.get("class_names", ()),
+        class_names=mapping.get("class_names", ()),
     )
-    return normalized_by(data, own, where)
+    return normalized_by(data, user_normalization, where)

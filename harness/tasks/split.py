@@ -24,9 +24,9 @@ def stratified(labels: np.ndarray, count: int, seed: int, leave: int = 0) -> np.
         unless one of the limits above applies.
     """
     values, sizes = np.unique(labels, return_counts=True)
-    taken = _shares(sizes, count, leave)
+    counts = _shares(sizes, count, leave)
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(labels == value))[:n] for value, n in zip(values, taken, strict=True)]
+    chosen = [rng.permutation(np.flatnonzero(labels == value))[:n] for value, n in zip(values, counts, strict=True)]
     return np.sort(np.concatenate(chosen))
 
 
@@ -35,14 +35,14 @@ def _shares(sizes: np.ndarray, count: int, leave: int) -> np.ndarray:
     least = np.minimum(1, most)
     count = int(np.clip(count, least.sum(), most.sum()))
     exact = sizes * (count / sizes.sum())
-    taken = np.clip(np.floor(exact).astype(np.int64), least, most)
-    while (missing := count - taken.sum()) != 0:
-        short = exact - taken
+    counts = np.clip(np.floor(exact).astype(np.int64), least, most)
+    while (missing := count - counts.sum()) != 0:
+        short = exact - counts
         if missing > 0:
-            taken[np.argmax(np.where(taken < most, short, -np.inf))] += 1
+            counts[np.argmax(np.where(counts < most, short, -np.inf))] += 1
         else:
-            taken[np.argmin(np.where(taken > least, short, np.inf))] -= 1
-    return taken
+            counts[np.argmin(np.where(counts > least, short, np.inf))] -= 1
+    return counts
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,18 +63,18 @@ def rows_of(file: str, count: int, parts: tuple[str, ...] = ("train", "validatio
     path = Path(file).expanduser()
     remedy = f"Write it with numpy.savez(file, {', '.join(f'{name}=rows' for name in parts)})."
     try:
-        found = read_npz(path, parts)
+        rows_by_part = read_npz(path, parts)
     except UNREADABLE as error:
         raise SpaceError("task.split", f"cannot read row numbers from the .npz ({error})", file, remedy) from error
-    for name, rows in zip(parts, found, strict=True):
+    for name, rows in zip(parts, rows_by_part, strict=True):
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
             got = f"{rows.dtype} {rows.shape}"
             raise SpaceError("task.split", f"{name} in {file} must be a list of row numbers", got, remedy)
         if rows.min() < 0 or rows.max() >= count:
             got = int(rows.min() if rows.min() < 0 else rows.max())
             raise SpaceError("task.split", f"{name} in {file} must hold rows 0..{count - 1}", got)
-    together = np.concatenate(found)
+    together = np.concatenate(rows_by_part)
     if len(np.unique(together)) != len(together):
         values, times = np.unique(together, return_counts=True)
         raise SpaceError("task.split", f"{file} must name a row once, in one part", int(values[times > 1][0]))
-    return found
+    return rows_by_part

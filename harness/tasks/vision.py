@@ -37,8 +37,8 @@ def mnist(
 ) -> Data:
     """LeCun's 60,000 + 10,000 handwritten digits, bytes (1, 28, 28)."""
     train, test = _idx_set("MNIST", root, download)
-    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
-    return assemble(train, test, **kept)
+    options = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
+    return assemble(train, test, **options)
 
 
 def fashion_mnist(
@@ -51,8 +51,8 @@ def fashion_mnist(
 ) -> Data:
     """Zalando's 60,000 + 10,000 images of clothes, bytes (1, 28, 28)."""
     train, test = _idx_set("FashionMNIST", root, download)
-    kept = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
-    return assemble(train, test, class_names=_CLOTHES, **kept)
+    options = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit, "rows": split}
+    return assemble(train, test, class_names=_CLOTHES, **options)
 
 
 def cifar10(
@@ -67,17 +67,17 @@ def cifar10(
 
     Read from torchvision's ``cifar-10-batches-py``, else from ``cifar10/{train*,test}.npz``.
     """
-    kept: dict[str, Any] = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit}
-    kept |= {"rows": split, "class_names": _PICTURES}
+    options: dict[str, Any] = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit}
+    options |= {"rows": split, "class_names": _PICTURES}
     for folder in data_roots(root):
         if (folder / _CIFAR).is_dir():
-            return assemble(*_pictures(folder), **kept)
+            return assemble(*_pictures(folder), **options)
         parts, test = sorted((folder / "cifar10").glob("train*.npz")), folder / "cifar10" / "test.npz"
         if parts and test.is_file():
-            return from_files(parts, [test], **kept)
+            return from_files(parts, [test], **options)
     if not download:
         raise _absent("CIFAR-10", root)
-    return assemble(*_pictures(_downloaded("CIFAR10", _CIFAR)), **kept)
+    return assemble(*_pictures(_downloaded("CIFAR10", _CIFAR)), **options)
 
 
 def _pictures(folder: Path) -> tuple[Samples, Samples]:
@@ -85,8 +85,8 @@ def _pictures(folder: Path) -> tuple[Samples, Samples]:
     return _channels_first(train), _channels_first(test)
 
 
-def _channels_first(found: Any) -> Samples:
-    return np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), np.array(found.targets, dtype=np.int64)
+def _channels_first(dataset: Any) -> Samples:
+    return np.ascontiguousarray(dataset.data.transpose(0, 3, 1, 2)), np.array(dataset.targets, dtype=np.int64)
 
 
 def _idx_set(name: str, root: str, download: bool) -> tuple[Samples, Samples]:
@@ -95,11 +95,11 @@ def _idx_set(name: str, root: str, download: bool) -> tuple[Samples, Samples]:
         raise _absent(name, root)
     folder = folder or _downloaded(name, f"{name}/raw")
     files = [folder / name / "raw" / file for file in IDX_FILES]
-    found = [read(file) for file in files]
-    for file, array, dims in zip(files, found, (3, 1, 3, 1), strict=True):
+    arrays = [read(file) for file in files]
+    for file, array, dims in zip(files, arrays, (3, 1, 3, 1), strict=True):
         if array.ndim != dims:
             raise SpaceError("task.name", f"{file} must have {dims} dimension(s)", array.ndim, "Copy it again.")
-    images, labels, test_images, test_labels = found
+    images, labels, test_images, test_labels = arrays
     return (images[:, None], labels.astype(np.int64)), (test_images[:, None], test_labels.astype(np.int64))
 
 

@@ -89,8 +89,8 @@ def dkd(
     """
     of_label = F.one_hot(labels, student["logits"].shape[-1]).bool()
     parts = []
-    for found in (teacher, student):
-        soft = found["logits"] / temperature
+    for quantities in (teacher, student):
+        soft = quantities["logits"] / temperature
         log_p = F.log_softmax(soft, dim=-1)
         floor = torch.full_like(log_p, torch.finfo(log_p.dtype).min)
         target = torch.where(of_label, log_p, torch.zeros_like(log_p)).sum(-1)
@@ -98,9 +98,9 @@ def dkd(
         others = F.log_softmax(torch.where(of_label, floor, soft), dim=-1)
         parts.append((torch.stack([target, rest], -1), torch.where(of_label, torch.zeros_like(log_p), others)))
     (pair_t, others_t), (pair_z, others_z) = parts
-    kept = torch.where(of_label, torch.zeros_like(others_t), others_t.exp())
+    probabilities = torch.where(of_label, torch.zeros_like(others_t), others_t.exp())
     target_term = _divergence(pair_t, pair_z).mean()
-    other_term = (kept * (others_t - others_z)).sum(-1).mean()
+    other_term = (probabilities * (others_t - others_z)).sum(-1).mean()
     soft = temperature.square() * (alpha * target_term + beta * other_term)
     return _added(student, labels, soft, weight)
 
@@ -139,9 +139,9 @@ def attention(
     accuracy of the digits convnet fell from 0.959 to 0.681 (three seeds). Only the last map is matched, instead of one
     map per group of blocks, because a student of another depth than the teacher's has no corresponding groups.
     """
-    own, other = student["map"].square().sum(1), teacher["map"]
-    size = (min(own.shape[-2], other.shape[-2]), min(own.shape[-1], other.shape[-1]))
-    q = [F.normalize(F.adaptive_avg_pool2d(a.unsqueeze(1), size).flatten(1), dim=1) for a in (own, other)]
+    student_map, teacher_map = student["map"].square().sum(1), teacher["map"]
+    size = (min(student_map.shape[-2], teacher_map.shape[-2]), min(student_map.shape[-1], teacher_map.shape[-1]))
+    q = [F.normalize(F.adaptive_avg_pool2d(a.unsqueeze(1), size).flatten(1), dim=1) for a in (student_map, teacher_map)]
     distance = (q[0] - q[1]).square().sum(1).mean() / max(size[0] * size[1], PLACES)
     return _added(student, labels, beta / 2 * distance, weight)
 
@@ -161,7 +161,7 @@ def jacobian(
     Source: Srinivas, Fleuret 2018 (arXiv:1803.00443), section 4, with the gradient of the loss instead of one logit;
     Czarnecki et al. 2017 (arXiv:1706.04859), section 2.
     """
-    g = [F.normalize(found["input_gradient"].flatten(1), dim=1) for found in (student, teacher)]
+    g = [F.normalize(quantities["input_gradient"].flatten(1), dim=1) for quantities in (student, teacher)]
     distance = (g[0] - g[1]).square().sum(1).mean()
     return _added(student, labels, beta * distance, weight)
 
@@ -183,17 +183,20 @@ def gradient(
     return F.cross_entropy(student["logits"], labels)
 
 
-def guided(own: Tensor, theirs: Tensor, *, weight: Tensor, threshold: Tensor, added: bool) -> Tensor:
+def guided(
+    student_gradient: Tensor, teacher_gradient: Tensor, *, weight: Tensor, threshold: Tensor, added: bool
+) -> Tensor:
     """The student's gradient combined with the teacher's on the same batch.
 
         g = (1 - weight) * g_s + weight * clamp(g_t, -threshold, threshold)
         g =                g_s + weight * clamp(g_t, -threshold, threshold)      where ``added``
 
-    own, theirs  g_s = dCE(student)/dw_s and g_t = dCE(teacher)/dw_t, mean over the batch, of equal shape
-    threshold    > 0, 5 by default; the teacher's gradient is clamped, the student's own is not
+    student_gradient  g_s = dCE(student)/dw_s, mean over the batch
+    teacher_gradient  g_t = dCE(teacher)/dw_t, mean over the same batch, of equal shape
+    threshold         > 0, 5 by default; the teacher's gradient is clamped, the student's own is not
     """
-    bounded = weight * torch.minimum(torch.maximum(theirs, -threshold), threshold)
-    return own + bounded if added else (1 - weight) * own + bounded
+    bounded = weight * torch.minimum(torch.maximum(teacher_gradient, -threshold), threshold)
+    return student_gradient + bounded if added else (1 - weight) * student_gradient + bounded
 
 
 def parameter(
@@ -224,15 +227,15 @@ def copy(
     strength  >= 0, 0.01 by default: a step of plain SGD moves every parameter by lr * strength towards the teacher's
     Source: :func:`labels`, plus the penalty of :func:`parameter`, which ``weight`` does not scale.
     """
-    own = F.cross_entropy(student["logits"], labels)
-    hard = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
-    return (1 - weight) * own + weight * hard + strength * _distance(student, teacher)
+    label_loss = F.cross_entropy(student["logits"], labels)
+    teacher_loss = F.cross_entropy(student["logits"], teacher["logits"].argmax(-1))
+    return (1 - weight) * label_loss + weight * teacher_loss + strength * _distance(student, teacher)
 
 
 def _added(student: Tensors, labels: Tensor, term: Tensor, weight: Tensor) -> Tensor:
     """The labels' loss plus ``term``, scaled so that the larger of the factors w and 1 - w becomes 1."""
-    own = F.cross_entropy(student["logits"], labels)
-    return ((1 - weight) * own + weight * term) / torch.maximum(weight, 1 - weight)
+    label_loss = F.cross_entropy(student["logits"], labels)
+    return ((1 - weight) * label_loss + weight * term) / torch.maximum(weight, 1 - weight)
 
 
 def _distance(student: Tensors, teacher: Tensors) -> Tensor:

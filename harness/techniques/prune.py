@@ -48,7 +48,7 @@ def channel(
     Source: Li, Kadav, Durdanovic, Samet, Graf 2017 (arXiv:1608.08710), section 3.1. ``round_to`` is an addition:
     runtimes process channels in blocks of 4 or 8.
     """
-    return keep_largest(scores, _kept(scores, total, ratio * ramp(progress, at, end), round_to))
+    return keep_largest(scores, _number_kept(scores, total, ratio * ramp(progress, at, end), round_to))
 
 
 def rollback(scores: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, round_to: Tensor) -> Tensor:
@@ -60,10 +60,10 @@ def rollback(scores: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, 
     scores  (C,) of the remaining channels, or (n,) of a layer's weights; weights already masked have the lowest scores
     Source: none exact. The nearest published method is NetAdapt (Yang et al. 2018, arXiv:1804.03230), algorithm 1.
     """
-    return keep_largest(scores, _kept(scores, total, ratio, round_to))
+    return keep_largest(scores, _number_kept(scores, total, ratio, round_to))
 
 
-def _kept(scores: Tensor, total: Tensor, ratio: Tensor, round_to: Tensor) -> Tensor:
+def _number_kept(scores: Tensor, total: Tensor, ratio: Tensor, round_to: Tensor) -> Tensor:
     """The number of values kept; all of them while the ratio is 0."""
     here = scores.new_tensor(float(scores.shape[-1]))
     blocks = torch.ceil(torch.clamp(torch.round((1 - ratio) * total), min=1) / round_to) * round_to
@@ -84,17 +84,17 @@ def weight(values: Tensor, progress: Tensor, total: Tensor, *, ratio: Tensor, st
     return keep_largest(values.abs(), values.numel() - removed)
 
 
-def l1(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def l1(weights: Tensor, gates: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
     """Sum of |w| over a channel's filters (Li et al. 2017, arXiv:1608.08710, section 3.1)."""
     return weights.abs().sum(1)
 
 
-def l2(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def l2(weights: Tensor, gates: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
     """Euclidean norm of a channel's filters (He et al. 2018, arXiv:1808.06866, section 3.2)."""
     return weights.square().sum(1).sqrt()
 
 
-def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
     """Mean of |gamma| over the batch norms of a channel (Liu et al. 2017, arXiv:1708.06519, section 3).
 
     The paper has one batch norm per channel. A channel of a residual stream has several; a sum instead of the mean
@@ -106,7 +106,7 @@ def bn_scale(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generato
     return scales.abs().mean(1)
 
 
-def taylor(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def taylor(weights: Tensor, gates: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
     """Mean over mini-batches of (dL/dz)**2, where z = 1 is a gate that multiplies the channel.
 
     To first order, (dL/dz)**2 is the squared change of a mini-batch's loss when the channel is removed.
@@ -121,9 +121,9 @@ def taylor(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator)
     return gates.square().mean(1)
 
 
-def random(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator) -> Tensor:
+def random(weights: Tensor, gates: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform random scores: the baseline for the other scores."""
-    return torch.rand(weights.shape[0], generator=lot, dtype=weights.dtype)
+    return torch.rand(weights.shape[0], generator=generator, dtype=weights.dtype)
 
 
 # Arguments: weights (C, n) of the filters that produce each channel; gates (C, b), the loss's derivative to each
@@ -132,14 +132,14 @@ def random(weights: Tensor, gates: Tensor, scales: Tensor, lot: torch.Generator)
 CHANNEL_SCORES = {"l1": l1, "l2": l2, "bn_scale": bn_scale, "taylor": taylor, "random": random}
 
 
-def magnitude(weights: Tensor, lot: torch.Generator) -> Tensor:
+def magnitude(weights: Tensor, generator: torch.Generator) -> Tensor:
     """|w| (Han, Pool, Tran, Dally 2015, arXiv:1506.02626, section 3)."""
     return weights.abs()
 
 
-def at_random(weights: Tensor, lot: torch.Generator) -> Tensor:
+def at_random(weights: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform random scores."""
-    return torch.rand(weights.shape, generator=lot, dtype=weights.dtype).to(weights.device)
+    return torch.rand(weights.shape, generator=generator, dtype=weights.dtype).to(weights.device)
 
 
 # weights (n,), a seeded generator -> scores (n,) >= 0. The L1 and L2 norm of a single weight are both |w|.
@@ -151,8 +151,8 @@ def together(scores: list[Tensor], count: Tensor, round_to: int) -> list[Tensor]
 
     At least one channel of a group stays, and the number that stay is rounded up to a multiple of ``round_to``.
     """
-    kept = keep_largest(torch.cat(scores), count).split([len(s) for s in scores])
-    blocks = [torch.ceil(torch.clamp(mask.sum(), min=1) / round_to) * round_to for mask in kept]
+    masks = keep_largest(torch.cat(scores), count).split([len(s) for s in scores])
+    blocks = [torch.ceil(torch.clamp(mask.sum(), min=1) / round_to) * round_to for mask in masks]
     return [keep_largest(s, n) for s, n in zip(scores, blocks, strict=True)]
 
 

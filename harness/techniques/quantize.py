@@ -43,13 +43,13 @@ class Rounded(NamedTuple):
 
 
 def rounded(
-    method: Callable[..., Rounded], weight: Tensor, mask: Tensor | None, learned: Tensors, **given: Any
+    method: Callable[..., Rounded], weight: Tensor, mask: Tensor | None, learned: Tensors, **options: Any
 ) -> Rounded:
     """A layer's weight quantized by ``method``; pruned weights are 0 and have no gradient."""
     if mask is None:
-        return method(weight, None, learned, **given)
-    found = method(weight * mask, mask, learned, **given)
-    return Rounded(found.weight * mask, found.integers * mask, found.scale)
+        return method(weight, None, learned, **options)
+    quantized = method(weight * mask, mask, learned, **options)
+    return Rounded(quantized.weight * mask, quantized.integers * mask, quantized.scale)
 
 
 def or_one(scale: Tensor) -> Tensor:
@@ -127,10 +127,10 @@ def _percentile(sizes: Tensor, mask: Tensor | None, share: Tensor) -> Tensor:
     """The ``share``-quantile of the kept values of each row (C, n), of shape (C,); 0 where none is kept."""
     if mask is None:
         return order.percentile(torch.sort(sizes, dim=1)[0], share)
-    kept = mask.reshape(sizes.shape) > 0
-    ascending = torch.sort(torch.where(kept, sizes, float("inf")), dim=1)[0]
-    found = order.percentile(ascending, share, _count(sizes, mask))
-    return torch.where(kept.any(1), found, torch.zeros_like(found))
+    is_kept = mask.reshape(sizes.shape) > 0
+    ascending = torch.sort(torch.where(is_kept, sizes, float("inf")), dim=1)[0]
+    percentiles = order.percentile(ascending, share, _count(sizes, mask))
+    return torch.where(is_kept.any(1), percentiles, torch.zeros_like(percentiles))
 
 
 def _least_squares(rows: Tensor, peak: Tensor, top: Tensor) -> Tensor:

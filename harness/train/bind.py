@@ -23,12 +23,14 @@ def bound(selected: Selected, methods: Mapping[str, Method]) -> Bound:
 
 def numbers(selected: Selected, methods: Mapping[str, Method], device: torch.device) -> Tensors:
     """The method's numeric options as 0-d tensors. Of an option with values by layer, the default."""
-    found = {}
+    tensors = {}
     for name, param in methods[selected.name].params.items():
         if param.type in (float, int):
             value = selected.options[name]
-            found[name] = torch.tensor(float(value["default"] if isinstance(value, Mapping) else value), device=device)
-    return found
+            tensors[name] = torch.tensor(
+                float(value["default"] if isinstance(value, Mapping) else value), device=device
+            )
+    return tensors
 
 
 def by_layer(path: str, value: Any, layers: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def accuracy(run: Run, x: Tensor, y: Tensor) -> float:
     """
     used, ranges, right = used_weights(run), used_ranges(run), 0
     for part, labels in zip(x.split(SCORED_AT_ONCE), y.split(SCORED_AT_ONCE), strict=True):
-        seen, _ = run.plan.forward(used, run.state.buffers, ranges, part, False)
-        logits = seen["logits"]
+        quantities, _ = run.plan.forward(used, run.state.buffers, ranges, part, False)
+        logits = quantities["logits"]
         right += int(((logits.argmax(1) == labels) & logits.isfinite().all(1)).sum())
     return right / len(y)

@@ -32,10 +32,10 @@ def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: s
     Raises:
         SpaceError: the network has no such module.
     """
-    found = {}
+    watch = {}
     if "embedding" in needs:
-        found["embedding"] = list(owners(module))[-1]
-        if not isinstance(module.get_submodule(found["embedding"]), nn.Linear):
+        watch["embedding"] = list(owners(module))[-1]
+        if not isinstance(module.get_submodule(watch["embedding"]), nn.Linear):
             raise SpaceError("distill.kind", f"'hint' needs a {where} whose last layer is linear")
     if "map" in needs:
         maps: list[str] = []
@@ -50,8 +50,8 @@ def watch_of(module: nn.Module, needs: Collection[str], sample: Tensor, where: s
         if not maps:
             raise SpaceError("distill.kind", f"'attention' needs feature maps, but the {where} has none")
         path = maps[-1]
-        found["map"] = path if path in dict(module.named_modules()) else path.rpartition(".")[0]
-    return found
+        watch["map"] = path if path in dict(module.named_modules()) else path.rpartition(".")[0]
+    return watch
 
 
 def quantity(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _part(name: str, module: nn.Module, watch: Watch, x: Tensor, y: Tensor) -> T
     if name == "input_gradient":
         x = x.detach().requires_grad_()
         return input_gradient(module(x), y, x)
-    with torch.no_grad(), watched(module, watch) as seen:
+    with torch.no_grad(), watched(module, watch) as watched_inputs:
         logits = module(x)
-    found: Tensors = {"logits": logits, **seen}
-    return found[name].square().sum(1) if name == "map" else found[name]
+    quantities: Tensors = {"logits": logits, **watched_inputs}
+    return quantities[name].square().sum(1) if name == "map" else quantities[name]

@@ -67,26 +67,26 @@ def advance(runs: Sequence[Run], until: int) -> list[Run | TrialError]:
     Returns:
         The runs in the same order; an error in place of a student whose loss became non-finite.
     """
-    found: dict[int, Run | TrialError] = dict(enumerate(runs))
+    results: dict[int, Run | TrialError] = dict(enumerate(runs))
     while True:
-        live = {i: r for i, r in found.items() if isinstance(r, Run) and r.epoch < min(until, r.recipe.train.epochs)}
+        live = {i: r for i, r in results.items() if isinstance(r, Run) and r.epoch < min(until, r.recipe.train.epochs)}
         if not live:
-            return list(found.values())
+            return list(results.values())
         entered = {i: _entered(r, r.epoch / r.recipe.train.epochs) for i, r in live.items()}
         for group in _groups(entered):
-            found.update(zip(group, _epoch([entered[i] for i in group]), strict=True))
+            results.update(zip(group, _epoch([entered[i] for i in group]), strict=True))
 
 
 def _groups(runs: dict[int, Run]) -> list[list[int]]:
     """Group the runs that can train the next epoch side by side."""
-    found: dict[Any, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for i, run in runs.items():
         train = run.recipe.train
         schedule = (train.epochs, train.batch_size, train.schedule)
         cached = tuple((name, id(t)) for name, t in run.examples.teacher.items())
         key = (lanes.structure(run.plan, run.state), schedule, cached)
-        found.setdefault(key, []).append(i)
-    return list(found.values())
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
 
 
 def _epoch(runs: list[Run]) -> list[Run | TrialError]:

@@ -1,8 +1,8 @@
 """Forms of a network's forward pass, for one student and for K students side by side.
 
-    forward(params, buffers, ranges, x, training, watch) -> (seen, new buffers)
+    forward(params, buffers, ranges, x, training, watch) -> (quantities, new buffers)
 
-``seen`` holds the logits and, for every name in ``watch``, the input of the module at its path.
+``quantities`` holds the logits and, for every name in ``watch``, the input of the module at its path.
 
 plain    calls the module itself
 stacked  reads the module's graph once and computes each operator once for all K students: convolutions as one grouped
@@ -33,7 +33,7 @@ from harness.techniques import activations
 from harness.train.quantization_points import Ranges, has_point, quantized_activations, ties, watched
 
 Tensors = dict[str, Tensor]
-Watch = Mapping[str, str]  # name in ``seen`` -> path of the module whose first input it is
+Watch = Mapping[str, str]  # name in ``quantities`` -> path of the module whose first input it is
 NOTHING: Watch = {}
 Forward = Callable[..., tuple[Tensors, Tensors]]
 
@@ -51,13 +51,13 @@ def plain(module: nn.Module) -> Forward:
         params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool, watch: Watch = NOTHING
     ) -> tuple[Tensors, Tensors]:
         buffers = {name: b.clone() for name, b in buffers.items()}
-        given = {**params, **buffers}
-        given |= {name: given[first] for name, first in tied.items()}
+        tensors = {**params, **buffers}
+        tensors |= {name: tensors[first] for name, first in tied.items()}
         module.train(training)
-        with watched(module, watch) as seen, quantized_activations(module, ranges):
+        with watched(module, watch) as watched_inputs, quantized_activations(module, ranges):
             # tie_weights=True would also tie two names of one module, and then lose its tensors
-            logits = functional_call(module, given, (x,), tie_weights=False)
-        return {"logits": logits, **seen}, buffers
+            logits = functional_call(module, tensors, (x,), tie_weights=False)
+        return {"logits": logits, **watched_inputs}, buffers
 
     return forward
 
@@ -108,17 +108,19 @@ def stacked(module: nn.Module, lanes: int = 0) -> Forward | None:
     def forward(
         params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, training: bool, watch: Watch = NOTHING
     ) -> tuple[Tensors, Tensors]:
-        values, new, seen = {"input": x}, dict(buffers), {}
+        values, new_buffers, watched_inputs = {"input": x}, dict(buffers), {}
         for call in body:
             inputs = [values[name] for name in call.inputs]
-            seen |= {name: _lanes_first(inputs[0], lanes) for name, path in watch.items() if path == call.path}
+            watched_inputs |= {
+                name: _lanes_first(inputs[0], lanes) for name, path in watch.items() if path == call.path
+            }
             if ranges:
                 points = (*call.points, *[""] * len(inputs))
                 inputs = [
                     _rounded(v, lanes, ranges[p]) if p in ranges else v for v, p in zip(inputs, points, strict=False)
                 ]
-            values[call.name] = _OPERATORS[call.kind](call, inputs, lanes, params, new, training)
-        return {"logits": values[last.inputs[0]], **seen}, new
+            values[call.name] = _OPERATORS[call.kind](call, inputs, lanes, params, new_buffers, training)
+        return {"logits": values[last.inputs[0]], **watched_inputs}, new_buffers
 
     return forward
 
@@ -205,23 +207,23 @@ def _kind(leaf: nn.Module) -> str:
         return "norm" if tracked else ""
     if isinstance(leaf, nn.Flatten):
         return "flatten" if (leaf.start_dim, leaf.end_dim) == (1, -1) else ""
-    known = {
+    kinds = {
         nn.Linear: "linear",
         Add: "sum",
         **dict.fromkeys(ELEMENTWISE, "elementwise"),
         **dict.fromkeys(PER_CHANNEL, "pool"),
     }
-    return known.get(type(leaf), "")
+    return kinds.get(type(leaf), "")
 
 
-def _rounded(x: Tensor, lanes: int, given: tuple[Tensor, ...]) -> Tensor:
+def _rounded(x: Tensor, lanes: int, parameters: tuple[Tensor, ...]) -> Tensor:
     """Fake-quantize an activation, each lane with its own scale, zero point and largest integer (K,)."""
     if not lanes:
-        return activations.rounded(x, *given)
+        return activations.rounded(x, *parameters)
     if x.dim() == 4:
         each = x.shape[1] // lanes
-        return activations.rounded(x, *(t.repeat_interleave(each).reshape(1, -1, 1, 1) for t in given))
-    return activations.rounded(x, *(t.reshape(-1, *[1] * (x.dim() - 1)) for t in given))
+        return activations.rounded(x, *(t.repeat_interleave(each).reshape(1, -1, 1, 1) for t in parameters))
+    return activations.rounded(x, *(t.reshape(-1, *[1] * (x.dim() - 1)) for t in parameters))
 
 
 def _image(x: Tensor) -> Tensor:

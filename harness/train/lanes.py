@@ -71,7 +71,10 @@ def train(
     """
     form = fastest(students, examples, batches[:, 0])
     if form == "alone":
-        return [_alone(s, examples, own, factors, first) for s, own in zip(students, batches, strict=True)]
+        return [
+            _alone(s, examples, student_batches, factors, first)
+            for s, student_batches in zip(students, batches, strict=True)
+        ]
     plan, state, hparams = _side_by_side(students, form)
     state, metrics = _steps(plan, state, hparams, examples, batches, factors, first)
     return [(lane(state, i), lane(metrics, i)) for i in range(len(students))]
@@ -103,8 +106,8 @@ def _steps(
     rate, rows = hparams.optim["lr"], []
     for i, factor in enumerate(factors):
         now = {"lr": rate * factor, "step": torch.full_like(rate, first + i + 1)}
-        given = replace(hparams, optim={**hparams.optim, **now})
-        state, metrics = step(plan, state, examples.batch(batches[..., i, :]), given)
+        step_hparams = replace(hparams, optim={**hparams.optim, **now})
+        state, metrics = step(plan, state, examples.batch(batches[..., i, :]), step_hparams)
         rows.append(metrics)
     return state, {name: torch.stack([r[name] for r in rows], -1) for name in rows[0]}
 
@@ -142,9 +145,11 @@ def _checked_seconds(form: str, students: Sequence[Student], examples: Examples,
     try:
         plan, state, hparams = _side_by_side(students, form)
         logits = _logits(plan, state, examples, batch)
-        for s, got, own in zip(students, logits, batch, strict=True):
-            wanted = _logits(s.plan, s.state, examples, own)
-            if got.shape != wanted.shape or not bool((got - wanted).abs().max() <= TOLERANCE * wanted.abs().max()):
+        for s, got, student_batch in zip(students, logits, batch, strict=True):
+            expected = _logits(s.plan, s.state, examples, student_batch)
+            if got.shape != expected.shape or not bool(
+                (got - expected).abs().max() <= TOLERANCE * expected.abs().max()
+            ):
                 return float("inf")
         return _seconds(plan, state, hparams, examples, batch)
     except (RuntimeError, ValueError):  # the form does not support an operator

@@ -73,8 +73,8 @@ def penalized(run: Run) -> Run:
 
 def _scheduled(run: Run, progress: float) -> Run:
     """Method ``channel``: remove channels up to the ramp's value, by layer or by one ranking of all layers."""
-    options, given = run.recipe.prune.options, bind.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
-    share = ramp(torch.tensor(progress), given["at"], given["end"]).item()
+    options, numbers = run.recipe.prune.options, bind.numbers(run.recipe.prune, PRUNERS, torch.device("cpu"))
+    share = ramp(torch.tensor(progress), numbers["at"], numbers["end"]).item()
     if share <= run.removed:
         return run
     if options["scope"] == "global":
@@ -85,8 +85,8 @@ def _scheduled(run: Run, progress: float) -> Run:
     choose, now = bind.bound(run.recipe.prune, PRUNERS), torch.tensor(progress)
 
     def keep(scores: Tensors, total: Tensors) -> Tensors:
-        own = {path: {**given, "ratio": torch.tensor(ratios[path])} for path in scores}
-        return {path: choose(s, now, total[path], **own[path]) for path, s in scores.items()}
+        numbers_by_group = {path: {**numbers, "ratio": torch.tensor(ratios[path])} for path in scores}
+        return {path: choose(s, now, total[path], **numbers_by_group[path]) for path, s in scores.items()}
 
     return replace(_without(run, keep), removed=share)
 
@@ -95,8 +95,8 @@ def _ranked_globally(scores: Tensors, total: Tensors, share: float, options: Map
     """Masks by one ranking of all layers, at ``share`` (0 to 1) of the recipe's ratio."""
     if not scores:
         return {}
-    left = torch.round((1 - share * options["ratio"]) * torch.stack(list(total.values())).sum())
-    return dict(zip(scores, together(list(scores.values()), left, options["round_to"]), strict=True))
+    remaining = torch.round((1 - share * options["ratio"]) * torch.stack(list(total.values())).sum())
+    return dict(zip(scores, together(list(scores.values()), remaining, options["round_to"]), strict=True))
 
 
 def _attempted(run: Run, progress: float) -> Run:
@@ -112,13 +112,13 @@ def _attempted(run: Run, progress: float) -> Run:
     x, y = run.examples.x[:CALIBRATION], run.examples.y[:CALIBRATION]
     before, failed, smallest = accuracy(run, x, y), 0, min(SMALLEST_STRIDE, options["step"])
     while run.removed < options["ratio"] and run.stride >= smallest and failed < options["attempts"]:
-        wanted = min(run.removed + run.stride, options["ratio"])
-        tried, tries = _attempt(run, progress, wanted), run.attempts + 1
+        next_ratio = min(run.removed + run.stride, options["ratio"])
+        tried, tries = _attempt(run, progress, next_ratio), run.attempts + 1
         if accuracy(tried, x, y) < before - options["tolerance"]:
             failed += 1
             run = replace(run, attempts=tries, stride=run.stride / (1 if options["score"] == "random" else 2))
         else:
-            run = replace(tried, attempts=tries, removed=wanted)
+            run = replace(tried, attempts=tries, removed=next_ratio)
     return run
 
 
@@ -126,24 +126,24 @@ def _attempt(run: Run, progress: float, ratio: float) -> Run:
     """The run with the share ``ratio`` removed: of the channels, of single weights, or of both. With both, the weights
     are a share of those in the remaining channels."""
     choose, options = bind.bound(run.recipe.prune, PRUNERS), run.recipe.prune.options
-    wanted, now = torch.tensor(ratio), torch.tensor(progress)
+    target_ratio, now = torch.tensor(ratio), torch.tensor(progress)
     if options["of"] != "weights":
-        given = {"ratio": wanted, "round_to": torch.tensor(float(options["round_to"]))}
-        run = _without(run, lambda scores, total: {p: choose(s, now, total[p], **given) for p, s in scores.items()})
+        numbers = {"ratio": target_ratio, "round_to": torch.tensor(float(options["round_to"]))}
+        run = _without(run, lambda scores, total: {p: choose(s, now, total[p], **numbers) for p, s in scores.items()})
     if options["of"] == "channels":
         return run
-    lot, masks = _lot(run), {}
+    generator, masks = _score_generator(run), {}
     for layer, weight in _masked_weights(run).items():
-        scores = WEIGHT_SCORES[options["score"]](weight.detach().flatten().cpu(), lot)
+        scores = WEIGHT_SCORES[options["score"]](weight.detach().flatten().cpu(), generator)
         gone = run.state.masks.get(layer, torch.ones_like(weight)).flatten().cpu() == 0
         scores = torch.where(gone, torch.full_like(scores, -1.0), scores)
         total = torch.tensor(float(weight.numel()))
-        kept = choose(scores, now, total, ratio=wanted, round_to=torch.tensor(1.0))
-        masks[layer] = kept.reshape(weight.shape).to(weight)
+        mask = choose(scores, now, total, ratio=target_ratio, round_to=torch.tensor(1.0))
+        masks[layer] = mask.reshape(weight.shape).to(weight)
     return replace(run, state=replace(run.state, masks=masks))
 
 
-def _lot(run: Run) -> torch.Generator:
+def _score_generator(run: Run) -> torch.Generator:
     """The generator of random scores, seeded differently for every attempt of a rollback."""
     return torch.Generator().manual_seed(run.recipe.seed + 1_000_003 * run.attempts)
 
@@ -183,11 +183,11 @@ def _scores(run: Run, groups: Mapping[str, Channels]) -> Tensors:
     Raises:
         SpaceError: ``bn_scale`` is asked for, but no batch norm follows a group.
     """
-    score, lot = run.recipe.prune.options["score"], _lot(run)
+    score, generator = run.recipe.prune.options["score"], _score_generator(run)
     for channels in groups.values():
         if score == "bn_scale" and not channels.scales.shape[1]:
             raise SpaceError("prune.score", f"'bn_scale' needs a batch norm behind {channels.path}", score)
-    return {p: CHANNEL_SCORES[score](c.weights, c.gates, c.scales, lot) for p, c in groups.items()}
+    return {p: CHANNEL_SCORES[score](c.weights, c.gates, c.scales, generator) for p, c in groups.items()}
 
 
 def _cut(run: Run, small: nn.Module, slices: Tensors) -> Run:
@@ -230,27 +230,29 @@ def _slopes(run: Run) -> Tensors:
     columns: list[Tensors] = []
     for i in range(0, len(y) - size + 1, size):
         loss = network_loss(run.plan, leaves, run.state.buffers, x[i : i + size], y[i : i + size])
-        found = zip(leaves.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True)
-        columns.append({name: (p * g).detach().reshape(len(p), -1).sum(1).cpu() for (name, p), g in found})
+        pairs = zip(leaves.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True)
+        columns.append({name: (p * g).detach().reshape(len(p), -1).sum(1).cpu() for (name, p), g in pairs})
     return {name: torch.stack([column[name] for column in columns], 1) for name in leaves}
 
 
 def _mask_weights(run: Run, progress: float) -> Run:
     """Method ``weight``: mask weights, ranked by layer or over all layers."""
     choose, prune = bind.bound(run.recipe.prune, PRUNERS), run.recipe.prune
-    given, now = bind.numbers(prune, PRUNERS, run.device), torch.tensor(progress, device=run.device)
+    numbers, now = bind.numbers(prune, PRUNERS, run.device), torch.tensor(progress, device=run.device)
     values = _masked_weights(run)
     total = torch.tensor(float(sum(v.numel() for v in values.values())), device=run.device)
     if prune.options["scope"] == "global":
-        together = choose(torch.cat([v.flatten() for v in values.values()]), now, total, **given)
+        together = choose(torch.cat([v.flatten() for v in values.values()]), now, total, **numbers)
         parts = together.split([v.numel() for v in values.values()])
         masks = {layer: m.reshape(v.shape) for (layer, v), m in zip(values.items(), parts, strict=True)}
     else:
         ratios = bind.by_layer("prune.ratio", prune.options["ratio"], run.plan.layers)
-        own = {layer: {**given, "ratio": torch.tensor(ratios[layer], device=run.device)} for layer in values}
-        masks = {layer: choose(v, now, total, **own[layer]) for layer, v in values.items()}
-    kept = {layer: mask.to(values[layer].dtype) for layer, mask in masks.items()}
-    return replace(run, state=replace(run.state, masks=kept))
+        numbers_by_layer = {
+            layer: {**numbers, "ratio": torch.tensor(ratios[layer], device=run.device)} for layer in values
+        }
+        masks = {layer: choose(v, now, total, **numbers_by_layer[layer]) for layer, v in values.items()}
+    typed_masks = {layer: mask.to(values[layer].dtype) for layer, mask in masks.items()}
+    return replace(run, state=replace(run.state, masks=typed_masks))
 
 
 def network_of(run: Run) -> Tensors:

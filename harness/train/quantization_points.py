@@ -34,9 +34,9 @@ def is_weighted(module: nn.Module) -> bool:
     The output layer of ``nn.MultiheadAttention`` is excluded: the attention uses its weight without calling the layer,
     so its input cannot be observed.
     """
-    own = isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in _FORWARDS
-    given = own and any(name == "weight" for name, _ in module.named_parameters(recurse=False))
-    return given and not isinstance(module, NonDynamicallyQuantizableLinear)
+    uses_torch_forward = isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in _FORWARDS
+    has_weight = uses_torch_forward and any(name == "weight" for name, _ in module.named_parameters(recurse=False))
+    return has_weight and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def first_names(module: nn.Module) -> dict[str, str]:
@@ -49,12 +49,12 @@ def first_names(module: nn.Module) -> dict[str, str]:
 
 def ties(module: nn.Module) -> dict[str, str]:
     """For tensors that several modules share: every further name -> the first name."""
-    first, found = first_names(module), dict[str, str]()
+    first, tied = first_names(module), dict[str, str]()
     for path, m in module.named_modules():
-        for own in (m.named_parameters, m.named_buffers):
-            names = [f"{path}.{name}".lstrip(".") for name, _ in own(recurse=False, remove_duplicate=False)]
-            found |= {name: first[name] for name in names if name != first[name]}
-    return found
+        for named_tensors in (m.named_parameters, m.named_buffers):
+            names = [f"{path}.{name}".lstrip(".") for name, _ in named_tensors(recurse=False, remove_duplicate=False)]
+            tied |= {name: first[name] for name in names if name != first[name]}
+    return tied
 
 
 def owners(module: nn.Module) -> dict[str, str]:
@@ -78,15 +78,15 @@ def has_point(module: nn.Module) -> bool:
 def left_alone(module: nn.Module) -> dict[str, str]:
     """Path -> type of the modules with weights that are neither quantized nor pruned, but exported as they are.
     Modules whose parameters are all vectors, such as norms, are left out."""
-    found, layers = dict[str, str](), owners(module)
+    untouched, layers = dict[str, str](), owners(module)
     for name, m in module.named_modules():
         whole = isinstance(m, nn.MultiheadAttention) or not list(m.children())
-        own = [f"{name}.{p}".lstrip(".") for p, values in m.named_parameters(recurse=False) if values.dim() > 1]
+        parameters = [f"{name}.{p}".lstrip(".") for p, values in m.named_parameters(recurse=False) if values.dim() > 1]
         compressed = layers.get(name) in layers  # not if its weight is tied to an embedding
-        if not own or compressed or any(name.startswith(f"{path}.") for path in found):
+        if not parameters or compressed or any(name.startswith(f"{path}.") for path in untouched):
             continue
-        found |= {name: type(m).__name__} if whole else dict.fromkeys(own, "Parameter")
-    return found
+        untouched |= {name: type(m).__name__} if whole else dict.fromkeys(parameters, "Parameter")
+    return untouched
 
 
 def points_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -127,14 +127,14 @@ def quantized_activations(module: nn.Module, ranges: Ranges) -> Iterator[None]:
 @contextmanager
 def watched(module: nn.Module, watch: Mapping[str, str]) -> Iterator[dict[str, Tensor]]:
     """Record the inputs, before rounding, of the modules in ``watch`` (name -> path); yields name -> input."""
-    seen: dict[str, Tensor] = {}
+    first_inputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda _, inputs: seen.update({name: inputs[0]})
+        return lambda _, inputs: first_inputs.update({name: inputs[0]})
 
     handles = [module.get_submodule(path).register_forward_pre_hook(keep(name)) for name, path in watch.items()]
     try:
-        yield seen
+        yield first_inputs
     finally:
         for handle in handles:
             handle.remove()
@@ -165,13 +165,13 @@ def observed_ranges(module: nn.Module, ranges: Ranges, top: Tensor, without: Set
     def observe(point: str, x: Tensor) -> Tensor:
         if point in without:
             return x
-        again = point in ends  # a layer may be called several times
+        called_before = point in ends  # a layer may be called several times
         low, high = ends.get(point, (x.min(), x.max()))
         ends[point] = torch.minimum(low, x.min()), torch.maximum(high, x.max())
         ranges[point] = (*activations.integer_range(*ends[point], top), top)
-        known, version, first = tensors.get(id(x), (lambda: None, 0, ""))
-        same = known() is x and version == x._version  # the same object, not changed in place since
-        first_reader[point] = first if same and not again else point
+        recorded, version, first = tensors.get(id(x), (lambda: None, 0, ""))
+        same = recorded() is x and version == x._version  # the same object, not changed in place since
+        first_reader[point] = first if same and not called_before else point
         tensors[id(x)] = (weakref.ref(x), x._version, first_reader[point])
         return x
 

@@ -140,9 +140,9 @@ def integers(run: Run) -> Quantized:
     """The integers, scales and ranges for the file of a finished run."""
     values, scales, params = {}, {}, run.plan.layout.split(run.state.params)
     for layer in run.plan.rounded:
-        found = rounded_layer(run.plan, layer, params, run.state.masks, run.hparams.quant)
-        values[layer] = found.integers.to(torch.int8).cpu().numpy()
-        scales[layer] = found.scale.flatten().float().cpu().numpy()
+        rounded_weight = rounded_layer(run.plan, layer, params, run.state.masks, run.hparams.quant)
+        values[layer] = rounded_weight.integers.to(torch.int8).cpu().numpy()
+        scales[layer] = rounded_weight.scale.flatten().float().cpu().numpy()
     activations = {
         point: (scale.item(), int(zero.item()), int(top.item()))
         for point, (scale, zero, top) in used_ranges(run).items()

@@ -165,16 +165,16 @@ def _graph(module: nn.Module, sample: Tensor) -> tp.DependencyGraph | None:
 
 def _harmless(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> list[_Removal]:
     """The removals in ``cuts`` that do not change what the rest computes, tried one after the other."""
-    kept: list[_Removal] = []
+    accepted: list[_Removal] = []
     for cut in cuts:
         try:
-            small, slices = _cut(module, [*kept, cut], sample)
+            small, slices = _cut(module, [*accepted, cut], sample)
         except Exception as error:  # torch-pruning and the user's forward raise errors of many types
             log.info("the channels of %s stay (%s)", cut.path, error)
             continue
         if _same_function(module, small, slices, sample):
-            kept.append(cut)
-    return kept
+            accepted.append(cut)
+    return accepted
 
 
 @torch.no_grad()
@@ -186,13 +186,13 @@ def _same_function(module: nn.Module, small: nn.Module, slices: Slices, sample: 
         stays[slices[key].flatten()] = True
         tensor.data = torch.where(stays.reshape(tensor.shape), tensor.data, torch.zeros_like(tensor.data))
     try:
-        wanted, got = masked(sample), small.eval()(sample)
+        expected, got = masked(sample), small.eval()(sample)
     except Exception as error:  # the user's forward may rely on the old width
         log.info("a removal does not fit the network (%s)", error)
         return False
-    if got.shape != wanted.shape or not bool(wanted.isfinite().all()):
-        return got.shape == wanted.shape  # outputs that are not finite cannot be compared
-    return bool((got - wanted).abs().max() <= SAME * wanted.abs().max() + SAME**2)
+    if got.shape != expected.shape or not bool(expected.isfinite().all()):
+        return got.shape == expected.shape  # outputs that are not finite cannot be compared
+    return bool((got - expected).abs().max() <= SAME * expected.abs().max() + SAME**2)
 
 
 def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], slopes: Mapping[str, Tensor]) -> Channels:
@@ -214,8 +214,8 @@ def _channels(group: tp.dependency.Group, names: Mapping[nn.Module, str], slopes
 def _by_channel(values: Tensor, item: Any, count: int) -> Tensor:
     """The rows of a tensor that belong to the group's channels: (count, n)."""
     rows = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
-    found = torch.zeros(count, rows.shape[1], dtype=rows.dtype)
-    return found.index_add(0, torch.as_tensor(item.root_idxs), rows.cpu()[torch.as_tensor(item.idxs)])
+    sums = torch.zeros(count, rows.shape[1], dtype=rows.dtype)
+    return sums.index_add(0, torch.as_tensor(item.root_idxs), rows.cpu()[torch.as_tensor(item.idxs)])
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -231,7 +231,7 @@ def _cut(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> tuple[nn.Mo
     """
     small = copy.deepcopy(module).eval()
     graph = _graph(small, sample) if cuts else None
-    old = {k: v.detach().clone() for k, v in _tensors(small).items()}
+    old_tensors = {k: v.detach().clone() for k, v in _tensors(small).items()}
     for tensor in _tensors(small).values():
         tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).reshape(tensor.shape)
     for cut in cuts:
@@ -239,5 +239,5 @@ def _cut(module: nn.Module, cuts: list[_Removal], sample: Tensor) -> tuple[nn.Mo
         graph.get_pruning_group(small.get_submodule(cut.path), cut.handler, idxs=cut.gone).prune()
     slices = {k: v.detach().long() for k, v in _tensors(small).items()}
     for key, tensor in _tensors(small).items():
-        tensor.data = old[key].flatten()[slices[key].flatten()].reshape(slices[key].shape)
+        tensor.data = old_tensors[key].flatten()[slices[key].flatten()].reshape(slices[key].shape)
     return small, slices

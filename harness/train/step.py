@@ -64,8 +64,8 @@ class Bound:
     function: Callable[..., Any]
     words: tuple[tuple[str, Any], ...] = ()
 
-    def __call__(self, *given: Any, **numbers: Tensor) -> Any:
-        return self.function(*given, **dict(self.words), **numbers)
+    def __call__(self, *tensors: Any, **numbers: Tensor) -> Any:
+        return self.function(*tensors, **dict(self.words), **numbers)
 
 
 @dataclass(frozen=True)
@@ -157,40 +157,40 @@ def rounded_layer(
     method = plan.quantize
     assert method is not None
 
-    def rounding(weight: Tensor, mask: Tensors, learned: Tensors, given: Tensors) -> quantize.Rounded:
-        return quantize.rounded(method, weight, mask.get(layer), learned, **given)
+    def rounding(weight: Tensor, mask: Tensors, learned: Tensors, options: Tensors) -> quantize.Rounded:
+        return quantize.rounded(method, weight, mask.get(layer), learned, **options)
 
-    own = {layer: masks[layer]} if layer in masks else {}
+    layer_masks = {layer: masks[layer]} if layer in masks else {}
     learned = learned_of(params, f"quant.{layer}")
-    return plan.lift(rounding)(params[f"{layer}.weight"], own, learned, quant[layer])
+    return plan.lift(rounding)(params[f"{layer}.weight"], layer_masks, learned, quant[layer])
 
 
 def effective_ranges(plan: Plan, ranges: Ranges, params: Tensors) -> Ranges:
     """The activation ranges, those that are trained (PACT's alpha) from their tensors."""
-    found = dict(ranges)
+    effective = dict(ranges)
     for point, name in plan.alphas.items():
         _, zero, top = ranges[point]
-        found[point] = (params[name].abs() / top, zero, top)
-    return found
+        effective[point] = (params[name].abs() / top, zero, top)
+    return effective
 
 
 def _clipped(
-    plan: Plan, gradient: Tensor, params: Tensor, memory: Tensors, given: Tensors
+    plan: Plan, gradient: Tensor, params: Tensor, memory: Tensors, options: Tensors
 ) -> tuple[Tensor, Tensor, Tensors]:
     """The gradient after clipping, clipped or not, the method's memory."""
     if plan.clip_on == "gradients":
         grads, weights = plan.layout.split(gradient), plan.layout.split(params)
-        kept, clipped, memory = plan.clip(grads, weights, memory, **given)
-        return torch.cat([kept[name].flatten() for name in grads]), clipped, memory
-    return plan.clip(gradient, params, memory, **given)
+        bounded, clipped, memory = plan.clip(grads, weights, memory, **options)
+        return torch.cat([bounded[name].flatten() for name in grads]), clipped, memory
+    return plan.clip(gradient, params, memory, **options)
 
 
-def _projected(plan: Plan, params: Tensor, memory: Tensors, given: Tensors) -> tuple[Tensor, Tensor, Tensors]:
+def _projected(plan: Plan, params: Tensor, memory: Tensors, options: Tensors) -> tuple[Tensor, Tensor, Tensors]:
     """The parameters with their layers' weights clipped, clipped or not, the method's memory."""
     named = plan.layout.split(params)
     weights = {f"{layer}.weight": named[f"{layer}.weight"] for layer in plan.layers}
-    kept, clipped, memory = plan.clip(weights, weights, memory, **given)
-    return torch.cat([kept.get(name, p).flatten() for name, p in named.items()]), clipped, memory
+    bounded, clipped, memory = plan.clip(weights, weights, memory, **options)
+    return torch.cat([bounded.get(name, p).flatten() for name, p in named.items()]), clipped, memory
 
 
 def update(
@@ -218,11 +218,11 @@ def step(plan: Plan, state: State, batch: tuple[Tensor, Tensor, Tensors], hparam
     if plan.guide is not None:
         gradient = _guided(plan, plan.guide, state, gradient, batch, hparams)
     with torch.no_grad():
-        moved, moments, memory, norm, clipped = plan.lift(lambda *given: update(plan, *given))(
+        moved, moments, memory, norm, clipped = plan.lift(lambda *arguments: update(plan, *arguments))(
             state.params, gradient, state.moments, state.memory, hparams.clip, hparams.optim
         )
-    new = State(moved, buffers, moments, state.masks, state.ranges, memory)
-    return new, {"loss": loss.detach(), "norm": norm, "clipped": clipped}
+    new_state = State(moved, buffers, moments, state.masks, state.ranges, memory)
+    return new_state, {"loss": loss.detach(), "norm": norm, "clipped": clipped}
 
 
 def _loss(
@@ -233,17 +233,19 @@ def _loss(
     if "input_gradient" in plan.needs:
         x = x.detach().requires_grad_()
     used = effective_weights(plan, params, state.masks, hparams.quant)
-    seen, buffers = _seen(plan, used, state.buffers, effective_ranges(plan, state.ranges, params), x, plan.watch)
+    quantities, buffers = _forward(
+        plan, used, state.buffers, effective_ranges(plan, state.ranges, params), x, plan.watch
+    )
     if "input_gradient" in plan.needs:
-        logits = seen["logits"]
+        logits = quantities["logits"]
         if state.buffers:  # batch norm of the batch would mix the samples' gradients
             ranges = effective_ranges(plan, state.ranges, params)
-            logits = _seen(plan, used, buffers, ranges, x, {}, False)[0]["logits"]
-        seen["input_gradient"] = input_gradient(logits, labels, x, create_graph=True)
+            logits = _forward(plan, used, buffers, ranges, x, {}, False)[0]["logits"]
+        quantities["input_gradient"] = input_gradient(logits, labels, x, create_graph=True)
     if "parameters" in plan.needs:
-        seen |= {name: params[name] for name in hparams.teacher}
-    measure = plan.lift(lambda s, y, t, own, fixed, given: plan.distill(s, y, {**t, **fixed}, own, **given))
-    loss = measure(seen, labels, teacher, learned_of(params, "distill"), hparams.teacher, hparams.distill)
+        quantities |= {name: params[name] for name in hparams.teacher}
+    measure = plan.lift(lambda s, y, t, learned, fixed, options: plan.distill(s, y, {**t, **fixed}, learned, **options))
+    loss = measure(quantities, labels, teacher, learned_of(params, "distill"), hparams.teacher, hparams.distill)
     penalty = plan.penalty
     if penalty is not None:
         pulled = [params[name] for name in plan.penalized]
@@ -251,15 +253,15 @@ def _loss(
     return loss, buffers
 
 
-def _seen(
+def _forward(
     plan: Plan, params: Tensors, buffers: Tensors, ranges: Ranges, x: Tensor, watch: Watch, training: bool = True
 ) -> tuple[Tensors, Tensors]:
     """The forward pass in the plan's precision; what it gives has x's."""
     if plan.precision is None:
         return plan.forward(params, buffers, ranges, x, training, watch)
     with torch.autocast(x.device.type, plan.precision, cache_enabled=False):
-        seen, buffers = plan.forward(params, buffers, ranges, x, training, watch)
-    return {name: t.to(x.dtype) for name, t in seen.items()}, buffers
+        quantities, buffers = plan.forward(params, buffers, ranges, x, training, watch)
+    return {name: t.to(x.dtype) for name, t in quantities.items()}, buffers
 
 
 def input_gradient(logits: Tensor, labels: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
@@ -270,8 +272,8 @@ def input_gradient(logits: Tensor, labels: Tensor, x: Tensor, create_graph: bool
 def network_loss(plan: Plan, params: Tensors, buffers: Tensors, x: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the network at ``params``, unmasked and unrounded: mean over the samples, summed
     over students, 0-d."""
-    seen, _ = _seen(plan, params, buffers, {}, x, {})
-    return _cross_entropies(seen["logits"], labels) / labels.shape[-1]
+    quantities, _ = _forward(plan, params, buffers, {}, x, {})
+    return _cross_entropies(quantities["logits"], labels) / labels.shape[-1]
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -291,9 +293,11 @@ def _guided(
     what only the student trains keeps its own."""
     x, labels, _ = batch
     theirs = {name: t.detach().requires_grad_() for name, t in hparams.teacher.items()}
-    found = torch.autograd.grad(network_loss(plan, theirs, state.buffers, x, labels), list(theirs.values()))
+    teacher_gradients = torch.autograd.grad(network_loss(plan, theirs, state.buffers, x, labels), list(theirs.values()))
     ours, lanes = plan.layout.split(gradient), gradient.shape[:-1]
-    for name, g in zip(theirs, found, strict=True):
-        given = {k: hparams.distill[k].reshape(*lanes, *[1] * (g.dim() - len(lanes))) for k in ("weight", "threshold")}
-        ours[name] = guide(ours[name], g, **given)
+    for name, g in zip(theirs, teacher_gradients, strict=True):
+        options = {
+            k: hparams.distill[k].reshape(*lanes, *[1] * (g.dim() - len(lanes))) for k in ("weight", "threshold")
+        }
+        ours[name] = guide(ours[name], g, **options)
     return torch.cat([g.reshape(*lanes, -1) for g in ours.values()], -1)

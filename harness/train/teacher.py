@@ -42,9 +42,9 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     if teacher.model.checkpoint is not None:
         return module.eval()
     path = cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.cached"
-    known = read_cached(path)
-    if known is not None:
-        module.load_state_dict(load(known))
+    cached = read_cached(path)
+    if cached is not None:
+        module.load_state_dict(load(cached))
         return module.eval()
     x, y = data.train
     plain = Recipe(
@@ -64,36 +64,36 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     return trained
 
 
-def _selected(methods: Mapping[str, Method], name: str, **given: Any) -> Selected:
-    """The method ``name`` with options ``given`` and defaults for the rest."""
-    return Selected(name=name, options={n: p.default for n, p in methods[name].options.items()} | given)
+def _selected(methods: Mapping[str, Method], name: str, **options: Any) -> Selected:
+    """The method ``name`` with ``options`` and defaults for the rest."""
+    return Selected(name=name, options={n: p.default for n, p in methods[name].options.items()} | options)
 
 
 _QUANTITIES: dict[tuple[str, str, str], Tensor] = {}
 
 
-def quantities_of(recipe: Recipe, data: Data, given: Mapping[str, np.ndarray], device: str) -> Tensors:
+def quantities_of(recipe: Recipe, data: Data, logits_by_teacher: Mapping[str, np.ndarray], device: str) -> Tensors:
     """The teacher's quantities that the recipe's distillation needs, for the training part: name -> (N, ...).
 
-    See :mod:`harness.train.features`. Each tensor is kept once per process and teacher. Logits are taken from ``given``
-    (teacher key -> logits); other quantities, and logits that are not given, are computed here.
+    See :mod:`harness.train.features`. Each tensor is kept once per process and teacher. Logits are taken from
+    ``logits_by_teacher`` (teacher key -> logits); other quantities, and logits that are not there, are computed here.
     """
-    wanted = [name for name in PER_SAMPLE if name in REGISTRIES.distills[recipe.distill.name].needs]
-    if recipe.teacher is None or not wanted:
+    needed = [name for name in PER_SAMPLE if name in REGISTRIES.distills[recipe.distill.name].needs]
+    if recipe.teacher is None or not needed:
         return {}
     key = teacher_key(recipe.teacher, data.fingerprint())
     for other in [k for k in _QUANTITIES if k[0] != key]:
         del _QUANTITIES[other]  # keep one teacher's tensors only: data sets can be large
-    for name in wanted:
+    for name in needed:
         if (key, device, name) in _QUANTITIES:
             continue
-        if name == "logits" and key in given:
-            found = torch.from_numpy(np.array(given[key])).to(device)
+        if name == "logits" and key in logits_by_teacher:
+            values = torch.from_numpy(np.array(logits_by_teacher[key])).to(device)
         else:
             x, y = normalized(data.train[0], data), data.train[1]
-            found = quantity(name, teacher_module(recipe, data, device).to(device), x.to(device), y.to(device))
-        _QUANTITIES[key, device, name] = found
-    return {name: _QUANTITIES[key, device, name] for name in wanted}
+            values = quantity(name, teacher_module(recipe, data, device).to(device), x.to(device), y.to(device))
+        _QUANTITIES[key, device, name] = values
+    return {name: _QUANTITIES[key, device, name] for name in needed}
 
 
 def parameters_of(recipe: Recipe, data: Data, device: str) -> Tensors:

@@ -101,7 +101,7 @@ def _epochs(opened: Opened) -> int:
 
 
 def _rungs(opened: Opened) -> dict[str, float]:
-    return {str(epoch): found for epoch, found in opened.rungs.items()}
+    return {str(epoch): accuracy for epoch, accuracy in opened.rungs.items()}
 
 
 def finished(opened: Opened, device: str) -> TrialRecord:
@@ -116,18 +116,18 @@ def _record(opened: Opened) -> TrialRecord:
     data, trained = data_of(recipe), finish(opened.student)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILES[recipe.deploy.format]
-    made = ship(trained, recipe, path)
+    exported = ship(trained, recipe, path)
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
     _write_beside(folder, recipe, trained.history)
     conditions = {"split": "validation", "n": len(data.validation[1]), "runtime": recipe.deploy.runtime}
     scores = [Measurement(name=k, unit="1", values=[v], conditions=conditions) for k, v in metrics.items()]
-    size = Measurement(name="size_bytes", unit="B", values=[float(made.artifact.size_bytes)])
+    size = Measurement(name="size_bytes", unit="B", values=[float(exported.artifact.size_bytes)])
     return opened.base.model_copy(
         update={
             "status": "ok",
-            "artifact": made.artifact,
-            "structure": made.structure,
-            "waterfall": made.waterfall,
+            "artifact": exported.artifact,
+            "structure": exported.structure,
+            "waterfall": exported.waterfall,
             "recipe": recipe.to_tree(),
             "diagnostics": {
                 **opened.base.diagnostics,
@@ -159,10 +159,10 @@ def _write_beside(folder: Path, recipe: Recipe, history: Sequence[Mapping[str, f
     write_bytes_durably(folder / "history.csv", table.getvalue().encode())
 
 
-def caught(base: TrialRecord, work: Callable[..., Any], *given: Any) -> Any:
-    """The result of ``work(*given)``, or the record of its failure."""
+def caught(base: TrialRecord, work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``work(*arguments)``, or the record of its failure."""
     try:
-        return work(*given)
+        return work(*arguments)
     except (Exception, SystemExit) as error:  # the worker must answer whatever the user's model raises
         if disk_error(error) is not None:
             raise  # not the trial's fault: the search ends, and a resumed search repeats the trial

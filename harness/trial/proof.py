@@ -95,13 +95,13 @@ def examine(trees: Sequence[Mapping[str, Any]], wanted: Mapping[str, str], allow
     Raises:
         SpaceError: the data cannot be used or lack a wanted metric, or a network cannot be read or is weak.
     """
-    found: dict[str, dict[str, Any]] = {}
+    networks: dict[str, dict[str, Any]] = {}
     recipes = [parse_recipe(tree, REGISTRIES) for tree in trees]
     _check_metrics(data_of(recipes[0]), recipes[0].task.name, wanted)
     for recipe in recipes:
         if recipe.student.checkpoint or (recipe.teacher and recipe.teacher.model.checkpoint):
-            found |= {f"{seen['where']} {seen['file']}": seen for seen in loaded(recipe, allow_weak)}
-    return list(found.values())
+            networks |= {f"{network['where']} {network['file']}": network for network in loaded(recipe, allow_weak)}
+    return list(networks.values())
 
 
 def _check_metrics(data: Data, task: str, wanted: Mapping[str, str]) -> None:
@@ -117,11 +117,11 @@ def prove(trees: Sequence[Mapping[str, Any]], device: str = "cpu") -> Proven:
     Raises:
         SpaceError: a student cannot; names the first mistake.
     """
-    seen = [prove_student(parse_recipe(tree, REGISTRIES), device) for tree in trees]
+    proofs = [prove_student(parse_recipe(tree, REGISTRIES), device) for tree in trees]
     return Proven(
-        {path: kind for one in seen for path, kind in one.left_alone.items()},
-        list(dict.fromkeys(layer for one in seen for layer in one.whole)),
-        list(dict.fromkeys(name for one in seen for name in one.frozen)),
+        {path: kind for proof in proofs for path, kind in proof.left_alone.items()},
+        list(dict.fromkeys(layer for proof in proofs for layer in proof.whole)),
+        list(dict.fromkeys(name for proof in proofs for name in proof.frozen)),
     )
 
 
@@ -134,36 +134,36 @@ def loaded(recipe: Recipe, allow_weak: bool) -> list[dict[str, Any]]:
     Raises:
         SpaceError: a network is weak and ``allow_weak`` is False; names its accuracy with other normalizations.
     """
-    given: dict[str, tuple[Model, int]] = {}
+    models: dict[str, tuple[Model, int]] = {}
     if recipe.student.checkpoint is not None:
-        given["student"] = (recipe.student, recipe.seed)
+        models["student"] = (recipe.student, recipe.seed)
     teacher = recipe.teacher
     if teacher is not None and teacher.model.checkpoint is not None and teacher.model != recipe.student:
-        given["teacher"] = (teacher.model, teacher.seed)
-    found, data = [], data_of(recipe)
-    for where, (model, seed) in given.items():
+        models["teacher"] = (teacher.model, teacher.seed)
+    networks, data = [], data_of(recipe)
+    for where, (model, seed) in models.items():
         module = build_model(model, data.input_shape, data.classes, seed, where)
-        seen = measured(module, data)
-        if seen.weak and not allow_weak:
-            raise _refusal(f"{where}.checkpoint", str(model.checkpoint), module, data, seen)
-        told = {"weak": seen.weak, "better": _better(module, data, seen), **asdict(seen)}
-        found.append({"where": where, "file": str(model.checkpoint), **told})
-    return found
+        skill = measured(module, data)
+        if skill.weak and not allow_weak:
+            raise _refusal(f"{where}.checkpoint", str(model.checkpoint), module, data, skill)
+        details = {"weak": skill.weak, "better": _better(module, data, skill), **asdict(skill)}
+        networks.append({"where": where, "file": str(model.checkpoint), **details})
+    return networks
 
 
-def _refusal(path: str, file: str, module: nn.Module, data: Data, seen: Skill) -> SpaceError:
-    least, least_recall = (chance + LEAST_SKILL * (1 - chance) for chance in (seen.chance, seen.even))
+def _refusal(path: str, file: str, module: nn.Module, data: Data, skill: Skill) -> SpaceError:
+    least, least_recall = (chance + LEAST_SKILL * (1 - chance) for chance in (skill.chance, skill.even))
     rule = (
-        f"the network in {file} must classify at least {least:.1%} of the {seen.n} validation samples, or "
-        f"{least_recall:.1%} as the mean over the classes (half way from chance, {seen.chance:.1%} or {seen.even:.1%}, "
-        "to all)"
+        f"the network in {file} must classify at least {least:.1%} of the {skill.n} validation samples, or "
+        f"{least_recall:.1%} as the mean over the classes (half way from chance, {skill.chance:.1%} or "
+        f"{skill.even:.1%}, to all)"
     )
     remedy = (
         "Probably it was trained on samples with another normalization: here they are normalized with the training "
         f"part's mean {_short(data.mean)} and standard deviation {_short(data.std)}. {_otherwise(module, data)} If the "
         "accuracy is right, allow it with `search.allow_weak: true`."
     )
-    return SpaceError(path, rule, f"{seen.accuracy:.1%} and {seen.recall:.1%}", remedy)
+    return SpaceError(path, rule, f"{skill.accuracy:.1%} and {skill.recall:.1%}", remedy)
 
 
 def _short(values: tuple[float, ...]) -> str:
@@ -179,23 +179,25 @@ def _usual(module: nn.Module, data: Data) -> dict[str, Skill]:
     return {text: measured(module, normalized_by(data, way, "")) for text, way in ways.items()}
 
 
-def _better(module: nn.Module, data: Data, seen: Skill) -> str:
+def _better(module: nn.Module, data: Data, skill: Skill) -> str:
     """The other normalization with which accuracy is higher by over three standard errors, as text; else empty."""
     scores = _usual(module, data)
     best = max(scores, key=lambda text: scores[text].accuracy)
-    error = math.sqrt(seen.accuracy * (1 - seen.accuracy) / seen.n)
-    gain = scores[best].accuracy - seen.accuracy
+    error = math.sqrt(skill.accuracy * (1 - skill.accuracy) / skill.n)
+    gain = scores[best].accuracy - skill.accuracy
     return f"{scores[best].accuracy:.2%} with `task.normalize: {best}`" if gain > 3 * error else ""
 
 
 def _otherwise(module: nn.Module, data: Data) -> str:
     """A text with the network's accuracy under the two usual other normalizations, and with what to write."""
     scores = _usual(module, data)
-    told = ", ".join(f"with `task.normalize: {text}` {seen.accuracy:.1%}" for text, seen in scores.items())
+    accuracies = ", ".join(f"with `task.normalize: {text}` {skill.accuracy:.1%}" for text, skill in scores.items())
     best = max(scores, key=lambda text: scores[text].skill)
     if not scores[best].weak:
-        return f"It classifies {told}: write `normalize: {best}` under `task:`."
-    return f"It classifies {told}: write the numbers of its training as `task.normalize: {{mean: ..., std: ...}}`."
+        return f"It classifies {accuracies}: write `normalize: {best}` under `task:`."
+    return (
+        f"It classifies {accuracies}: write the numbers of its training as `task.normalize: {{mean: ..., std: ...}}`."
+    )
 
 
 def prove_student(recipe: Recipe, device: str) -> Proven:
@@ -208,27 +210,27 @@ def prove_student(recipe: Recipe, device: str) -> Proven:
     step = replace(recipe.train, epochs=1)
     alone = replace(recipe, train=step, teacher=None, distill=Selected(name="none"))
     module = build_model(recipe.student, data.input_shape, data.classes, recipe.seed)
-    found = Proven(left_alone(module), frozen=[name for name, p in module.named_parameters() if not p.requires_grad])
+    proven = Proven(left_alone(module), frozen=[name for name, p in module.named_parameters() if not p.requires_grad])
     doing = "be trained for a step"
     try:
         x, y = normalized_part(alone, "train", device)
         n = min(len(y), step.batch_size)
         [run] = advance([begin(alone, module.to(device), Examples(x[:n], y[:n]))], 1)
         if isinstance(run, TrialError):  # caused by numbers such as the learning rate, which differ between trials
-            return found
+            return proven
         trained = finish(run)
         doing = "be exported to ONNX"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILES[recipe.deploy.format]
             ship(trained, alone, path)
             doing = f"be computed by {recipe.deploy.runtime}"
-            seen = parity(trained, path, data, recipe.deploy.runtime)
+            agreement = parity(trained, path, data, recipe.deploy.runtime)
     except SpaceError:
         raise
     except (Exception, SystemExit) as error:  # torch, its exporter and the runtimes raise errors of many types
         raise cannot("student.model", name, doing, error) from error
-    _check_same(name, seen)
-    return replace(found, whole=_whole(trained))
+    _check_same(name, agreement)
+    return replace(proven, whole=_whole(trained))
 
 
 def cannot(path: str, name: str, doing: str, error: BaseException) -> SpaceError:
@@ -247,13 +249,13 @@ _REMEDY = (
 )
 
 
-def _check_same(name: str, seen: Mapping[str, float]) -> None:
-    if seen["relative"] <= MAX_RELATIVE or seen["disagreements"] <= MAX_DISAGREEING * seen["n"]:
+def _check_same(name: str, agreement: Mapping[str, float]) -> None:
+    if agreement["relative"] <= MAX_RELATIVE or agreement["disagreements"] <= MAX_DISAGREEING * agreement["n"]:
         return
     rule = (
         f"the file of {name!r} must compute the same as torch: logits may differ by {MAX_RELATIVE:.0%} of the largest"
     )
-    raise SpaceError("student.model", rule, f"{seen['relative']:.1%}", _REMEDY)
+    raise SpaceError("student.model", rule, f"{agreement['relative']:.1%}", _REMEDY)
 
 
 def _cause(error: BaseException) -> str:

@@ -88,8 +88,8 @@ def prepare(trees: Sequence[Mapping[str, Any]], folder: str, device: str = "cpu"
             modules[key] = (recipe, teacher_module(recipe, data, device))
             logits[key] = predict(modules[key][1].to(device), normalized(data.train[0], data))
             if recipe.teacher.model.checkpoint is None:
-                seen = measured(modules[key][1], data)
-                teachers.append({"model": recipe.teacher.model.name, "accuracy": seen.accuracy, "weak": seen.weak})
+                skill = measured(modules[key][1], data)
+                teachers.append({"model": recipe.teacher.model.name, "accuracy": skill.accuracy, "weak": skill.weak})
     for index, (recipe, module) in enumerate(modules.values()):
         _write_teacher(Path(folder), recipe, module.cpu(), data, first=index == 0)
     labels = data.validation[1].numpy()
@@ -114,7 +114,7 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Trained(module.eval(), None, False, [], {})
     try:
-        made = export(plain, templates(), path, data.input_shape, data.mean, data.std, task=facts.of_task(data))
+        exported = export(plain, templates(), path, data.input_shape, data.mean, data.std, task=facts.of_task(data))
     except Exception as error:  # torch's exporter raises errors of many types
         raise cannot("teacher.model", recipe.teacher.model.name, "be exported to ONNX", error) from error
     metrics = file_metrics(path, data, "validation", recipe.deploy.runtime)
@@ -124,9 +124,9 @@ def _write_teacher(folder: Path, recipe: Recipe, module: torch.nn.Module, data: 
             "model": recipe.teacher.model.name,
             "options": recipe.teacher.model.options,
             **metrics,
-            "size_bytes": made.artifact.size_bytes,
+            "size_bytes": exported.artifact.size_bytes,
             "path": "teacher/model.onnx",
-            "structure": made.structure,
+            "structure": exported.structure,
         },
     )
 
@@ -158,14 +158,14 @@ def start(
         base, folder = job.record(), job.folder
         paused = None if job.continues is None else _PAUSED.pop(job.continues, None)
         if paused is not None:
-            made = caught(base, _thawed, paused.student, teacher_logits or {}, device)
+            student = caught(base, _thawed, paused.student, teacher_logits or {}, device)
         else:
-            made = caught(base, _opened, job.recipe, teacher_logits or {}, device)
-        if isinstance(made, TrialRecord):
-            records.append(ended(made, folder, time.monotonic() - started, device))
+            student = caught(base, _opened, job.recipe, teacher_logits or {}, device)
+        if isinstance(student, TrialRecord):
+            records.append(ended(student, folder, time.monotonic() - started, device))
         else:
             seconds = time.monotonic() - started
-            _OPENED[base.number] = Opened(base, folder, made, job.rungs, seconds, made.epoch)
+            _OPENED[base.number] = Opened(base, folder, student, job.rungs, seconds, student.epoch)
     return _go(rungs, records, device)
 
 
@@ -206,14 +206,14 @@ def _bytes(run: Run) -> int:
     return size_of((run.state, run.hparams, tuple(run.module.parameters())))
 
 
-def _thawed(run: Run, given: Mapping[str, np.ndarray], device: str) -> Run:
-    quantities = quantities_of(run.recipe, data_of(run.recipe), given, device)
+def _thawed(run: Run, teacher_logits: Mapping[str, np.ndarray], device: str) -> Run:
+    quantities = quantities_of(run.recipe, data_of(run.recipe), teacher_logits, device)
     return replace(run, examples=_examples(run.recipe, quantities, device))
 
 
 def _go(rungs: Sequence[int], records: list[TrialRecord], device: str) -> Answer:
-    done = max((o.student.epoch for o in _OPENED.values()), default=0)
-    index = next((i for i, epoch in enumerate(rungs) if epoch > done), None)
+    epoch_reached = max((o.student.epoch for o in _OPENED.values()), default=0)
+    index = next((i for i, epoch in enumerate(rungs) if epoch > epoch_reached), None)
     epochs = max((o.student.recipe.train.epochs for o in _OPENED.values()), default=0)
     records += _train(rungs[index] if index is not None else epochs, device)
     if index is None or not _OPENED:
@@ -247,9 +247,11 @@ def _train(until: int, device: str) -> list[TrialRecord]:
     return failed
 
 
-def _opened(recipe: Recipe, given: Mapping[str, np.ndarray], device: str) -> Run:
+def _opened(recipe: Recipe, teacher_logits: Mapping[str, np.ndarray], device: str) -> Run:
     data = data_of(recipe)
-    return _begin(recipe, quantities_of(recipe, data, given, device), parameters_of(recipe, data, device), device)
+    return _begin(
+        recipe, quantities_of(recipe, data, teacher_logits, device), parameters_of(recipe, data, device), device
+    )
 
 
 def _begin(recipe: Recipe, quantities: Tensors, parameters: Tensors, device: str) -> Run:
@@ -271,9 +273,9 @@ def untrained(recipe: Recipe, folder: Path, device: str = "cpu") -> Cost:
     _settle()
     alone = replace(recipe, distill=Selected(name="none"))  # a teacher does not change the structure
     try:
-        made = ship(finish(_begin(alone, {}, {}, device)), recipe, folder / UNTRAINED)
+        exported = ship(finish(_begin(alone, {}, {}, device)), recipe, folder / UNTRAINED)
     except (Exception, SystemExit) as error:
         if disk_error(error) is not None:  # not the recipe's fault
             raise
         raise TrialError(reason_of(error)) from error
-    return Cost(made.structure, made.artifact.size_bytes, UNTRAINED)
+    return Cost(exported.structure, exported.artifact.size_bytes, UNTRAINED)

@@ -74,7 +74,7 @@ def claimed_records(folder: Path) -> dict[int, TrialRecord]:
             file=str(folder),
             remedy="Give the folder that `harness search` printed, such as results/digits.",
         )
-    found = {}
+    records = {}
     check_way(folder / "trials" / "0", folder)
     for path in sorted((folder / "trials").glob("*/record.json")):
         try:
@@ -82,11 +82,11 @@ def claimed_records(folder: Path) -> dict[int, TrialRecord]:
         except (OSError, ValueError, FileMistake):
             continue  # if it belongs to the front, the check of `lost` below reports it
         if record.number in study["front"] or record.baseline == WIDEST_FP32:
-            found[record.number] = record
-    lost = sorted(set(study["front"]) - set(found))
+            records[record.number] = record
+    lost = sorted(set(study["front"]) - set(records))
     if lost:
         raise SpaceError("trials", f"the records of trials {lost} of the front are lost or broken", file=str(folder))
-    return found
+    return records
 
 
 def _bytes(folder: Path, record: TrialRecord) -> Claim:
@@ -94,8 +94,8 @@ def _bytes(folder: Path, record: TrialRecord) -> Claim:
     size = str(path.stat().st_size) if path.is_file() else "no file"
     same = record.artifact is not None and matches(path, record.artifact)
     claimed = record.artifact.size_bytes if record.artifact else 0
-    found = size if same or size != str(claimed) else f"{size}, other content"
-    return Claim(str(path), "bytes", str(claimed), found, same, "equal size and SHA-256")
+    measured = size if same or size != str(claimed) else f"{size}, other content"
+    return Claim(str(path), "bytes", str(claimed), measured, same, "equal size and SHA-256")
 
 
 def _scores(folder: Path, record: TrialRecord) -> list[Claim]:
@@ -109,11 +109,11 @@ def _scores(folder: Path, record: TrialRecord) -> list[Claim]:
     data = score.data_of(recipe)
     allowed, rule = _allowed(record.environment, len(data.validation[1]))
     claims = []
-    for name, found in score.file_metrics(path, data, "validation", recipe.deploy.runtime).items():
+    for name, measured in score.file_metrics(path, data, "validation", recipe.deploy.runtime).items():
         claimed = record.value(name)
         if claimed is not None:
-            holds = abs(found - claimed) <= allowed * max(1.0, abs(claimed))
-            claims.append(Claim(str(path), name, f"{claimed:.6f}", f"{found:.6f}", holds, rule))
+            holds = abs(measured - claimed) <= allowed * max(1.0, abs(claimed))
+            claims.append(Claim(str(path), name, f"{claimed:.6f}", f"{measured:.6f}", holds, rule))
     return claims
 
 
@@ -139,18 +139,21 @@ def _latencies(
     others = [r for r in records.values() if r is not reference and "latency_ms" in r.measurements]
     deploy: Mapping[str, Any] = reference.recipe["deploy"]
     jobs = [Job(r.file(trial_folder(folder, r.number)), r.recipe["deploy"]["runtime"]) for r in (reference, *others)]
-    made = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
-    return [_ratio(r, reference, t) for r, t in zip(others, made.timings[1:], strict=True)]
+    benchmark = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
+    return [_ratio(r, reference, t) for r, t in zip(others, benchmark.timings[1:], strict=True)]
 
 
 def _ratio(record: TrialRecord, reference: TrialRecord, timing: Timing) -> Claim:
-    own, base = record.measurements["latency_ms"], reference.measurements["latency_ms"]
-    claimed = own.median / base.median
-    low, high = own.interval()[0] / base.interval()[1], own.interval()[1] / base.interval()[0]
+    latency, reference_latency = record.measurements["latency_ms"], reference.measurements["latency_ms"]
+    claimed = latency.median / reference_latency.median
+    low, high = (
+        latency.interval()[0] / reference_latency.interval()[1],
+        latency.interval()[1] / reference_latency.interval()[0],
+    )
     here = (timing.ratio_interval[1] - timing.ratio_interval[0]) / 2
     width = math.hypot((high - low) / 2, here)  # half-width for the difference of two independent ratios
     allowed = max(width, RATIO_TOLERANCE * claimed)
     rule = f"within {allowed / claimed:.1%}: the intervals, at least {RATIO_TOLERANCE:.0%}"
     holds = abs(timing.ratio - claimed) <= allowed
-    found = f"{timing.ratio:.3f}" + ("" if timing.verdict == "ok" else f" ({timing.verdict})")
-    return Claim(str(timing.job.path), "latency ratio", f"{claimed:.3f}", found, holds, rule)
+    measured = f"{timing.ratio:.3f}" + ("" if timing.verdict == "ok" else f" ({timing.verdict})")
+    return Claim(str(timing.job.path), "latency ratio", f"{claimed:.3f}", measured, holds, rule)

@@ -94,7 +94,7 @@ def _finished(folder: Path, space: Space) -> dict[int, TrialRecord]:
     Raises:
         SpaceError: there are none.
     """
-    found = {}
+    records = {}
     for path in sorted((folder / "trials").glob("[0-9]*")):
         record = read_record(path)
         if (
@@ -102,10 +102,10 @@ def _finished(folder: Path, space: Space) -> dict[int, TrialRecord]:
             and record.status == "ok"
             and all(record.value(o.name) is not None for o in space.objectives)
         ):
-            found[record.number] = record
-    if not found:
+            records[record.number] = record
+    if not records:
         raise SpaceError("", "must be the folder of a study with finished trials", file=str(folder))
-    return found
+    return records
 
 
 def _train(
@@ -120,27 +120,27 @@ def _train(
 ) -> dict[int, list[TrialRecord]]:
     """The records of ``seeds`` new trainings of each point (number -> recipe), with test accuracies."""
     jobs = {n * 1000 + s: (n, s, place / f"{n:05d}" / str(s)) for n in chosen for s in range(seeds)}
-    todo = [job for job, (_, _, path) in jobs.items() if not _done(path)]
+    todo = [job for job, (_, _, path) in jobs.items() if not _scored(path)]
     if todo:
         folders = {n: trial_folder(place.parent.parent, n) for n in chosen}
-        again = {n: parse_recorded(t, space.registries, folders[n] / "record.json") for n, t in chosen.items()}
+        recipes = {n: parse_recorded(t, space.registries, folders[n] / "record.json") for n, t in chosen.items()}
         with Stop() as stop:  # a signal ends it; finished trainings are kept
             pool = (make_pool or (lambda s: _pool(s, address)))(space)
             try:
                 stop.reinstall()
                 data = pool.call("fingerprint", teacher_trees(space)[0])
                 check_same_data(place.parent.parent, made_of(space, data))
-                ready: Prepared = pool.call("prepare", teacher_trees(space), str(place.resolve()))
-                pool.share(ready.logits)
+                prepared: Prepared = pool.call("prepare", teacher_trees(space), str(place.resolve()))
+                pool.share(prepared.logits)
                 seed = SEEDS_FROM + repeat * 1_000_000
-                _work(pool, todo, jobs, lambda n, s: replace(again[n], seed=seed + n * 1000 + s), say)
+                _work(pool, todo, jobs, lambda n, s: replace(recipes[n], seed=seed + n * 1000 + s), say)
                 _score(pool, [path for job in todo if _trained(path := jobs[job][2])])
             finally:
                 pool.close()
     runs: dict[int, list[TrialRecord]] = {n: [] for n in chosen}
     for number, _, path in jobs.values():
         record = read_record(path)
-        if record is None or record.status != "ok" or not _done(path):
+        if record is None or record.status != "ok" or not _scored(path):
             reason = "no record" if record is None else record.reason
             raise HarnessError(f"{path}: the training did not finish ({reason}); run the same command to continue")
         test = read_json(path / "test.json")
@@ -161,7 +161,7 @@ def _trained(path: Path) -> bool:
     return record is not None and record.status == "ok"
 
 
-def _done(path: Path) -> bool:
+def _scored(path: Path) -> bool:
     return _trained(path) and bool(read_json(path / "test.json"))
 
 
@@ -212,8 +212,8 @@ def _time(
     numbers = list(first.values())
     deploy = records[reference].recipe["deploy"]
     jobs = [Job(records[n].file(trial_folder(folder, n)), records[n].recipe["deploy"]["runtime"]) for n in numbers]
-    made = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
-    by_number = dict(zip(numbers, made.timings, strict=True))
+    benchmark = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
+    by_number = dict(zip(numbers, benchmark.timings, strict=True))
     return {n: by_number[first[_structure(records[n])]] for n in [reference, *chosen]}
 
 

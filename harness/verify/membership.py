@@ -134,8 +134,8 @@ def pooled_error(values: Sequence[Sequence[float]]) -> float:
 
     The variance between the k trainings of a point is averaged over the points.
     """
-    found = np.asarray(values, float)
-    return float(np.sqrt(found.var(axis=1, ddof=1).mean() / found.shape[1]))
+    array = np.asarray(values, float)
+    return float(np.sqrt(array.var(axis=1, ddof=1).mean() / array.shape[1]))
 
 
 def _mean(name: str, runs: list[TrialRecord]) -> float:

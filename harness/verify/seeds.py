@@ -45,14 +45,14 @@ def moderated(values: np.ndarray, n: float) -> tuple[np.ndarray, float]:
     """
     points, k = values.shape
     d = k - 1
-    own = values.var(axis=1, ddof=1) + 1 / (12 * n**2)  # plus the variance of rounding to multiples of 1/n
+    variances = values.var(axis=1, ddof=1) + 1 / (12 * n**2)  # plus the variance of rounding to multiples of 1/n
     log_bias = digamma(d / 2) - math.log(d / 2)  # E[log s^2] - log sigma^2, as s^2 / sigma^2 is chi^2 / d
-    logs = np.log(own) - log_bias
+    logs = np.log(variances) - log_bias
     level, parameters = _trend(np.log(_binomial(values.mean(axis=1), n)), logs)
     scatter = float(np.square(logs - level).sum()) / max(points - parameters, 1) - trigamma(d / 2)
     prior = _prior_degrees(scatter)
     trend = np.exp(level + digamma(prior / 2) - math.log(prior / 2))
-    variance = (prior * trend + d * own) / (prior + d)
+    variance = (prior * trend + d * variances) / (prior + d)
     return np.maximum(variance, n**-2.0), min(prior + d, float(points * d))
 
 
