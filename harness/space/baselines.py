@@ -46,14 +46,14 @@ def make_baselines(
     widest = resolve_params(tree.get("student"), widest_code)
     fp32 = builder.baseline(WIDEST_FP32, widest)
     int8 = builder.baseline(WIDEST_INT8, widest, _INT8)
-    found = [fp32, int8]
-    keys = {b.recipe.key() for b in found}
+    baselines = [fp32, int8]
+    keys = {b.recipe.key() for b in baselines}
     for params in _thin([p for p in _widths(tree.get("student")) if p != widest]):
         sweep = builder.baseline(WIDTH_SWEEP, params)
         if sweep.recipe.key() not in keys:
             keys.add(sweep.recipe.key())
-            found.append(sweep)
-    return found
+            baselines.append(sweep)
+    return baselines
 
 
 def resolve_params(node: Any, pick: Callable[[Hole], Any]) -> dict[str, Any]:
@@ -101,11 +101,11 @@ def _widths(student: Any) -> Iterator[dict[str, Any]]:
     return islice(combinations(student, lambda hole: hole.spread(_SWEEP_POINTS)), _MAX_COMBINATIONS)
 
 
-def _thin(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most ``MAX_SWEEP`` of ``found``, evenly spaced, including the first and the last."""
-    if len(found) <= MAX_SWEEP:
-        return found
-    return [found[round(i * (len(found) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
+def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most ``MAX_SWEEP`` of ``points``, evenly spaced, including the first and the last."""
+    if len(points) <= MAX_SWEEP:
+        return points
+    return [points[round(i * (len(points) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
 
 
 class _Builder:
@@ -130,7 +130,7 @@ class _Builder:
             forced |= params or {}
         params = resolve_params(self.tree, lambda hole: forced.get(hole.internal, hole.default))
         tree = resolve(self.tree, lambda hole: params[hole.internal])
-        unexpressed = [section for section, found in chosen.items() if found is None]
+        unexpressed = [section for section, codes in chosen.items() if codes is None]
         for section in unexpressed:
             tree[section] = {"bits": FLOAT_BITS, **(quant or {})} if section == "quant" else {"kind": "none"}
         return Baseline(name, self.build(tree), None if unexpressed else params)
@@ -162,6 +162,6 @@ class _Builder:
         values = wanted(method)
         if values is None:
             return False
-        given = {name: param.default for name, param in method.options.items() if param.default is not REQUIRED}
-        given |= options
-        return all(name in given and same(given[name], value) for name, value in values.items())
+        filled = {name: param.default for name, param in method.options.items() if param.default is not REQUIRED}
+        filled |= options
+        return all(name in filled and same(filled[name], value) for name, value in values.items())

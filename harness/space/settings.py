@@ -103,13 +103,13 @@ def read_objectives(tree: Mapping[str, Any]) -> tuple[Objective, ...]:
             len(value),
             "Make the others constraints: proposing trials gets very slow with many objectives.",
         )
-    found: list[Objective] = []
+    objectives: list[Objective] = []
     for i, entry in enumerate(value):
         objective = _objective(f"objectives.{i}", entry)
-        if objective.name in (o.name for o in found):
+        if objective.name in (o.name for o in objectives):
             raise SpaceError(f"objectives.{i}", "an objective is listed twice", objective.name, "Remove one.")
-        found.append(objective)
-    return tuple(found)
+        objectives.append(objective)
+    return tuple(objectives)
 
 
 def _objective(path: str, entry: Any) -> Objective:
@@ -131,28 +131,28 @@ def _objective(path: str, entry: Any) -> Objective:
     if name not in DIRECTIONS and (rule := metric_name_mistake(name)):
         raise SpaceError(f"{path}.name", f"a metric of the task: {rule}", name, "Give the metric another name.")
     direction = entry.get("direction", DIRECTIONS.get(name))
-    for known in get_args(Direction):
-        if direction == known and DIRECTIONS.get(name, known) == known:
-            return Objective(name, known)
+    for possible in get_args(Direction):
+        if direction == possible and DIRECTIONS.get(name, possible) == possible:
+            return Objective(name, possible)
     allowed = (DIRECTIONS[name],) if name in DIRECTIONS else get_args(Direction)
     raise SpaceError(f"{path}.direction", f"must be {' or '.join(allowed)}", direction, nearest(direction, allowed))
 
 
-def read_constraints(tree: Mapping[str, Any], known: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
+def read_constraints(tree: Mapping[str, Any], measured: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
     """Read the ``constraints:`` section: quantity -> its ``min`` and ``max``.
 
-    known  quantities that every trial measures
-    free   whether other quantities are allowed too, because the user's own task may return further metrics
+    measured  quantities that every trial measures
+    free      whether other quantities are allowed too, because the user's own task may return further metrics
     """
     value = tree.get("constraints", {})
     if not isinstance(value, Mapping):
         raise SpaceError("constraints", "must be a mapping", value, "Example: {latency_ms: {max: 5}}.")
-    return {name: _bounds(f"constraints.{name}", bounds, name, known, free) for name, bounds in value.items()}
+    return {name: _bounds(f"constraints.{name}", bounds, name, measured, free) for name, bounds in value.items()}
 
 
-def _bounds(path: str, value: Any, name: str, known: tuple[str, ...], free: bool) -> dict[str, float]:
-    if name not in known and not free:
-        raise SpaceError(path, "unknown quantity", remedy=nearest(name, known))
+def _bounds(path: str, value: Any, name: str, measured: tuple[str, ...], free: bool) -> dict[str, float]:
+    if name not in measured and not free:
+        raise SpaceError(path, "unknown quantity", remedy=nearest(name, measured))
     if not isinstance(value, Mapping) or not value:
         raise SpaceError(path, "must give `min`, `max` or both", value, "Example: {max: 5}.")
     for key, bound in value.items():

@@ -129,14 +129,14 @@ def load_space(path: str | Path, registries: Registries | None = None, overrides
     _check_holes(source, reader.holes)
     with source.at("", ()):
         objectives = budget.read_objectives(source.tree)
-        known = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
+        measured = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
         space = Space(
             source.file,
             without_passwords(source, ("search", "storage")),
             tree,
             tuple(reader.holes),
             objectives,
-            budget.read_constraints(source.tree, known, _own_task(tree)),
+            budget.read_constraints(source.tree, measured, _own_task(tree)),
             budget.read_settings(source.tree),
             source,
             registries,

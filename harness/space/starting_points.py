@@ -114,7 +114,7 @@ def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants
     name = entry.get("name", "")
     if not isinstance(name, str) or name in BASELINES:
         raise SpaceError(f"{path}.name", "must be a text that no baseline has", name)
-    leaves = dict(flatten({section: given for section, given in entry.items() if section != "name"}))
+    leaves = dict(flatten({section: part for section, part in entry.items() if section != "name"}))
     params = express(holes, leaves)
     taken = {hole.name for hole in holes if hole.internal in params}
     taken |= {f"{hole}.{selector}" for hole in taken for selector in SELECTORS}

@@ -28,7 +28,7 @@ _SECTIONS = ("task", "student", "teacher", "deploy")
 def named_code(tree: Any) -> set[str]:
     """All ``package.module:function`` that a recipe or space names, in any branch of a choice."""
     sections = [tree.get(section) for section in _SECTIONS] if isinstance(tree, Mapping) else []
-    found, waiting = set[str](), [("", section) for section in sections]
+    names, waiting = set[str](), [("", section) for section in sections]
     while waiting:
         key, node = waiting.pop()
         if isinstance(node, Mapping):
@@ -36,8 +36,8 @@ def named_code(tree: Any) -> set[str]:
         elif isinstance(node, list):
             waiting += [(key, inner) for inner in node]
         elif isinstance(node, str) and key in _NAMES and ":" in node:
-            found.add(node)
-    return found
+            names.add(node)
+    return names
 
 
 def study_code(folder: Path) -> set[str]:
@@ -46,16 +46,16 @@ def study_code(folder: Path) -> set[str]:
     Raises:
         FileMistake: ``trials/`` or ``space.yaml`` is a link or something else that is not regular.
     """
-    found = set[str]()
+    names = set[str]()
     if (folder / "space.yaml").exists():
         if (folder / "space.yaml").is_symlink():
             raise FileMistake(folder / "space.yaml", "must be a regular file, but is a symbolic link")
-        found |= named_code(read_source(folder / "space.yaml").tree)
+        names |= named_code(read_source(folder / "space.yaml").tree)
     check_way(folder / "trials" / "0", folder)
     for path in folder.glob("trials/*/record.json"):
         with contextlib.suppress(FileMistake, FileNotFoundError):
-            found |= named_code(read_whole(path, folder).get("recipe"))
-    return found
+            names |= named_code(read_whole(path, folder).get("recipe"))
+    return names
 
 
 def study_of(file: Path) -> Path | None:
@@ -85,11 +85,11 @@ def require(verb: str, folder: Path, code: set[str], agreed: bool, ask: Callable
     if not new or agreed:
         return
     names = ", ".join(repr(name[:100]) for name in new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
-    told = f"{verb} would import and run code that this study names: {names}"
-    if ask is not None and ask(f"{folder}: {told}. Run it?"):
+    statement = f"{verb} would import and run code that this study names: {names}"
+    if ask is not None and ask(f"{folder}: {statement}. Run it?"):
         return
     remedy = "Nothing was run. If you trust the study, and the code of these names on this machine, give --trust."
-    raise SpaceError("", told, remedy=remedy, file=str(folder))
+    raise SpaceError("", statement, remedy=remedy, file=str(folder))
 
 
 def _remembered(folder: Path) -> set[str]:
