@@ -268,7 +268,7 @@ def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(value, Mapping)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether ``value`` is a finite number, other than true and false. numpy's numbers count; numpy is not imported."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return False
@@ -278,6 +278,6 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Whether ``value`` is a finite number of an integer type (8.0 is not)."""
     return is_number(value) and hasattr(value, "__index__")
