@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from harness.space.space import load_space
 from harness.verify.confirm import confirm
 
 
-def _inside(second: dict[str, Any], first: dict[str, Any], part: str) -> bool:
+def _inside(second: Mapping[str, Any], first: Mapping[str, Any], part: str) -> bool:
     low, high = first[f"{part}_interval"]
     return low <= second[f"{part}_accuracy"] <= high
 
 
-def _half(row: dict[str, Any]) -> float:
+def _half(row: Mapping[str, Any]) -> float:
     low, _ = row["test_interval"]
     return row["test_accuracy"] - low
 

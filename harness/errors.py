@@ -118,9 +118,9 @@ def reason_of(error: BaseException) -> str:
 def is_device_error(error: BaseException | None) -> bool:
     """Whether ``error``, or one of its causes, is a CUDA error other than out-of-memory, judged by its type's name
     (:class:`torch.AcceleratorError`) or its text."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         names = {kind.__name__ for kind in type(error).__mro__}
         if "OutOfMemoryError" not in names:
             if isinstance(error, DeviceError) or "AcceleratorError" in names:

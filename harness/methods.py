@@ -12,9 +12,9 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, cast
 
 from harness.errors import SpaceError
 
@@ -61,14 +61,14 @@ class Param:
 
     def check(self, path: str, value: Any) -> Any:
         """Return ``value`` in the declared type or raise :class:`SpaceError`."""
-        if self.by_layer and isinstance(value, Mapping):
+        if self.by_layer and is_mapping(value):
             if "default" not in value:
                 raise SpaceError(path, "a value for each layer needs a `default`", dict(value), "Add `default:`.")
             return {str(layer): self._scalar(f"{path}.{layer}", v, self.type) for layer, v in value.items()}
         if self.type is list:
             if not isinstance(value, list | tuple) or not value:
                 raise self._wrong(path, value)
-            return [self._scalar(f"{path}.{i}", v, int) for i, v in enumerate(value)]
+            return [self._scalar(f"{path}.{i}", v, int) for i, v in enumerate(cast(Sequence[Any], value))]
         return self._scalar(path, value, self.type)
 
     def _scalar(self, path: str, value: Any, kind: type) -> Any:
@@ -89,8 +89,10 @@ class Param:
         return SpaceError(path, self.rule(), value, self._remedy(value))
 
     def _remedy(self, value: Any) -> str:
-        untold = self.default is REQUIRED or self.default is None or isinstance(value, Mapping)  # that meant a hole
-        return respelling(value, self.choices) or ("" if untold else f"The default is {self.default!r}.")
+        no_default = self.default is REQUIRED or self.default is None
+        is_hole = isinstance(value, Mapping)
+        hint = "" if no_default or is_hole else f"The default is {self.default!r}."
+        return respelling(value, self.choices) or hint
 
 
 def declared(kind: type, default: Any, **rule: Any) -> Any:
@@ -105,9 +107,9 @@ def declarations(part: type) -> dict[str, Param]:
 
 def mapping(path: str, value: Any, remedy: str) -> dict[str, Any]:
     """A section's ``value`` with texts as keys; ``remedy`` says how it is written."""
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         raise SpaceError(path, "must be a mapping", value, remedy)
-    return {str(name): given for name, given in value.items()}
+    return {str(name): inner for name, inner in value.items()}
 
 
 def checked(path: str, value: Any, params: Mapping[str, Param]) -> dict[str, Any]:
@@ -117,14 +119,14 @@ def checked(path: str, value: Any, params: Mapping[str, Param]) -> dict[str, Any
     Raises:
         SpaceError: with the dotted name of the first mistake.
     """
-    given = mapping(path, value, f"Keys: {', '.join(params)}.")
-    for name in given:
+    section = mapping(path, value, f"Keys: {', '.join(params)}.")
+    for name in section:
         if name not in params:
             raise SpaceError(f"{path}.{name}", "unknown key", remedy=nearest(name, params))
-    result = {}
+    result: dict[str, Any] = {}
     for name, param in params.items():
-        if name in given and not (given[name] is None and param.default is None):
-            result[name] = param.check(f"{path}.{name}", given[name])
+        if name in section and not (section[name] is None and param.default is None):
+            result[name] = param.check(f"{path}.{name}", section[name])
         elif param.default is REQUIRED:
             raise SpaceError(f"{path}.{name}", "is required and " + param.rule(), remedy=f"Add `{name}:`.")
         else:
@@ -145,8 +147,8 @@ class Method:
     """
 
     target: str
-    params: Mapping[str, Param] = field(default_factory=dict)
-    loop: Mapping[str, Param] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict[str, Param])
+    loop: Mapping[str, Param] = field(default_factory=dict[str, Param])
     off: Mapping[str, Any] | None = None
     free: bool = False
 
@@ -170,7 +172,7 @@ class ClipMethod(Method):
     """
 
     on: Literal["gradient", "gradients", "weights"] = "gradient"
-    carries: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    carries: Mapping[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class PruneMethod(Method):
 
     structure_known: Literal["before", "after"] = "before"
     graph_known: Literal["before", "after"] = "before"
-    after_where: Mapping[str, Any] = field(default_factory=dict)
+    after_where: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def knows_structure(self, options: Mapping[str, Any]) -> bool:
         """Whether size and latency follow from a recipe with these ``options`` before training."""
@@ -212,16 +214,16 @@ def load_target(target: str, path: str = "") -> Callable[..., Any]:
     """Import ``package.module:function``; a failure is a :class:`SpaceError` naming ``path``."""
     module, _, name = target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:  # the import of a user's module may raise anything
         raise SpaceError(
             path,
             f"cannot import {target!r} ({type(error).__name__}: {error})",
             remedy="Run from the folder that holds the package, or install it.",
         ) from error
-    if not callable(found):
-        raise SpaceError(path, f"{target!r} must be a function", found)
-    return found
+    if not callable(function):
+        raise SpaceError(path, f"{target!r} must be a function", function)
+    return function
 
 
 def load_own(target: str, path: str = "") -> Callable[..., Any]:
@@ -232,13 +234,13 @@ def load_own(target: str, path: str = "") -> Callable[..., Any]:
     return load_target(target, path)
 
 
-def respelling(word: Any, known: Any = None) -> str:
+def respelling(word: Any, known: Collection[Any] | None = None) -> str:
     """A sentence that names the new spelling of ``word``, where that is ``known`` if given; empty where it has none."""
     new = RESPELLED.get(word, "") if isinstance(word, str) else ""
     return f"`{word}` is spelled `{new}`." if new and (known is None or new in known) else ""
 
 
-def nearest(word: str, known: Any) -> str:
+def nearest(word: Any, known: Collection[Any]) -> str:
     """A sentence with the new spelling of ``word``; else a 'did you mean' sentence with the list of known names, or
     only the list."""
     if new := respelling(word, known):
@@ -261,7 +263,12 @@ class Registries:
     runtimes: Mapping[str, Method]
 
 
-def is_number(value: Any) -> bool:
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether ``value`` is a mapping, of whatever keys and values (which ``isinstance`` leaves unknown to pyright)."""
+    return isinstance(value, Mapping)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether ``value`` is a finite number, other than true and false. numpy's numbers count; numpy is not imported."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return False
@@ -271,6 +278,6 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Whether ``value`` is a finite number of an integer type (8.0 is not)."""
     return is_number(value) and hasattr(value, "__index__")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.errors import SpaceError
-from harness.methods import is_number
+from harness.methods import is_mapping, is_number
 
 EXAMPLE = "In the data's raw units: a network that read bytes divided by 255 (ToTensor) has {mean: 0, std: 255}."
 
@@ -37,7 +37,7 @@ def read_normalize(path: str, value: Any) -> Normalization:
     """
     if isinstance(value, str) and value in ("auto", "none"):
         return "auto" if value == "auto" else "none"
-    if not isinstance(value, Mapping) or set(value) != {"mean", "std"}:
+    if not is_mapping(value) or set(value) != {"mean", "std"}:
         raise SpaceError(path, "must be auto, none or {mean: ..., std: ...}", value, EXAMPLE)
     mean, std = (_numbers(f"{path}.{name}", value[name]) for name in ("mean", "std"))
     for number in std:

@@ -23,6 +23,7 @@ from harness.methods import (
     checked,
     declarations,
     declared,
+    is_mapping,
     mapping,
     nearest,
 )
@@ -34,7 +35,7 @@ class Selected:
     """One registry entry and its validated keyword arguments."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,13 @@ class Task(Selected):
 
     def to_tree(self) -> dict[str, Any]:
         """The section; ``auto`` is left out."""
-        own = self.normalize
-        told = {"mean": list(own.mean), "std": list(own.std)} if isinstance(own, Normalize) else own
-        return {"name": self.name, **self.options, **({} if own == "auto" else {"normalize": told})}
+        normalize = self.normalize
+        tree = {"name": self.name, **self.options}
+        if isinstance(normalize, Normalize):
+            tree["normalize"] = {"mean": list(normalize.mean), "std": list(normalize.std)}
+        elif normalize != "auto":
+            tree["normalize"] = normalize
+        return tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +175,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     leaves: list[tuple[str, Any]] = []
     for name, value in tree.items():
         path = f"{prefix}.{name}" if prefix else str(name)
-        leaves += flatten(value, path) if isinstance(value, Mapping) else [(path, value)]
+        leaves += flatten(value, path) if is_mapping(value) else [(path, value)]
     return leaves
 
 
@@ -178,13 +183,13 @@ SECTIONS = ("task", "teacher", "student", "train", "clip", "prune", "quant", "di
 IGNORED = ("promise",)  # sections of a best/*.yaml that are no part of the recipe
 
 
-def parse_recipe(tree: Mapping[str, Any], registries: Registries) -> Recipe:
+def parse_recipe(tree: object, registries: Registries) -> Recipe:
     """Validate a nested dict (no holes) into a :class:`Recipe`.
 
     Raises:
         SpaceError: with the dotted path of the first mistake.
     """
-    if not isinstance(tree, Mapping):
+    if not is_mapping(tree):
         raise SpaceError("", "a recipe must be a mapping of sections", tree, f"Sections: {', '.join(SECTIONS)}.")
     for name in tree:
         if name not in SECTIONS and name not in IGNORED:

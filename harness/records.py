@@ -81,16 +81,16 @@ def mistake_in(error: ValidationError) -> str:
     """The first mistake of a file's content, in the words of :class:`harness.errors.SpaceError`: dotted name, rule,
     value."""
     first = error.errors()[0]
-    kind, told = first["type"], first.get("ctx", {})
+    kind, context = first["type"], first.get("ctx", {})
     if kind == "missing":
         rule = "is missing"
     elif kind == "extra_forbidden":
         rule = "unknown key"
     elif kind == "value_error":
-        rule = str(told["error"])  # of our own validators
+        rule = str(context["error"])  # of our own validators
     else:
-        known = _RULES.get(kind) or "must be " + _KINDS.get(kind.split("_")[0], "of another kind")
-        rule = f"{known.format(**told)}, but got {cut(repr(first['input']), SHOWN)}"
+        template = _RULES.get(kind) or "must be " + _KINDS.get(kind.split("_")[0], "of another kind")
+        rule = f"{template.format(**context)}, but got {cut(repr(first['input']), SHOWN)}"
     return ": ".join([*filter(None, [".".join(map(str, first["loc"]))]), rule])
 
 
@@ -162,8 +162,8 @@ class TrialRecord(_Data):
 
     def value(self, name: str) -> float | None:
         """Median of the named measurement; None if it was not taken."""
-        found = self.measurements.get(name)
-        return None if found is None else found.median
+        measurement = self.measurements.get(name)
+        return None if measurement is None else measurement.median
 
     def with_measurements(self, *new: Measurement) -> TrialRecord:
         return self.model_copy(update={"measurements": {**self.measurements, **{m.name: m for m in new}}})
@@ -225,7 +225,7 @@ def read_told(path: Path) -> tuple[list[tuple[int, str, str]], list[int]]:
         return [], []
     head, *lines = read_bytes(path, TABLE_BYTES, path.parent).decode(errors="replace").split("\n")
     checked = head != ",".join(TOLD_COLUMNS[:-1])
-    found: list[tuple[int, str, str]] = []
+    intact: list[tuple[int, str, str]] = []
     damaged = [1] if checked and head != ",".join(TOLD_COLUMNS) else []
     for place, line in enumerate(lines[:-1], 2):
         try:
@@ -234,8 +234,8 @@ def read_told(path: Path) -> tuple[list[tuple[int, str, str]], list[int]]:
         except (ValueError, IndexError):
             damaged.append(place)
             continue
-        found.append((number, f"{elapsed:.3f}", str(epochs)))
-    return found, damaged + ([len(lines) + 1] if lines and lines[-1] else [])
+        intact.append((number, f"{elapsed:.3f}", str(epochs)))
+    return intact, damaged + ([len(lines) + 1] if lines and lines[-1] else [])
 
 
 def sha256_of(path: Path) -> str:

@@ -13,9 +13,11 @@ import re
 import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 from harness.errors import SpaceError
+
+Plain: TypeAlias = "dict[str, Plain] | list[Plain] | str | int | float | bool | None"  # a value of a JSON or YAML file
 
 # Largest sizes that are read.
 JSON_BYTES = 16 << 20  # records, study.json and similar files
@@ -53,14 +55,14 @@ def read_bytes(path: Path, limit: int, root: Path | None = None) -> bytes:
     try:
         _check_kind(path, os.stat(path, follow_symlinks=root is None))
         with open(os.open(path, flags), "rb") as file:
-            found = os.fstat(file.fileno())
-            _check_kind(path, found)
-            data = b"" if found.st_size > limit else file.read(found.st_size + 1)
+            status = os.fstat(file.fileno())
+            _check_kind(path, status)
+            data = b"" if status.st_size > limit else file.read(status.st_size + 1)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise FileMistake(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    if max(found.st_size, len(data)) > limit:  # the file may have grown since fstat
+    if max(status.st_size, len(data)) > limit:  # the file may have grown since fstat
         raise FileMistake(path, f"must be at most {limit:,} bytes")
     return data
 
@@ -82,17 +84,17 @@ def parse_object(path: Path, data: bytes) -> dict[str, Any]:
         FileMistake: ``data`` is no such object.
     """
     try:
-        found = json.loads(data, parse_constant=_refuse_constant)
+        value: Plain = json.loads(data, parse_constant=_refuse_constant)
         if _MAY_BREAK.search(data):  # refuses lone surrogates and numbers such as 1e999
-            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         what = "nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise FileMistake(path, f"is not valid JSON ({what})") from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and not _is_shallow(found):
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and not _is_shallow(value):
         raise FileMistake(path, f"is not valid JSON (nested more than {MAX_DEPTH} deep)")
-    if not isinstance(found, dict):
-        raise FileMistake(path, f"must hold a JSON object, but holds a {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise FileMistake(path, f"must hold a JSON object, but holds a {type(value).__name__}")
+    return value
 
 
 def write_bytes_durably(path: Path, data: bytes, root: Path | None = None) -> None:
@@ -145,10 +147,10 @@ def check_tree(root: Path) -> None:
     for at, folders, names in os.walk(root):
         for name in sorted([*folders, *names]):
             path = Path(at, name)
-            found = path.lstat()
-            if not stat.S_ISDIR(found.st_mode):
-                _check_kind(path, found)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+            status = path.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                _check_kind(path, status)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
                 raise FileMistake(path, "is a hard link: writing it would change another file", _COPY)
 
 
@@ -169,31 +171,31 @@ def check_way(path: Path, root: Path | None) -> None:
     for part in path.relative_to(root).parts[:-1]:
         at = at / part
         try:
-            found = at.lstat()
+            status = at.lstat()
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
             raise FileMistake(at, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
-        if stat.S_ISLNK(found.st_mode):
+        if stat.S_ISLNK(status.st_mode):
             raise FileMistake(at, "must be a folder, but is a symbolic link", _COPY)
-        if not stat.S_ISDIR(found.st_mode):
+        if not stat.S_ISDIR(status.st_mode):
             raise FileMistake(at, "must be a folder, but is a file")
 
 
-def _check_kind(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((words for test, words in _KINDS if test(found.st_mode)), "a device")
+def _check_kind(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((words for test, words in _KINDS if test(status.st_mode)), "a device")
         raise FileMistake(path, f"must be a regular file, but is {kind}", _COPY if "link" in kind else "")
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def _is_shallow(value: Any) -> bool:
+def _is_shallow(value: Plain) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
-        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list))
         level = [v for values in inner for v in values if isinstance(v, dict | list)]
         if not level:
             return True

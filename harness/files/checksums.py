@@ -51,13 +51,13 @@ def read_whole(path: Path, root: Path | None = None, limit: int = JSON_BYTES) ->
         FileMistake: the file is damaged, or as :func:`harness.files.access.read_object`.
     """
     data = read_bytes(path, limit, root or path.parent)
-    found = _CHECKED.fullmatch(data)
-    if found is None and _meant(data, _FILE_END):
+    match = _CHECKED.fullmatch(data)
+    if match is None and _meant(data, _FILE_END):
         raise FileMistake(path, "is damaged: its checksum cannot be read")
-    if found is not None:
-        if zlib.crc32(found["body"]) != int(found["crc"], 16):
+    if match is not None:
+        if zlib.crc32(match["body"]) != int(match["crc"], 16):
             raise FileMistake(path, "is damaged: it does not match its checksum")
-        data = found["body"] + b"}"
+        data = match["body"] + b"}"
     return parse_object(path, data)
 
 
@@ -102,15 +102,15 @@ def unsealed(line: str) -> list[str]:
     Raises:
         ValueError: the line does not match its checksum.
     """
-    cells, _, found = line.rpartition(",")
+    cells, _, checksum = line.rpartition(",")
     if sealed(cells) != line:
-        raise ValueError(f"checksum {found!r}")
+        raise ValueError(f"checksum {checksum!r}")
     return cells.split(",")
 
 
-def sealed_entry(log: dict[str, Any]) -> str:
+def sealed_entry(entry: dict[str, Any]) -> str:
     """A line of JSON with the checksum of the preceding text as its last key."""
-    text = json.dumps(log, separators=(",", ":"))[:-1]
+    text = json.dumps(entry, separators=(",", ":"))[:-1]
     return f'{text},"{CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
 
 
@@ -120,9 +120,9 @@ def unsealed_entry(line: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the line is damaged.
     """
-    log = json.loads(line)
+    entry = json.loads(line)
     if _meant(line, _LINE_END):
-        found = log.pop(CHECKSUM, None)
-        if found != f"{zlib.crc32(line[: -len(_LINE_END)]):08x}":
+        checksum = entry.pop(CHECKSUM, None)
+        if checksum != f"{zlib.crc32(line[: -len(_LINE_END)]):08x}":
             raise ValueError("it does not match its checksum")
-    return log
+    return entry

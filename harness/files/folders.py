@@ -65,8 +65,8 @@ def _check_writable(folder: Path, name: str, remedy: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if known := disk_error(error):
-            raise known from None
+        if on_disk := disk_error(error):
+            raise on_disk from None
         raise SpaceError(name, f"cannot be written ({error.strerror})", str(folder), remedy) from None
 
 

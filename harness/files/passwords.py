@@ -22,7 +22,7 @@ _IN_QUERY = re.compile(r"""([?&;]\w*(?:passw(?:or)?d|pwd|secret|token)=)([^&\s'"
 def masked(text: str) -> str:
     """``text`` with the password of every URL in it replaced by ``***``."""
     for pattern in (_IN_URL, _IN_QUERY):
-        text = pattern.sub(lambda found: found[1] + (found[2] if _NAME.fullmatch(found[2]) else MASK), text)
+        text = pattern.sub(lambda match: match[1] + (match[2] if _NAME.fullmatch(match[2]) else MASK), text)
     return text
 
 
@@ -34,12 +34,12 @@ def expanded(url: str) -> str:
         SpaceError: a variable is not set, or the URL has the mask ``***`` instead of a password.
     """
 
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
         if name not in os.environ:
             rule = "must name an environment variable that is set"
             raise SpaceError("search.storage", rule, f"${{{name}}}", f"Set it: export {name}=...")
-        return os.environ[name] if found[0] == url else quote(os.environ[name], safe="")
+        return os.environ[name] if match[0] == url else quote(os.environ[name], safe="")
 
     if f":{MASK}@" in url or f"={MASK}" in url:
         remedy = "Give the URL again, with ${NAME} for the password: it is read from the environment."

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from harness.report import units
+from harness.verify.confirmation import Confirmation, Point
 
 COLUMNS = (
     "trial", "on the front", "probability", "validation", "search said", "test", "test interval", "size", "latency",
@@ -21,21 +20,21 @@ COLUMNS = (
 TERMINAL = ("trial", "on the front", "validation", "search said", "test", "size", "latency")
 
 
-def columns(result: Mapping[str, Any]) -> list[str]:
+def columns(result: Confirmation) -> list[str]:
     """``COLUMNS``, and three columns for each metric of the task that is an objective."""
     points = result.get("points", [])
     metrics = points[0].get("metrics", {}) if points else {}
     return [*COLUMNS, *(head for name in metrics for head in (name, f"search's {name}", f"test {name}"))]
 
 
-def confirmed_rows(result: Mapping[str, Any]) -> list[list[str]]:
+def confirmed_rows(result: Confirmation) -> list[list[str]]:
     """One row of :func:`columns` for every confirmed point, sure members first, small files first."""
     order = {"sure": 0, "possible": 1, "no": 2}
     points = sorted(result.get("points", []), key=lambda p: (order[p["member"]], p["size_bytes"], p["trial"]))
     return [_row(point) for point in points]
 
 
-def _row(point: Mapping[str, Any]) -> list[str]:
+def _row(point: Point) -> list[str]:
     low, high = point["test_interval"]
     fast, slow = point["latency_interval_ms"]
     promised = point["promised"]
@@ -54,19 +53,19 @@ def _row(point: Mapping[str, Any]) -> list[str]:
         units.time(promised["latency_ms"]),
         *(
             units.score(value)
-            for name, metric in point.get("metrics", {}).items()
-            for value in (metric["validation"], promised[name], metric["test"])
+            for name, splits in point.get("metrics", {}).items()
+            for value in (splits["validation"], promised[name], splits["test"])
         ),
     ]
 
 
-def terminal_table(result: Mapping[str, Any]) -> str:
+def terminal_table(result: Confirmation) -> str:
     """The confirmed points for the terminal: only the columns that fit into 80 characters. The page has all columns."""
     names = columns(result)
     has_metrics = len(names) > len(COLUMNS)  # metrics of the task take the room of the column "search said"
-    chosen = [name for name in TERMINAL if not (has_metrics and name == "search said")]
-    indices = [i for i, n in enumerate(names) if n in chosen or (i >= len(COLUMNS) and not n.startswith("search's "))]
-    table = Table(*(names[i] for i in indices), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
+    wanted = [name for name in TERMINAL if not (has_metrics and name == "search said")]
+    shown = [i for i, n in enumerate(names) if n in wanted or (i >= len(COLUMNS) and not n.startswith("search's "))]
+    table = Table(*(names[i] for i in shown), title="confirmed", box=box.SIMPLE_HEAD, collapse_padding=True)
     for column in table.columns:
         column.overflow = "fold"
     for row in confirmed_rows(result):
@@ -76,7 +75,7 @@ def terminal_table(result: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()) + "\n" + note(result)
 
 
-def note(result: Mapping[str, Any]) -> str:
+def note(result: Confirmation) -> str:
     """The legend below the table: what the columns mean."""
     return (
         f"validation, test: means of {result['seeds']} new trainings (n = {result['test_n']:.0f} each on test); the "

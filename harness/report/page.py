@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import plotly.graph_objects as go
 import plotly.io
@@ -26,6 +26,7 @@ from harness.report.tables import write_csv
 from harness.report.training import still_falling, weak_teacher
 from harness.space.settings import Objective
 from harness.stats.pareto import LOGGED
+from harness.verify.confirmation import Confirmation
 
 PARITY_DISAGREEMENTS = 2  # samples; a warning above it. Float rounding may flip the class of a near-tied sample
 ENDED = {"stopped": "stopped early", "failed": "failed"}  # a record's status, in words
@@ -79,9 +80,10 @@ def scale(data: StudyData) -> str:
 
 
 def _confirmed(data: StudyData) -> dict[str, Any]:
-    result = read_json(data.folder / "confirm.json", data.folder)
-    if not result.get("points"):
+    content = read_json(data.folder / "confirm.json", data.folder)
+    if not content.get("points"):
         return {"rows": []}
+    result = cast(Confirmation, content)  # another file under this name ends as a message of `reading`
     return {"columns": confirmed_columns(result), "rows": confirmed_rows(result), "note": note(result)}
 
 

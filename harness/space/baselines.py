@@ -14,7 +14,7 @@ from typing import Any
 from harness.methods import FLOAT_BITS, REQUIRED, Method, Registries
 from harness.recipe import Recipe
 from harness.records import WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP
-from harness.space.distributions import Hole, combinations, resolve, same
+from harness.space.distributions import Hole, Node, combinations, resolve, same
 
 MAX_SWEEP = 8  # baselines of the width sweep; bounds the trials that they take from a small budget
 _SWEEP_POINTS = 4  # values per range in the width sweep
@@ -56,7 +56,7 @@ def make_baselines(
     return baselines
 
 
-def resolve_params(node: Any, pick: Callable[[Hole], Any]) -> dict[str, Any]:
+def resolve_params(node: Node, pick: Callable[[Hole], Any]) -> dict[str, Any]:
     """The codes (internal name -> code) that ``pick`` gives to the holes in ``node`` that exist under these codes."""
     params: dict[str, Any] = {}
 
@@ -68,7 +68,7 @@ def resolve_params(node: Any, pick: Callable[[Hole], Any]) -> dict[str, Any]:
     return params
 
 
-def capacity(node: Any) -> float:
+def capacity(node: Node) -> float:
     """The sum of all numbers in ``node``, with holes at their largest value: a measure of a student's width."""
     if isinstance(node, Hole):
         return max(map(capacity, node.choices)) if node.kind == "choice" else node.bounds()[1]
@@ -94,18 +94,18 @@ def _end(hole: Hole, pick: Callable[..., Any]) -> Any:
     sizes = [capacity(choice) for choice in hole.choices]
     if max(sizes) <= 0:
         return hole.default
-    return pick(range(len(sizes)), key=lambda i: (sizes[i], i))
+    return pick((size, i) for i, size in enumerate(sizes))[1]
 
 
 def _widths(student: Any) -> Iterator[dict[str, Any]]:
     return islice(combinations(student, lambda hole: hole.spread(_SWEEP_POINTS)), _MAX_COMBINATIONS)
 
 
-def _thin(widths: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most ``MAX_SWEEP`` of ``widths``, evenly spaced, including the first and the last."""
-    if len(widths) <= MAX_SWEEP:
-        return widths
-    return [widths[round(i * (len(widths) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
+def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most ``MAX_SWEEP`` of ``points``, evenly spaced, including the first and the last."""
+    if len(points) <= MAX_SWEEP:
+        return points
+    return [points[round(i * (len(points) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
 
 
 class _Builder:
@@ -162,8 +162,6 @@ class _Builder:
         values = wanted(method)
         if values is None:
             return False
-        method_options = {
-            name: param.default for name, param in method.options.items() if param.default is not REQUIRED
-        }
-        method_options |= options
-        return all(name in method_options and same(method_options[name], value) for name, value in values.items())
+        filled = {name: param.default for name, param in method.options.items() if param.default is not REQUIRED}
+        filled |= options
+        return all(name in filled and same(filled[name], value) for name, value in values.items())

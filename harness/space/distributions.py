@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from harness.errors import SpaceError
 from harness.methods import is_number, is_whole
@@ -124,13 +124,16 @@ class Hole:
         return self.check(min(max(value, low), high))
 
 
+Node: TypeAlias = "Mapping[str, Node] | list[Any] | Hole | str | int | float | bool | None"  # of a tree with holes
+
+
 def divides(step: float, length: float) -> bool:
     """Whether ``length`` is a multiple of ``step``, up to float rounding."""
     count = length / step
     return math.isfinite(count) and abs(count - round(count)) < 1e-6
 
 
-def same(a: Any, b: Any) -> bool:
+def same(a: Node, b: Node) -> bool:
     """Whether two recipe values are equal. 1 equals 1.0, but 1 does not equal true."""
     if isinstance(a, Hole) or isinstance(b, Hole):
         return a is b
@@ -143,7 +146,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def resolve(node: Any, pick: Callable[[Hole], Any]) -> Any:
+def resolve(node: Node, pick: Callable[[Hole], Any]) -> Any:
     """``node`` as plain values: every hole that exists is filled with the code that ``pick`` returns for it."""
     if isinstance(node, Hole):
         code = pick(node)
@@ -155,7 +158,7 @@ def resolve(node: Any, pick: Callable[[Hole], Any]) -> Any:
     return node
 
 
-def combinations(node: Any, candidates: Callable[[Hole], Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def combinations(node: Node, candidates: Callable[[Hole], Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """All combinations of candidates that fill ``node``, each as internal name -> code."""
     counter: list[int] = []
     while True:
@@ -169,7 +172,7 @@ def combinations(node: Any, candidates: Callable[[Hole], Sequence[Any]]) -> Iter
 
 
 def _turn(
-    node: Any, candidates: Callable[[Hole], Sequence[Any]], counter: list[int]
+    node: Node, candidates: Callable[[Hole], Sequence[Any]], counter: list[int]
 ) -> tuple[dict[str, Any], list[int]]:
     """Fill ``node`` with the candidates at the indices in ``counter``, which is extended by a 0 for every further hole.
     Returns the codes, and the number of candidates of each hole."""
@@ -188,7 +191,7 @@ def _turn(
     return params, sizes
 
 
-def origin(node: Any, params: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def origin(node: Node, params: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The keys in the file at which the value of a recipe's dotted ``name`` is written, given ``params``."""
     keys: tuple[str, ...] = ()
     parts = name.split(".")

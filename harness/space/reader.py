@@ -6,9 +6,11 @@ import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from harness.errors import SpaceError
+from harness.files.access import Plain
 from harness.methods import is_number, is_whole, nearest
 from harness.space.distributions import Hole, divides, same
 from harness.space.source import Source
@@ -34,7 +36,7 @@ class HoleReader:
 
     def read(
         self,
-        node: Any,
+        node: Plain,
         name: str = "",
         internal: str = "",
         keys: tuple[str, ...] = (),
@@ -45,7 +47,7 @@ class HoleReader:
                 with self.source.at(name, keys):
                     return self._hole(node, name, internal, keys, parents)
             self._refuse_misspelt(node, name, keys)
-            items: Iterator[tuple[str, Any]] = iter(node.items())
+            items: Iterator[tuple[str, Plain]] = iter(node.items())
         elif isinstance(node, list):
             items = ((str(i), item) for i, item in enumerate(node))
         else:
@@ -56,7 +58,7 @@ class HoleReader:
         }
         return read if isinstance(node, dict) else list(read.values())
 
-    def _refuse_misspelt(self, node: dict[str, Any], name: str, keys: tuple[str, ...]) -> None:
+    def _refuse_misspelt(self, node: dict[str, Plain], name: str, keys: tuple[str, ...]) -> None:
         for key, value in node.items():
             close = difflib.get_close_matches(key, KINDS, n=1, cutoff=0.75)
             if keys and close and isinstance(value, list):
@@ -67,7 +69,7 @@ class HoleReader:
 
     def _hole(
         self,
-        node: dict[str, Any],
+        node: dict[str, Plain],
         name: str,
         internal: str,
         keys: tuple[str, ...],
@@ -93,7 +95,7 @@ class HoleReader:
 
     def _choice(
         self,
-        node: dict[str, Any],
+        node: dict[str, Plain],
         name: str,
         internal: str,
         keys: tuple[str, ...],
@@ -117,7 +119,8 @@ class HoleReader:
             self.read(entry, name, f"{internal}[{label}]", (*keys, "choice", str(i)), (*parents, (internal, i)))
             for i, (entry, label) in enumerate(zip(raw, labels, strict=True))
         )
-        ordered = all(is_number(c) for c in raw) and all(a < b for a, b in zip(raw, raw[1:], strict=False))
+        numbers = [c for c in raw if is_number(c)]
+        ordered = len(numbers) == len(raw) and all(a < b for a, b in pairwise(numbers))
         default = (len(raw) - 1) // 2 if ordered else 0
         if "default" in node:
             default = _position(name, node["default"], raw, labels)
@@ -133,31 +136,31 @@ class HoleReader:
         )
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Plain) -> bool:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not (isinstance(value, float) and not math.isfinite(value)) and all(map(_finite, inner))
 
 
-def _labels(entries: Sequence[Any]) -> tuple[str, ...]:
+def _labels(entries: Sequence[Plain]) -> tuple[str, ...]:
     """A text for each entry of a choice. The index is appended to texts that occur more than once."""
 
-    def label(i: int, entry: Any) -> str:
+    def label(i: int, entry: Plain) -> str:
         if isinstance(entry, dict):
-            return next((entry[k] for k in _LABELS if isinstance(entry.get(k), str)), str(i))
+            return next((text for k in _LABELS if isinstance(text := entry.get(k), str)), str(i))
         return entry if isinstance(entry, str) else _text(entry) or str(i)
 
     texts = [label(i, entry) for i, entry in enumerate(entries)]
     return tuple(f"{t}#{i}" if texts.count(t) > 1 else t for i, t in enumerate(texts))
 
 
-def _text(value: Any) -> str:
+def _text(value: Plain) -> str:
     """A plain value as YAML text; empty for a list that contains sections or holes."""
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
         return ""
     return json.dumps(value)
 
 
-def _position(name: str, default: Any, raw: Sequence[Any], labels: Sequence[str]) -> int:
+def _position(name: str, default: Plain, raw: Sequence[Plain], labels: Sequence[str]) -> int:
     for i, entry in enumerate(raw):
         if same(entry, default) or (isinstance(entry, dict) and labels[i] == default):
             return i
@@ -165,7 +168,7 @@ def _position(name: str, default: Any, raw: Sequence[Any], labels: Sequence[str]
 
 
 def _range(
-    node: Mapping[str, Any],
+    node: Mapping[str, Plain],
     name: str,
     internal: str,
     kind: Literal["float", "int"],
@@ -176,9 +179,8 @@ def _range(
         raise SpaceError(
             name, f"`{kind}` must be a list of two numbers, low and high", ends, "Example: {float: [0, 1]}."
         )
-    for end, label in zip(ends, ("low", "high"), strict=True):
-        _number(f"{name}.{label}", end, kind)
-    low, high = (float(e) if kind == "float" else e for e in ends)
+    numbers = [_number(f"{name}.{label}", end, kind) for label, end in zip(("low", "high"), ends, strict=True)]
+    low, high = map(float, numbers) if kind == "float" else numbers
     if not low < high:
         raise SpaceError(
             name,
@@ -211,18 +213,18 @@ def _range(
     return Hole(name, internal, kind, low, high, log, step, default=default, parents=parents)
 
 
-def _number(name: str, value: Any, kind: str) -> None:
+def _number(name: str, value: Plain, kind: str) -> float:
     if not is_number(value):
         raise SpaceError(name, "must be a finite number", value)
     if kind == "int" and not is_whole(value):
         raise SpaceError(name, "must be an integer", value, "Use a `float` hole for fractions.")
+    return value
 
 
-def _step(node: Mapping[str, Any], name: str, kind: str, low: float, high: float, log: bool) -> float | int | None:
+def _step(node: Mapping[str, Plain], name: str, kind: str, low: float, high: float, log: bool) -> float | int | None:
     if "step" not in node:
         return 1 if kind == "int" else None
-    step = node["step"]
-    _number(f"{name}.step", step, kind)
+    step = _number(f"{name}.step", node["step"], kind)
     if log:
         raise SpaceError(f"{name}.step", "`step` and `log: true` exclude each other", step, "Remove one of them.")
     if step <= 0:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from harness.errors import SpaceError
-from harness.methods import Param, checked, declarations, declared, is_number, nearest
+from harness.files.access import Plain
+from harness.methods import Param, checked, declarations, declared, is_mapping, is_number, nearest
 from harness.records import DIRECTIONS, metric_name_mistake
 from harness.stats.direction import Direction
 
@@ -88,7 +89,7 @@ def _check_gpu(gpu: float) -> None:
 
 def read_objectives(tree: Mapping[str, Any]) -> tuple[Objective, ...]:
     """Read the ``objectives:`` list: names with a known direction, or ``{name:, direction:}``."""
-    value = tree.get("objectives", ["accuracy", "size_bytes", "latency_ms"])
+    value: Plain = tree.get("objectives", ["accuracy", "size_bytes", "latency_ms"])
     if not isinstance(value, list) or not value:
         raise SpaceError(
             "objectives",
@@ -112,7 +113,7 @@ def read_objectives(tree: Mapping[str, Any]) -> tuple[Objective, ...]:
     return tuple(objectives)
 
 
-def _objective(path: str, entry: Any) -> Objective:
+def _objective(path: str, entry: Plain) -> Objective:
     if isinstance(entry, str):
         if entry not in DIRECTIONS:
             raise SpaceError(
@@ -131,29 +132,29 @@ def _objective(path: str, entry: Any) -> Objective:
     if name not in DIRECTIONS and (rule := metric_name_mistake(name)):
         raise SpaceError(f"{path}.name", f"a metric of the task: {rule}", name, "Give the metric another name.")
     direction = entry.get("direction", DIRECTIONS.get(name))
-    for choice in get_args(Direction):
-        if direction == choice and DIRECTIONS.get(name, choice) == choice:
-            return Objective(name, choice)
+    for possible in get_args(Direction):
+        if direction == possible and DIRECTIONS.get(name, possible) == possible:
+            return Objective(name, possible)
     allowed = (DIRECTIONS[name],) if name in DIRECTIONS else get_args(Direction)
     raise SpaceError(f"{path}.direction", f"must be {' or '.join(allowed)}", direction, nearest(direction, allowed))
 
 
-def read_constraints(tree: Mapping[str, Any], known: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
+def read_constraints(tree: Mapping[str, Any], measured: tuple[str, ...], free: bool) -> dict[str, dict[str, float]]:
     """Read the ``constraints:`` section: quantity -> its ``min`` and ``max``.
 
-    known  quantities that every trial measures
-    free   whether other quantities are allowed too, because the user's own task may return further metrics
+    measured  quantities that every trial measures
+    free      whether other quantities are allowed too, because the user's own task may return further metrics
     """
     value = tree.get("constraints", {})
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         raise SpaceError("constraints", "must be a mapping", value, "Example: {latency_ms: {max: 5}}.")
-    return {name: _bounds(f"constraints.{name}", bounds, name, known, free) for name, bounds in value.items()}
+    return {name: _bounds(f"constraints.{name}", bounds, name, measured, free) for name, bounds in value.items()}
 
 
-def _bounds(path: str, value: Any, name: str, known: tuple[str, ...], free: bool) -> dict[str, float]:
-    if name not in known and not free:
-        raise SpaceError(path, "unknown quantity", remedy=nearest(name, known))
-    if not isinstance(value, Mapping) or not value:
+def _bounds(path: str, value: Any, name: str, measured: tuple[str, ...], free: bool) -> dict[str, float]:
+    if name not in measured and not free:
+        raise SpaceError(path, "unknown quantity", remedy=nearest(name, measured))
+    if not is_mapping(value) or not value:
         raise SpaceError(path, "must give `min`, `max` or both", value, "Example: {max: 5}.")
     for key, bound in value.items():
         if key not in ("min", "max"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
+from harness.files.access import Plain
 from harness.methods import Registries, nearest
 from harness.recipe import IGNORED, SECTIONS, Recipe, flatten, parse_recipe
 from harness.records import DIRECTIONS
@@ -106,7 +107,8 @@ class Space:
         ``_UNIDENTIFIED``, such as the budget and the storage."""
         tree = {k: v for k, v in self.source.tree.items() if k not in ("resources", *IGNORED)}
         for section, names in _UNIDENTIFIED.items():
-            tree[section] = {k: v for k, v in (tree.get(section) or {}).items() if k not in names}
+            settings: dict[str, Any] = tree.get(section) or {}
+            tree[section] = {k: v for k, v in settings.items() if k not in names}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
@@ -129,14 +131,14 @@ def load_space(path: str | Path, registries: Registries | None = None, overrides
     _check_holes(source, reader.holes)
     with source.at("", ()):
         objectives = budget.read_objectives(source.tree)
-        quantities = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
+        measured = (*DIRECTIONS, *(o.name for o in objectives if o.name not in DIRECTIONS))
         space = Space(
             source.file,
             without_passwords(source, ("search", "storage")),
             tree,
             tuple(reader.holes),
             objectives,
-            budget.read_constraints(source.tree, quantities, _own_task(tree)),
+            budget.read_constraints(source.tree, measured, _own_task(tree)),
             budget.read_settings(source.tree),
             source,
             registries,
@@ -171,14 +173,15 @@ def _shipped() -> Registries:
 
 
 def _check_sections(source: Source, sections: Sequence[str]) -> None:
-    if not isinstance(source.tree, dict) or not source.tree:
+    tree: Plain = source.tree
+    if not isinstance(tree, dict) or not tree:
         error = SpaceError(
             "",
-            "must be a mapping of sections" if source.tree else "the file is empty",
+            "must be a mapping of sections" if tree else "the file is empty",
             remedy=f"Sections: {', '.join(sections)}.",
         )
         raise source.place(error, ())
-    for name in source.tree:
+    for name in tree:
         if name not in sections and name not in IGNORED:
             raise source.place(SpaceError(name, "unknown section", remedy=nearest(name, sections)), (name,))
 
@@ -219,7 +222,7 @@ def _check_holes(source: Source, holes: Sequence[Hole]) -> None:
 
 def _own_task(tree: Mapping[str, Any]) -> bool:
     """Whether the task is the user's own function, which may return further metrics."""
-    task = tree.get("task")
+    task: Plain = tree.get("task")
     return isinstance(task, dict) and ":" in str(task.get("name"))
 
 

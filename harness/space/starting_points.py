@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import SpaceError
+from harness.files.access import Plain
 from harness.methods import respelling
 from harness.recipe import flatten
 from harness.records import BASELINES
@@ -65,7 +66,8 @@ def _smallest(hole: Hole, share: float) -> Any:
             return _at(hole, share)
         case "quant.bits":
             return widest_code(hole)
-    return narrowest_code(hole) if hole.name.startswith("student") else hole.default
+        case _:
+            return narrowest_code(hole) if hole.name.startswith("student") else hole.default
 
 
 def _at(hole: Hole, share: float) -> Any:
@@ -98,7 +100,7 @@ class First:
     name: str = ""
 
 
-def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[First, ...]:
+def read_first(value: Plain, holes: Sequence[Hole], constants: Mapping[str, Any]) -> tuple[First, ...]:
     """Read the ``first:`` list: partial recipes, each with an optional ``name``. The space must be able to take every
     value.
 
@@ -107,14 +109,15 @@ def read_first(value: Any, holes: Sequence[Hole], constants: Mapping[str, Any]) 
     """
     if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
         raise SpaceError("first", "must be a list of recipes, in part", value, "Example: [{train: {lr: 0.1}}].")
-    return tuple(_entry(f"first.{i}", entry, holes, constants) for i, entry in enumerate(value))
+    entries = cast(list[Mapping[str, Any]], value)
+    return tuple(_entry(f"first.{i}", entry, holes, constants) for i, entry in enumerate(entries))
 
 
 def _entry(path: str, entry: Mapping[str, Any], holes: Sequence[Hole], constants: Mapping[str, Any]) -> First:
     name = entry.get("name", "")
     if not isinstance(name, str) or name in BASELINES:
         raise SpaceError(f"{path}.name", "must be a text that no baseline has", name)
-    leaves = dict(flatten({section: value for section, value in entry.items() if section != "name"}))
+    leaves = dict(flatten({section: part for section, part in entry.items() if section != "name"}))
     params = express(holes, leaves)
     expressed = {hole.name for hole in holes if hole.internal in params}
     expressed |= {f"{hole}.{selector}" for hole in expressed for selector in SELECTORS}

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
-from harness.files.access import FileMistake, check_way, read_object, write_bytes_durably
+from harness.files.access import FileMistake, Plain, check_way, read_object, write_bytes_durably
 from harness.files.checksums import read_whole
 from harness.files.folders import cache_folder
+from harness.methods import is_mapping
 from harness.space.source import read_source
 
 _NAMES = ("name", "model", "runtime")  # keys of a recipe's sections whose value may name code
@@ -27,8 +28,8 @@ _SECTIONS = ("task", "student", "teacher", "deploy")
 
 def named_code(tree: Any) -> set[str]:
     """All ``package.module:function`` that a recipe or space names, in any branch of a choice."""
-    sections = [tree.get(section) for section in _SECTIONS] if isinstance(tree, Mapping) else []
-    names, waiting = set[str](), [("", section) for section in sections]
+    waiting: list[tuple[str, Plain]] = [("", tree.get(section)) for section in _SECTIONS] if is_mapping(tree) else []
+    names = set[str]()
     while waiting:
         key, node = waiting.pop()
         if isinstance(node, Mapping):
@@ -84,9 +85,7 @@ def require(verb: str, folder: Path, code: set[str], agreed: bool, ask: Callable
     unagreed = sorted(code - _remembered(folder))
     if not unagreed or agreed:
         return
-    names = ", ".join(repr(name[:100]) for name in unagreed[:10]) + (
-        f" and {len(unagreed) - 10} more" if len(unagreed) > 10 else ""
-    )
+    names = ", ".join(repr(name[:100]) for name in new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
     statement = f"{verb} would import and run code that this study names: {names}"
     if ask is not None and ask(f"{folder}: {statement}. Run it?"):
         return

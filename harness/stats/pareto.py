@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import moocore
+import moocore  # pyright: ignore[reportMissingTypeStubs]  # it ships none
 import numpy as np
 
 from harness.stats.direction import Direction
@@ -66,16 +66,16 @@ def reference_point(
     """
     losses = as_losses(values, directions)
     losses = losses[np.isfinite(losses).all(axis=1)]
-    found: dict[str, float] = {}
+    reference: dict[str, float] = {}
     for name, direction, column in zip(names, directions, losses.T, strict=True):
         sign = 1.0 if direction == "minimize" else -1.0
         worst = float(column.max())
         span = float(column.max() - column.min()) or 1.0
         if name in bounds and sign * bounds[name] > worst:
-            found[name] = float(bounds[name])
+            reference[name] = float(bounds[name])
         else:
-            found[name] = worst * BEYOND if name in LOGGED else sign * (worst + MARGIN * span)
-    return found
+            reference[name] = worst * BEYOND if name in LOGGED else sign * (worst + MARGIN * span)
+    return reference
 
 
 def log_hypervolume(values: np.ndarray, reference: Mapping[str, float], directions: Sequence[Direction]) -> float:
@@ -156,7 +156,7 @@ class Front:
     """A front that grows point by point; adding a point takes time linear in the front's size."""
 
     directions: tuple[Direction, ...]
-    numbers: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list[int])
     losses: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from harness.search.signals import Stop
 from harness.space import trust
 from harness.space.space import Space, load_space
 from harness.trial.job import Prepared, TrialJob
+from harness.verify.confirmation import Confirmation
 from harness.verify.membership import confirmed, likely
 
 SEEDS_FROM = 2**30  # larger than every seed of a search, so that new trainings are independent of it
@@ -50,7 +51,7 @@ def confirm(
     lab: Callable[[], Lab] = Lab,
     trusted: bool = False,
     ask: Callable[[str], bool] | None = None,
-) -> dict[str, Any]:
+) -> Confirmation:
     """Confirm the front of the study in ``folder`` and write ``confirm.json``.
 
     Args:
@@ -82,8 +83,13 @@ def confirm(
         place = folder / "confirm" / str(repeat)
         runs = _train(space, {n: records[n].recipe for n in chosen}, seeds, repeat, place, address, make_pool, say)
         timings = _time(folder, records, chosen, seconds, processes, lab, say)
-        result = confirmed(space, records, chosen, runs, timings)
-        result |= {"seeds": seeds, "bound": bound, "repeat": repeat, "processes": processes}
+        result: Confirmation = {
+            **confirmed(space, records, chosen, runs, timings),
+            "seeds": seeds,
+            "bound": bound,
+            "repeat": repeat,
+            "processes": processes,
+        }
         write_checked_json(folder / (RESULT if not repeat else f"confirm-{repeat}.json"), result)
     return result
 
@@ -94,7 +100,7 @@ def _finished(folder: Path, space: Space) -> dict[int, TrialRecord]:
     Raises:
         SpaceError: there are none.
     """
-    records = {}
+    finished: dict[int, TrialRecord] = {}
     for path in sorted((folder / "trials").glob("[0-9]*")):
         record = read_record(path)
         if (
@@ -102,10 +108,10 @@ def _finished(folder: Path, space: Space) -> dict[int, TrialRecord]:
             and record.status == "ok"
             and all(record.value(o.name) is not None for o in space.objectives)
         ):
-            records[record.number] = record
-    if not records:
+            finished[record.number] = record
+    if not finished:
         raise SpaceError("", "must be the folder of a study with finished trials", file=str(folder))
-    return records
+    return finished
 
 
 def _train(
@@ -212,8 +218,8 @@ def _time(
     numbers = list(first.values())
     deploy = records[reference].recipe["deploy"]
     jobs = [Job(records[n].file(trial_folder(folder, n)), records[n].recipe["deploy"]["runtime"]) for n in numbers]
-    benchmark = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
-    by_number = dict(zip(numbers, benchmark.timings, strict=True))
+    timed = bench(jobs, 0, deploy["batch_size"], deploy["threads"], seconds, processes, lab)
+    by_number = dict(zip(numbers, timed.timings, strict=True))
     return {n: by_number[first[_structure(records[n])]] for n in [reference, *chosen]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from harness.records import DIRECTIONS, TrialRecord
 from harness.search.study import excess
 from harness.space.space import Space
 from harness.stats.pareto import nondominated
+from harness.verify.confirmation import Confirmed, Point, Splits
 from harness.verify.seeds import half_widths
 
 DRAWS = 4000  # the standard error of a probability near 0.95 is then 0.003
@@ -80,9 +81,9 @@ def confirmed(
     chosen: list[int],
     runs: Mapping[int, list[TrialRecord]],
     timings: Mapping[int, Timing],
-) -> dict[str, Any]:
-    """The content of ``confirm.json``: members are decided by the new trainings' validation accuracies; test values are
-    only reported."""
+) -> Confirmed:
+    """The chosen points with their new values: members are decided by the new trainings' validation accuracies; test
+    values are only reported."""
     tests = np.array([[r.diagnostics["test"]["accuracy"] for r in runs[n]] for n in chosen])
     validations = np.array([[r.value("accuracy") for r in runs[n]] for n in chosen], float)
     n_test = float(runs[chosen[0]][0].diagnostics["test"]["n"])
@@ -101,14 +102,14 @@ def confirmed(
     timed = np.array([str(timings[n].job.path) for n in chosen])
     points = Noisy(mean, sd, np.array([name == "latency_ms" for name in names]), timed)
     probability = membership(points, [o.direction for o in space.objectives])
-    rows = []
+    rows: list[Point] = []
     for i, number in enumerate(chosen):
         timing, record = timings[number], records[number]
         rows.append(
             {
                 "trial": number,
                 "probability": round(float(probability[i]), 4),
-                "member": "sure" if probability[i] >= SURE else "possible" if probability[i] >= 1 - SURE else "no",
+                "member": _in_words(probability[i]),
                 "validation_accuracy": float(validations[i].mean()),
                 "validation_interval": _interval(float(validations[i].mean()), float(around[i])),
                 "test_accuracy": float(tests[i].mean()),
@@ -125,6 +126,10 @@ def confirmed(
     return {"points": rows, "test_n": n_test}
 
 
+def _in_words(probability: float) -> Literal["sure", "possible", "no"]:
+    return "sure" if probability >= SURE else "possible" if probability >= 1 - SURE else "no"
+
+
 def _interval(mean: float, half: float) -> list[float]:
     return [max(0.0, mean - half), min(1.0, mean + half)]
 
@@ -134,8 +139,8 @@ def pooled_error(values: Sequence[Sequence[float]]) -> float:
 
     The variance between the k trainings of a point is averaged over the points.
     """
-    array = np.asarray(values, float)
-    return float(np.sqrt(array.var(axis=1, ddof=1).mean() / array.shape[1]))
+    trainings = np.asarray(values, float)
+    return float(np.sqrt(trainings.var(axis=1, ddof=1).mean() / trainings.shape[1]))
 
 
 def _mean(name: str, runs: list[TrialRecord]) -> float:
@@ -143,7 +148,7 @@ def _mean(name: str, runs: list[TrialRecord]) -> float:
     return float(np.mean([v for r in runs if (v := r.value(name)) is not None]))
 
 
-def _both_splits(name: str, runs: list[TrialRecord]) -> dict[str, float]:
+def _both_splits(name: str, runs: list[TrialRecord]) -> Splits:
     """Means of a task's metric over new trainings, on validation and on test."""
     return {
         "validation": _mean(name, runs),
