@@ -20,6 +20,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from harness.errors import HarnessError, SpaceError
 from harness.records import read_record
+from harness.search import database
 from tests.searching import Here, run, started
 
 OBJECTIVES = ("accuracy", "size_bytes", "latency_ms")
@@ -89,7 +90,7 @@ def test_a_search_waits_for_a_locked_sqlite_database(box, monkeypatch, caplog):
 def test_a_database_that_stays_locked_ends_the_search_which_goes_on_later(box, monkeypatch):
     url = f"sqlite:///{box}/study.db?timeout=0.2"
     with monkeypatch.context() as patch:
-        patch.setattr("harness.search.database.LIMIT_S", 1.0)
+        patch.setattr(database, "LIMIT_S", 1.0)
         lock_before(5, box / "study.db", patch, None)
         with pytest.raises(HarnessError, match=r"did not answer for . s \(database is locked\).*same command again"):
             run(box, f"search.storage={url}", "search.trials=8")
@@ -114,7 +115,7 @@ def test_no_result_is_lost_or_doubled_when_the_answer_of_a_commit_is(box, monkey
         real(self, connection)
 
     monkeypatch.setattr(DefaultDialect, "do_commit", commit)
-    monkeypatch.setattr("harness.search.database.FIRST_S", 0.001)
+    monkeypatch.setattr(database, "FIRST_S", 0.001)
     monkeypatch.setattr("random.random", lambda: 0.0)  # Optuna's own pauses
     assert run(box, f"search.storage={url}", "search.trials=7").finished == 7
     monkeypatch.setattr(DefaultDialect, "do_commit", real)

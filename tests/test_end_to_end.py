@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
+import harness as api
 from harness.measure.lab import Lab, Session
 from harness.records import read_record
 from harness.runtimes import base as runtimes
@@ -128,8 +130,9 @@ def test_status_report_and_pick_read_it(searched) -> None:
     assert harness("report", str(STUDY), cwd=folder).returncode == 0
     picked = harness("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder)
     assert picked.returncode == 0, picked.stderr
-    (folder / "picked.yaml").write_text(picked.stdout)
-    assert load_recipe(folder / "picked.yaml").task.name == "digits"
+    paths = dict(line.split(maxsplit=1) for line in picked.stdout.splitlines()[1:3])
+    assert load_recipe(folder / paths["recipe:"]).task.name == "digits"
+    assert runtimes.load("onnxruntime", folder / paths["model:"]).logits(np.zeros((1, 1, 8, 8), np.float32)).size
     none = harness("pick", str(STUDY), "--max-size-bytes", "5", cwd=folder)
     assert (none.returncode, none.stdout) == (2, "") and "The nearest is trial" in none.stderr
 
@@ -142,6 +145,25 @@ def test_a_point_of_the_front_is_trained_for_production(searched) -> None:
     made = folder / STUDY / "best" / "knee-trained"
     assert {p.name for p in made.iterdir()} >= {"model.onnx", "recipe.yaml", "record.json", "model_card.md"}
     assert load_recipe(made / "recipe.yaml").train.epochs == 3
+
+
+def test_python_does_what_the_verbs_do(searched, monkeypatch) -> None:
+    folder = searched[0]
+    monkeypatch.chdir(folder)
+    for space in ("small.yaml", YAML(typ="safe").load(SPACE)):
+        study = api.search(space, STUDY, trials=TRIALS, progress=False)
+        assert study.outcome is not None and study.outcome.status == "already complete"
+    opened = api.open_study(STUDY)
+    assert list(opened.trials.index) == list(range(TRIALS)) and set(opened.front.index) <= set(opened.trials.index)
+    with (STUDY / "report" / "pareto.csv").open() as file:
+        assert [int(row["number"]) for row in csv.DictReader(file)] == list(opened.front["number"])
+    chosen = opened.pick(most={"latency_ms": 1000.0})
+    assert f"trial {chosen.number}: " in harness("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder).stdout
+    assert chosen.yaml == harness("pick", str(STUDY), "--max-latency-ms", "1000", "--yaml", cwd=folder).stdout
+    assert opened.report() == STUDY / "report" / "index.html" and "<table" in opened._repr_html_()
+    timed = api.bench([chosen.model], seconds=0.05, processes=2)
+    assert len(timed.timings) == 1 and timed.timings[0].ratio == 1.0
+    assert api.audit(chosen.model).size_bytes == chosen.model.stat().st_size
 
 
 class AsRecorded(Lab):

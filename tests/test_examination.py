@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import ray
+from click.testing import Result
+from typer.testing import CliRunner
 
+from harness.cli.main import app
 from harness.errors import HarnessError, SpaceError
 from harness.search.examination import Examination
 
-NO_RAY = """
-import sys, ray
-def never(*_, **__): raise AssertionError("Ray starts")
-ray.init = never
-from harness.cli.main import app
-app(sys.argv[1:], prog_name="harness")
-"""
 STUDENT = "student: {model: mlp, hidden: {choice: [[4], [8]]}}\n"
 OWN = """
 import os, sys
@@ -36,11 +33,23 @@ def data(what=""):
 """
 
 
-def searched(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    (folder / "own.py").write_text(OWN)
-    (folder / "s.yaml").write_text(text)
-    command = [sys.executable, "-c", NO_RAY, "search", "s.yaml"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=250)
+@pytest.fixture
+def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Result]]:
+    """``harness search`` of a space in a folder with the user's module, where Ray may not start."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("Ray starts")
+
+    def search(text: str) -> Result:
+        (tmp_path / "s.yaml").write_text(text)
+        return CliRunner().invoke(app, ["search", "s.yaml"])
+
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(ray, "init", never)
+    yield search
+    sys.modules.pop("own", None)
 
 
 @pytest.mark.parametrize(
@@ -59,15 +68,15 @@ def searched(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         ('{name: "own:data", what: leaves}', "", 2, "s.yaml:1: task.name: 'own:data' raised SystemExit: 3"),
     ],
 )
-def test_a_mistake_in_the_data_is_answered_before_ray_starts(tmp_path, task, rest, code, expected):
+def test_a_mistake_in_the_data_is_answered_before_ray_starts(searched, tmp_path, task, rest, code, expected):
     np.savez(tmp_path / "names.npz", x=np.zeros((4, 3), np.float32), y=np.array(["a", "b", "a", "b"]))
-    ended = searched(tmp_path, f"task: {task}\n{STUDENT}{rest}")
-    assert ended.returncode == code and expected in ended.stderr, ended.stderr
+    ended = searched(f"task: {task}\n{STUDENT}{rest}")
+    assert ended.exit_code == code and expected in ended.stderr, ended.stderr
     assert "Ray starts" not in ended.stderr and not (tmp_path / "results" / "s").exists()
 
 
-def test_data_that_can_be_used_reach_ray(tmp_path):
-    ended = searched(tmp_path, f'task: {{name: "own:data"}}\n{STUDENT}')
+def test_data_that_can_be_used_reach_ray(searched):
+    ended = searched(f'task: {{name: "own:data"}}\n{STUDENT}')
     assert "Ray starts" in ended.stderr and ended.stdout == ""
 
 

@@ -37,6 +37,7 @@ FLOORS = (
     "verify",
     "report",
     "production",
+    "api",
     "cli",
     "__main__",
 )
@@ -54,7 +55,7 @@ ONLY = {
 }
 RAY = {"search/cluster.py", "search/pool.py"}
 TORCH_FREE = {"errors", "files", "stats", "methods", "normalize", "recipe", "records", "space", "machine", "measure"}
-TORCH_FREE |= {"search", "verify", "report", "production", "cli", "__main__", REGISTRIES, "__init__"}
+TORCH_FREE |= {"search", "verify", "report", "production", "api", "cli", "__main__", REGISTRIES, "__init__"}
 DRIVER = (
     "harness.cli.main",
     "harness.search.driver",

@@ -101,13 +101,13 @@ def test_pick_takes_limits_on_f1(searched) -> None:
     folder, _ = searched
     front = rows(folder)
     limit = float(np.median([float(r["f1"]) for r in front]))
-    ran = harness("pick", "results/f1", "--min", f"f1={limit}", cwd=folder)
+    ran = harness("pick", "results/f1", "--min", f"f1={limit}", "--yaml", cwd=folder)
     assert ran.returncode == 0, ran.stderr
     (folder / "picked.yaml").write_text(ran.stdout)
     wanted = min((r for r in front if float(r["f1"]) >= limit), key=lambda r: (float(r["size_bytes"]), -float(r["f1"])))
     assert ran.stdout.startswith(f"# trial {wanted['number']} of f1")
     assert load_recipe(folder / "picked.yaml").task.name == "tumours:data"
-    best = harness("pick", "results/f1", "--max", "latency_ms=1000", cwd=folder).stdout
+    best = harness("pick", "results/f1", "--max", "latency_ms=1000", "--yaml", cwd=folder).stdout
     top = max(front, key=lambda r: (float(r["f1"]), -float(r["size_bytes"])))
     assert best.startswith(f"# trial {top['number']} of f1")
     none = harness("pick", "results/f1", "--min", "f1=1.01", cwd=folder)

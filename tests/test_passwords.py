@@ -17,6 +17,7 @@ from harness.cli.main import app
 from harness.errors import SpaceError
 from harness.files.passwords import expanded, masked
 from harness.report import load_study, write_report
+from harness.search import database
 from harness.search.storage import open_storage
 from harness.space.space import load_space
 from tests.oracle import SPACE
@@ -35,7 +36,7 @@ def databases(monkeypatch: pytest.MonkeyPatch) -> dict[str, optuna.storages.Base
     def connected(url: sqlalchemy.engine.URL, give_up: object) -> optuna.storages.BaseStorage:
         return opened.setdefault(url.render_as_string(hide_password=False), kept)
 
-    monkeypatch.setattr("harness.search.database.Database", connected)
+    monkeypatch.setattr(database, "Database", connected)
     return opened
 
 

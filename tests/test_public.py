@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ NAMES = """
 import harness, inspect
 expected = {
     "load": "harness.export.packed", "load_recipe": "harness.space.space", "load_space": "harness.space.space",
-    "train": "harness.production",
+    "train": "harness.production", "search": "harness.api.studies", "open_study": "harness.api.studies",
+    "bench": "harness.api.latency", "audit": "harness.measure.audit",
 }
 assert set(expected) <= set(dir(harness)), dir(harness)
 for _ in range(2):
@@ -43,9 +45,13 @@ for _ in range(2):
         found = getattr(harness, name)
         assert inspect.isfunction(found) and (found.__module__, found.__name__) == (module, name), (name, found)
 from harness import load, load_recipe, load_space, train
-assert (load, load_recipe, load_space, train) == tuple(getattr(harness, name) for name in expected)
+assert (load, load_recipe, load_space, train) == (
+    harness.load, harness.load_recipe, harness.load_space, harness.train
+)
 from harness.train import lanes, fit          # the subpackage keeps its own names
 assert (lanes.__name__, fit.__name__) == ("harness.train.lanes", "harness.train.fit")
+from harness.search import driver
+assert driver.__name__ == "harness.search.driver" and driver.search is not harness.search
 """
 
 
@@ -53,6 +59,19 @@ def python(code: str, folder: Path) -> str:
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    import harness
+
+    stub = ast.parse((Path(harness.__file__).with_suffix(".pyi")).read_text())
+    typed = {
+        alias.asname: f"{node.module}:{alias.name}"
+        for node in ast.walk(stub)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == harness._LAZY
 
 
 def test_training_twice_in_a_process(tmp_path: Path) -> None:

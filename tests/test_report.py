@@ -77,13 +77,31 @@ def test_best_recipes_load_and_carry_their_promise(study):
 def test_pick_keeps_the_limits_or_names_the_nearest(study):
     data = load_study(study)
     limit = float(data.front["size_bytes"].median())
-    number = int(re.search(r"trial (\d+)", pick(data, {"size_bytes": limit})).group(1))
+    number = pick(data, {"size_bytes": limit}).number
     allowed = data.front[data.front["size_bytes"] <= limit]
     assert data.trials.loc[number, "accuracy"] == allowed["accuracy"].max()
-    smallest = int(re.search(r"trial (\d+)", pick(data, least={"accuracy": 0.7})).group(1))
+    smallest = pick(data, least={"accuracy": 0.7}).number
     assert data.trials.loc[smallest, "size_bytes"] == data.front[data.front["accuracy"] >= 0.7]["size_bytes"].min()
     with pytest.raises(SpaceError, match=r"no point.*nearest is trial \d+"):
         pick(data, {"latency_ms": 1e-9})
+
+
+def test_every_front_point_has_a_recipe_and_a_point_that_left_has_none(study, tmp_path):
+    study = shutil.copytree(study, tmp_path / "study", ignore=shutil.ignore_patterns("best"))
+    data = load_study(study)
+    gone = study / "best" / "99999.yaml"
+    gone.parent.mkdir(exist_ok=True)
+    gone.write_text("of a point that has left the front")
+    chosen = pick(data)
+    assert chosen.recipe == study / "trials" / f"{chosen.number:05d}" / "recipe.yaml", "no report is written yet"
+    write_report(data)
+    written = {int(path.stem): path for path in (study / "best").glob("[0-9]*.yaml")}
+    assert set(written) == set(data.front["number"])
+    for number, path in written.items():
+        assert load_recipe(path).to_tree() == data.records[number].recipe
+    chosen = pick(data)
+    assert chosen.recipe == written[chosen.number] and chosen.recipe.read_text() == chosen.yaml
+    assert chosen.values["accuracy"] == data.front["accuracy"].max()
 
 
 def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from harness.records import read_record
+from harness.search import budget
 from harness.search.budget import Budget
 from harness.search.lane_groups import in_lanes, lane_key
 from harness.search.queues import LabQueue
@@ -178,7 +179,7 @@ def test_time_bounds_a_search(box, monkeypatch):
         clock[0] += 0.25
         return clock[0]
 
-    monkeypatch.setattr("harness.search.budget.time.monotonic", now)
+    monkeypatch.setattr(budget.time, "monotonic", now)
     text = SPACE.replace("trials: 14, ", "time_s: 30, ")
     outcome = search_here(space_of(box, text=text), box / "study")
     assert outcome.status == "complete" and 4 < outcome.finished < 60

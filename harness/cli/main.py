@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import statistics
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,8 @@ from harness.errors import HarnessError, SpaceError, disk_error
 from harness.files.passwords import masked
 
 if TYPE_CHECKING:
-    from harness.report import StudyData
+    from harness.api.studies import Study
+    from harness.report.study_data import StudyData
 
 
 class Verbs(TyperGroup):
@@ -99,7 +101,7 @@ def search(
     report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
 ) -> None:
     """Search SPACE; the same command again resumes."""
-    from harness.space.space import load_space
+    import harness
 
     for option, number in (("--trials", trials), ("--epochs-total", epochs_total)):
         if number is not None and number < 1:
@@ -112,13 +114,13 @@ def search(
         "storage": None if storage is None else json.dumps(storage),
     }
     overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in settings.items() if value is not None)]
-    loaded = load_space(space, overrides=overrides)
+    loaded = harness.load_space(space, overrides=overrides)
     folder = _study_folder(space, study, out)
-    from harness.search.driver import search as run
-
-    outcome = run(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
+    searched = harness.search(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
+    outcome = searched.outcome
+    assert outcome is not None
     if outcome.finished:
-        _show(folder, write=report)
+        _show(searched, write=report)
     typer.echo(
         f"{outcome.folder}: {outcome.finished} trials finished"
         + (f" ({outcome.stopped} stopped early)" if outcome.stopped else "")
@@ -128,19 +130,17 @@ def search(
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
     if against is not None:
-        _against(against, space, overrides, folder, address)
+        plain = [*overrides, f"search.sampler={against}", "search.stop=none", "search.lanes=1"]
+        other = folder.with_name(f"{folder.name}-{against}")
+        harness.search(harness.load_space(space, overrides=plain), other, address=address)
+        _compare(folder, other)
 
 
-def _against(sampler: str, space: Path, overrides: list[str], folder: Path, address: str | None) -> None:
-    """Search with the same budget, with ``sampler`` and without early stopping, and print the comparison of both."""
+def _compare(folder: Path, other: Path) -> None:
+    """Write and print the comparison of two studies."""
     from harness.report.compare import load_contenders
     from harness.report.compare_page import terminal, write_comparison
-    from harness.search.driver import search as run
-    from harness.space.space import load_space
 
-    plain = load_space(space, overrides=[*overrides, f"search.sampler={sampler}", "search.stop=none", "search.lanes=1"])
-    other = folder.with_name(f"{folder.name}-{sampler}")
-    run(plain, other, address=address)
     contenders = load_contenders([str(folder), str(other)])
     typer.echo(terminal(contenders))
     typer.echo(f"Report: {write_comparison(contenders, folder / 'report' / 'compare.html')}")
@@ -164,28 +164,27 @@ def report(
     objectives: Annotated[str | None, typer.Option(help="other ones: accuracy,size_bytes,device_latency_ms")] = None,
 ) -> None:
     """Write the report of STUDY again, from the files in its folder."""
-    from harness.report.study_data import reading
+    from harness import open_study
 
-    with reading(study):
-        _show(study, True, tuple(objectives.split(",")) if objectives else None)
+    _show(open_study(study, tuple(objectives.split(",")) if objectives else None), write=True)
 
 
 @app.command()
 def status(study: StudyFolder) -> None:
     """Print the progress of STUDY."""
+    from harness import open_study
     from harness.report.study_data import reading
 
     with reading(study):
-        _status(study)
+        _status(open_study(study))
 
 
-def _status(study: Path) -> None:
-    from harness.report import load_study
+def _status(study: Study) -> None:
     from harness.report.study_data import printable
     from harness.report.units import head, quantity
     from harness.search.lock import holder
 
-    data, running = load_study(study), holder(study)
+    data, running = study.data, holder(study.folder)
     counts = data.trials["status"].value_counts()
     typer.echo(f"{data.name}: {running or printable(str(data.study.get('status') or _UNENDED))}")
     typer.echo(f"objectives: {', '.join(f'{o.direction} {head(o.name)}' for o in data.objectives)}")
@@ -206,33 +205,41 @@ def pick(
     study: StudyFolder,
     max_latency_ms: Annotated[float | None, typer.Option(help="highest latency")] = None,
     max_size_bytes: Annotated[int | None, typer.Option(help="largest file")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="lowest accuracy, 0.95")] = None,
+    min_accuracy: Annotated[str | None, typer.Option(help="lowest accuracy, 95% or 0.95")] = None,
     most: Annotated[list[str] | None, typer.Option("--max", metavar="NAME=VALUE", help="any quantity: at most")] = None,
     least: Annotated[list[str] | None, typer.Option("--min", metavar="NAME=VALUE", help="f1=0.9: at least")] = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="print the recipe itself")] = False,
 ) -> None:
-    """Print the recipe of the best point on STUDY's front within the limits."""
-    from harness.report import load_study
-    from harness.report import pick as choose
-    from harness.report.study_data import reading
+    """Print the best point on STUDY's front within the limits, and the paths of its model and its recipe."""
+    from harness import open_study
+    from harness.report.units import head, quantity
 
     named = {"latency_ms": max_latency_ms, "size_bytes": max_size_bytes}
     highest = {name: float(value) for name, value in named.items() if value is not None}
-    lowest = {} if min_accuracy is None else {"accuracy": min_accuracy}
-    limits = {**highest, **_limits("--max", most)}, {**lowest, **_limits("--min", least)}
-    with reading(study):
-        typer.echo(choose(load_study(study), *limits))
+    lowest = {} if min_accuracy is None else {"accuracy": _limit("--min-accuracy", min_accuracy)}
+    chosen = open_study(study).pick({**highest, **_limits("--max", most)}, {**lowest, **_limits("--min", least)})
+    if yaml:
+        typer.echo(chosen.yaml, nl=False)
+        return
+    values = (f"{head(name)} {quantity(name, value)}" for name, value in chosen.values.items() if name != "test_n")
+    typer.echo(f"trial {chosen.number}: {', '.join(values)}")
+    typer.echo(f"model:  {chosen.model}")
+    typer.echo(f"recipe: {chosen.recipe}")
+    typer.echo(f"Next:   harness train {chosen.recipe}")
 
 
 def _limits(option: str, assignments: list[str] | None) -> dict[str, float]:
     """``NAME=VALUE`` as name -> number."""
-    limits = {}
-    for text in assignments or []:
-        name, _, value = text.partition("=")
-        try:
-            limits[name] = float(value)
-        except ValueError:
-            raise SpaceError(option, "must be NAME=VALUE", text, "Example: --min f1=0.9.") from None
-    return limits
+    return {name: _limit(option, value, text) for text in assignments or [] for name, _, value in [text.partition("=")]}
+
+
+def _limit(option: str, value: str, text: str = "") -> float:
+    """A number, or a percentage as a share: ``95%`` is 0.95."""
+    try:
+        return float(value[:-1]) / 100 if value.endswith("%") else float(value)
+    except ValueError:
+        rule, example = ("must be NAME=VALUE", "--min f1=0.9") if text else ("must be a number", "--min-accuracy 95%")
+        raise SpaceError(option, rule, text or value, f"Example: {example}.") from None
 
 
 @app.command()
@@ -321,27 +328,28 @@ def _new_folder(folder: Path) -> Path:
     return folder
 
 
-def _show(folder: Path, write: bool, objectives: tuple[str, ...] | None = None) -> None:
-    """Print the front of the study in ``folder`` and the next commands; with ``write``, first write its report."""
-    from harness.report import load_study, terminal_table, write_report
+def _show(study: Study, write: bool) -> None:
+    """Print the front of a study and the next commands; with ``write``, first write its report."""
+    from harness.report import terminal_table
+    from harness.report.study_data import reading
 
-    data: StudyData = load_study(folder, objectives)
-    page = write_report(data) if write else None
-    typer.echo(terminal_table(data))
+    page = study.report() if write else None
+    with reading(study.folder):
+        typer.echo(terminal_table(study.data))
     if page is not None:
         typer.echo(f"Report: {page}")
-    knee = folder / "best" / "knee.yaml"
+    knee = study.folder / "best" / "knee.yaml"
     if knee.exists():
         typer.echo(f"Next:   harness train {knee}")
-        typer.echo(f"        harness pick {folder} {_target(data)}")
+        typer.echo(f"        harness pick {study.folder} {_target(study.data)}")
 
 
 def _target(data: StudyData) -> str:
-    """An example of a limit for ``pick``: accuracy 0.95, or the front's median of another quality."""
+    """An example of a limit for ``pick``: accuracy 95 %, or the front's median of another quality."""
     name, direction = data.quality.name, data.quality.direction
     if name == "accuracy":
-        return "--min-accuracy 0.95"
-    value = float(data.front[name].median())
+        return "--min-accuracy 95%"
+    value = statistics.median(data.front[name].tolist())
     return f"{'--min' if direction == 'maximize' else '--max'} {name}={value:.3g}"
 
 

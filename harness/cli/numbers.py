@@ -89,9 +89,9 @@ def check(
     from rich.console import Console
     from rich.table import Table
 
-    from harness.verify.check import check as run
+    from harness import Study
 
-    claims = run(study, seconds, processes, trusted=trust, ask=ask())
+    claims = Study(study).check(seconds, processes, trusted=trust, ask=ask())
     broken = [c for c in claims if not c.holds]
     if broken:
         table = Table("file", "quantity", "claimed", "found here", "rule")
@@ -118,16 +118,16 @@ def confirm(
     trust: Trust = False,
 ) -> None:
     """Train STUDY's likely front on new seeds, time its files side by side, and print which points are on the front."""
-    from harness.report import load_study, write_report
+    from harness import Study
     from harness.report.confirmed import terminal_table
-    from harness.verify.confirm import confirm as run
 
-    result = run(
-        study, seeds, bound, most, seconds, processes, repeat, address, say=typer.echo, trusted=trust, ask=ask()
+    opened = Study(study)
+    result = opened.confirm(
+        seeds, bound, most, seconds, processes, repeat, address, say=typer.echo, trusted=trust, ask=ask()
     )
     typer.echo(terminal_table(result))
     if not repeat:
-        typer.echo(f"Report: {write_report(load_study(study))}")
+        typer.echo(f"Report: {opened.report()}")
 
 
 @verbs.command()

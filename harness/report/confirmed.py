@@ -69,7 +69,7 @@ def terminal_table(result: Confirmation) -> str:
     for column in table.columns:
         column.overflow = "fold"
     for row in confirmed_rows(result):
-        table.add_row(*(row[i] for i in indices))
+        table.add_row(*(row[i] for i in shown))
     out = io.StringIO()
     Console(file=out, width=max(80, Console().width), markup=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines()) + "\n" + note(result)

@@ -20,7 +20,7 @@ from harness.report.audits import audit_rows, needs, slower_integers
 from harness.report.confirmed import columns as confirmed_columns
 from harness.report.confirmed import confirmed_rows, note
 from harness.report.fronts import accuracy_interval, comparison, majority_level, reference_point, tied_members
-from harness.report.picks import best_points, recipe_yaml
+from harness.report.picks import best_points, front_recipe, recipe_yaml
 from harness.report.study_data import BROKEN, StudyData
 from harness.report.tables import write_csv
 from harness.report.training import still_falling, weak_teacher
@@ -37,12 +37,22 @@ def write_report(data: StudyData) -> Path:
     folder = data.folder / "report"
     write_csv(data, folder)
     points = best_points(data)
-    for name, number in points.items():
-        recipe = recipe_yaml(data, number).encode()
-        write_bytes_durably(data.folder / "best" / f"{name}.yaml", recipe, data.folder)
+    _write_recipes(data, points)
     page = folder / "index.html"
     write_bytes_durably(page, render(data, points).encode(), data.folder)
     return page
+
+
+def _write_recipes(data: StudyData, points: Mapping[str, int]) -> None:
+    """Write the recipe of every front point, and those of the named points under their names; remove the recipes of
+    points that have left the front."""
+    front = {front_recipe(data, int(number)): int(number) for number in data.front["number"]}
+    named = {data.folder / "best" / f"{name}.yaml": number for name, number in points.items()}
+    for path, number in {**named, **front}.items():
+        write_bytes_durably(path, recipe_yaml(data, number).encode(), data.folder)
+    for path in (data.folder / "best").glob("[0-9]" * 5 + ".yaml"):
+        if path not in front:
+            path.unlink()
 
 
 def render(data: StudyData, points: dict[str, int]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +14,7 @@ from ruamel.yaml import YAML
 
 from harness.errors import SpaceError
 from harness.methods import nearest
+from harness.records import trial_folder
 from harness.report import units
 from harness.report.study_data import StudyData
 from harness.space.settings import Objective
@@ -77,8 +80,30 @@ def recipe_yaml(data: StudyData, number: int) -> str:
     return f"# trial {number} of {data.name}; train it with: harness train FILE\n{out.getvalue()}"
 
 
-def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mapping[str, float] | None = None) -> str:
-    """The recipe of the best front point within limits, as YAML.
+@dataclass(frozen=True)
+class Pick:
+    """A chosen point of a front.
+
+    model   the exported file
+    recipe  the YAML file for ``harness train``, with the promise if the report was written
+    values  measured quantity -> median, and ``test_accuracy`` and other test values where they were measured
+    yaml    the recipe with its promise, as text
+    """
+
+    number: int
+    model: Path
+    recipe: Path
+    values: Mapping[str, float]
+    yaml: str
+
+
+def front_recipe(data: StudyData, number: int) -> Path:
+    """Where the report writes the recipe of a front point."""
+    return data.folder / "best" / f"{number:05d}.yaml"
+
+
+def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mapping[str, float] | None = None) -> Pick:
+    """The best front point within limits.
 
     It is the point of the best quality; if only qualities are limited, it is the point with the smallest file.
 
@@ -106,7 +131,19 @@ def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mappin
     order = data.best_first(good, "size_bytes")
     if limited and not limited & {*pareto.LOGGED}:
         order = order.sort_values("size_bytes", kind="stable")
-    return recipe_yaml(data, int(order["number"].iloc[0]))
+    return _picked(data, int(order["number"].iloc[0]))
+
+
+def _picked(data: StudyData, number: int) -> Pick:
+    row, written = data.trials.loc[number], front_recipe(data, number)
+    tests = [name for name in data.trials if name.startswith("test_") and not units.missing(row[name])]
+    return Pick(
+        number,
+        data.folder / row["model"],
+        written if written.is_file() else trial_folder(data.folder, number) / "recipe.yaml",
+        {name: float(row[name]) for name in (*data.records[number].measurements, *tests) if name in data.trials},
+        recipe_yaml(data, number),
+    )
 
 
 def _nearest(data: StudyData, most: Mapping[str, float], least: Mapping[str, float]) -> str:

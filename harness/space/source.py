@@ -79,14 +79,44 @@ class Source:
             raise self.place(error, (*keys, *below.split("."))) from None
 
 
-def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
-    """Read a YAML file and apply overrides ``a.b=value``, whose values are YAML."""
-    text = _read_text(Path(path))
-    tree, lines = _parse(text, str(path))
-    where = {keys: Where(str(path), line) for keys, line in lines.items()}
+def read_source(origin: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
+    """Read a YAML file, or a dict of the same content, and apply overrides ``a.b=value``, whose values are YAML."""
+    file = "" if isinstance(origin, Mapping) else str(origin)
+    text = _as_text(origin) if isinstance(origin, Mapping) else _read_text(Path(origin))
+    tree, lines = _parse(text, file)
+    where = {keys: Where(file, line if file else None) for keys, line in lines.items()}
     for option in overrides:
         tree, text = _override(tree, text, where, option)
-    return Source(str(path), text, tree, where)
+    return Source(file, text, tree, where)
+
+
+def _as_text(tree: Mapping[str, Any]) -> str:
+    """The YAML of a dict. Paths become text, tuples become lists.
+
+    Raises:
+        SpaceError: a value is not plain; or a number is of another library's type, such as ``numpy.float64``.
+    """
+    stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
+    # The order of the holes is that of the dict. The library declares the attribute as None.
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yaml.dump(_plain(tree, ()), stream)
+    except RecursionError:
+        raise SpaceError("", f"must be nested less than {MAX_DEPTH} deep") from None
+    return stream.getvalue()
+
+
+def _plain(value: Any, keys: Keys) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(below, (*keys, str(key))) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below, (*keys, str(i))) for i, below in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    raise SpaceError(".".join(keys), "must be text, a number, a boolean, None, a list or a dict", kind)
 
 
 def without_passwords(source: Source, keys: Keys) -> str:

@@ -112,11 +112,14 @@ class Space:
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def load_space(path: str | Path, registries: Registries | None = None, overrides: Sequence[str] = ()) -> Space:
+def load_space(
+    path: str | Path | Mapping[str, Any], registries: Registries | None = None, overrides: Sequence[str] = ()
+) -> Space:
     """Read and check a search space.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or a dict of its content: ``{"task": {"name": "digits"}, "quant": {"bits": {"choice":
+            [4, 8]}}, ...}``. The ``file`` of the space, and that of its mistakes, is empty for a dict.
         registries: the known methods (default: all that are shipped).
         overrides: dotted assignments that replace values of the file, such as ``search.trials=20``.
 

@@ -85,7 +85,8 @@ def require(verb: str, folder: Path, code: set[str], agreed: bool, ask: Callable
     unagreed = sorted(code - _remembered(folder))
     if not unagreed or agreed:
         return
-    names = ", ".join(repr(name[:100]) for name in new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
+    more = f" and {len(unagreed) - 10} more" if len(unagreed) > 10 else ""
+    names = ", ".join(repr(name[:100]) for name in unagreed[:10]) + more
     statement = f"{verb} would import and run code that this study names: {names}"
     if ask is not None and ask(f"{folder}: {statement}. Run it?"):
         return
