@@ -1,0 +1,79 @@
+"""What README and docs show is true: spaces load, commands parse, names are those of the registries, links lead on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from ruamel.yaml import YAML
+
+from harness.cli.main import app
+from harness.registries import REGISTRIES
+from harness.space.space import load_space
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROWS = {
+    "tasks": REGISTRIES.tasks,
+    "students": REGISTRIES.models,
+    "clip": REGISTRIES.clips,
+    "prune": REGISTRIES.pruners,
+    "quantize": REGISTRIES.quantizers,
+    "distill": REGISTRIES.distills,
+    "runtimes": REGISTRIES.runtimes,
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page; ``language`` as written behind the fence, empty for plain ones."""
+    parts = re.split(r"^```(.*)$", page.read_text(), flags=re.M)  # text, language, block, "", text, ...
+    return [block for name, block in zip(parts[1::4], parts[2::4], strict=True) if name == language]
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's plain blocks that call harness: without comments, drawings, and choices of verbs."""
+    lines = [line.partition("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("harness ") and not re.search(r"[\[|]|\.\.\.|  ", line)]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(blocks(ROOT / "README.md", "yaml")) >= 3
+    assert sum(len(commands(page)) for page in PAGES) >= 12
+
+
+@pytest.mark.parametrize("text", blocks(ROOT / "README.md", "yaml"))
+def test_a_space_in_the_readme_loads(text: str) -> None:
+    assert load_space(YAML(typ="safe").load(text)).holes
+
+
+@pytest.mark.parametrize(("page", "line"), [(p, line) for p in PAGES for line in commands(p)])
+def test_a_command_can_be_parsed(page: Path, line: str) -> None:
+    _, verb, *arguments = shlex.split(line)
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    context = command.make_context(verb, arguments)
+    assert context.params, page
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_table_of_what_is_supported_names_what_the_registry_has(row: str) -> None:
+    [cell] = re.findall(rf"^\| {row} \| (.*) \|$", README, re.M)
+    assert set(re.findall(r"`([\w-]+)`", cell)) == set(ROWS[row]) - {"none"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        if heading:
+            anchors = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings(file)]
+            assert heading in anchors, target
+
+
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page.read_text(), re.M)
