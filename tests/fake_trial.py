@@ -109,14 +109,19 @@ def diagnostics_of(job, rungs, epochs):
 
 
 def untrained(recipe, folder, device="cpu"):
-    width = recipe.student.options["width"]
+    width = width_of(recipe)
     path = folder / UNTRAINED
     write_bytes_durably(path, tiny_model(width))
     return Cost(f"w{width}", path.stat().st_size, path.name)
 
 
+def width_of(recipe):
+    options = recipe.student.options
+    return options["width"] if "width" in options else sum(options["hidden"])
+
+
 def accuracy_of(recipe):
-    width, bits = recipe.student.options["width"], recipe.quant.options["bits"]
+    width, bits = width_of(recipe), recipe.quant.options["bits"]
     return 1 - 1 / (2 + width * min(bits, 8) / 8) + 0.01 * recipe.train.lr
 
 
@@ -139,7 +144,7 @@ def run(job, logits, device="cpu", rungs=()):
     if switch.exists() and "before" in switch.read_text():
         switch.unlink()
         os._exit(9)
-    width, path = job.recipe.student.options["width"], job.folder / "model.onnx"
+    width, path = width_of(job.recipe), job.folder / "model.onnx"
     write_bytes_durably(path, tiny_model(width))
     (job.folder / UNTRAINED).unlink(missing_ok=True)
     file = describe_file(path, "onnx")

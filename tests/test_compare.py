@@ -60,12 +60,14 @@ def test_intervals_are_students(n):
     values = np.random.default_rng(n).normal(2, 1, n)
     mean, low, high = mean_interval(values.tolist())
     wanted = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
-    assert mean == pytest.approx(values.mean()) and (low, high) == pytest.approx(wanted, rel=5e-3)
+    assert mean == pytest.approx(values.mean()) and (low, high) == pytest.approx(wanted, rel=1e-9)
 
 
-def test_quantiles_are_never_too_narrow():
-    for degrees in (1, 2.9, 5, 10, 11, 40):
-        assert t_95(degrees) >= stats.t.ppf(0.975, degrees) - 1e-3
+def test_quantiles_are_those_of_the_tables():
+    """Degrees are rounded down, so that an interval is never too narrow."""
+    for degrees, quantile in {1: 12.706, 2.9: 4.303, 5: 2.571, 10: 2.228, 11.5: 2.201, 40: 2.021, 120: 1.980}.items():
+        assert t_95(degrees) == pytest.approx(quantile, abs=5e-4)
+    assert t_95(0.9) == math.inf
 
 
 def test_the_difference_is_no_narrower_than_welchs():

@@ -108,6 +108,7 @@ def test_sigterm_while_preparing_ends_it_at_once_and_without_a_word_of_rays(stud
     wait_until(lambda: not study.left(), "a process is left", 10)
 
 
+@pytest.mark.long  # `make chaos` does it in every phase
 def test_ctrl_c_twice_ends_at_once_and_leaves_no_process(study: Study) -> None:
     driver = study.start(trial_s=600)
     wait_until(study.started, "no trial starts")

@@ -7,15 +7,9 @@ import pytest
 from scipy import special, stats
 
 from harness.stats.intervals import t_95
-from harness.verify.seeds import digamma, half_widths, moderated, trigamma
+from harness.verify.seeds import half_widths, moderated
 
 N = 359  # test samples of the digits
-
-
-def test_special_functions_are_scipys():
-    for x in (1e-3, 0.3, 0.5, 1.0, 2.5, 7.9, 8.0, 40.0):
-        assert digamma(x) == pytest.approx(float(special.digamma(x)), rel=1e-7, abs=1e-7)
-        assert trigamma(x) == pytest.approx(float(special.polygamma(1, x)), rel=1e-7)
 
 
 def test_variances_are_smyths():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,12 +12,14 @@ import pytest
 import torch
 
 from harness.records import TrialRecord
+from harness.report import load_study, write_report
 from harness.search.preflight import teacher_trees
 from harness.space.space import load_space
 from harness.tasks.digits import digits
 from harness.techniques import quantize
 from harness.trial import run as trial
 from harness.trial.job import TrialJob
+from tests.searching import search_here
 from tests.spaces import chooser
 
 SOURCES = sorted((Path(__file__).resolve().parent.parent / "search_spaces" / "sources").glob("*.yaml"))
@@ -159,13 +159,11 @@ def test_ten_features_are_the_principal_components(monkeypatch: pytest.MonkeyPat
         assert np.array_equal(found[f"y_{name}"], getattr(data, name)[1].numpy())
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_report_of_a_search_marks_the_articles_recipes(tmp_path: Path) -> None:
-    path = next(p for p in SOURCES if p.stem == "prune_distill")
-    command = [sys.executable, "-m", "harness", "search", str(path), "--trials", "5", *(f"--set={s}" for s in TAUGHT)]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert ran.returncode == 0, ran.stderr
-    page = (tmp_path / "results" / "prune_distill" / "report" / "index.html").read_text()
-    for first in load_space(path).first:
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_the_report_of_a_search_marks_the_articles_recipes(path: Path, box: Path) -> None:
+    space = load_space(path, overrides=["search.trials=8"])
+    search_here(space, box / path.stem)
+    page = write_report(load_study(box / path.stem)).read_text()
+    assert space.first
+    for first in space.first:
         assert first.name in html.unescape(page)

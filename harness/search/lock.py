@@ -12,6 +12,8 @@ from pathlib import Path
 from harness.errors import SpaceError
 from harness.files.access import FileMistake, check_tree, read_bytes
 
+# flock itself, not the filelock package: the locked file also says who holds it and whether the holder starts no more
+# trials, and a link in its place is refused.
 DRAINING = "draining"
 LOCK_BYTES = 10_000
 

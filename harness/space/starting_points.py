@@ -81,7 +81,7 @@ def spread_out(holes: Sequence[Hole], sample: Sample, n: int, seed: int) -> list
     They are a Latin hypercube (McKay, Beckman, Conover 1979) over the holes of ``COMPRESSION``: each hole is divided
     into n equal parts, and one point lies in the middle of every part.
     """
-    draw = random.Random(f"{seed} spread out")
+    draw = random.Random(f"{seed} spread out")  # not scipy.stats.qmc, whose import takes seconds, for these two lines
     orders = {h.internal: draw.sample(range(n), n) for h in holes if h.name.split(".")[0] in COMPRESSION}
 
     def code(hole: Hole, point: int) -> Any:

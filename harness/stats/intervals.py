@@ -6,14 +6,14 @@ import math
 import statistics
 from collections.abc import Sequence
 
-# Two-sided 95 % quantiles for 1 to 10 degrees of freedom. More degrees use the last one, which is slightly too wide.
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
 
 def t_95(degrees: float) -> float:
-    """The quantile for ``degrees`` of freedom, rounded down to a whole number; infinite below 1."""
-    whole = int(degrees)
-    return math.inf if whole < 1 else _T_95[min(whole, len(_T_95)) - 1]
+    """The two-sided 95 % quantile of Student's t for ``degrees`` of freedom, rounded down to a whole number; infinite
+    below 1."""
+    # Imported here because it takes half a second, and few commands need it.
+    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+    return math.inf if degrees < 1 else float(stdtrit(int(degrees), 0.975))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

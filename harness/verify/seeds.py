@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import polygamma, psi
 
 from harness.stats.intervals import t_95
 
@@ -46,12 +47,12 @@ def moderated(values: np.ndarray, n: float) -> tuple[np.ndarray, float]:
     points, k = values.shape
     d = k - 1
     variances = values.var(axis=1, ddof=1) + 1 / (12 * n**2)  # plus the variance of rounding to multiples of 1/n
-    log_bias = digamma(d / 2) - math.log(d / 2)  # E[log s^2] - log sigma^2, as s^2 / sigma^2 is chi^2 / d
+    log_bias = float(psi(d / 2)) - math.log(d / 2)  # E[log s^2] - log sigma^2, as s^2 / sigma^2 is chi^2 / d
     logs = np.log(variances) - log_bias
     level, parameters = _trend(np.log(_binomial(values.mean(axis=1), n)), logs)
-    scatter = float(np.square(logs - level).sum()) / max(points - parameters, 1) - trigamma(d / 2)
+    scatter = float(np.square(logs - level).sum()) / max(points - parameters, 1) - _trigamma(d / 2)
     prior = _prior_degrees(scatter)
-    trend = np.exp(level + digamma(prior / 2) - math.log(prior / 2))
+    trend = np.exp(level + float(psi(prior / 2)) - math.log(prior / 2))
     variance = (prior * trend + d * variances) / (prior + d)
     return np.maximum(variance, n**-2.0), min(prior + d, float(points * d))
 
@@ -74,26 +75,14 @@ def _prior_degrees(scatter: float) -> float:
 
     ``scatter`` is the variance of the log variances around the trend, minus the part due to estimation.
     """
-    if scatter <= trigamma(MOST_PRIOR / 2):
+    if scatter <= _trigamma(MOST_PRIOR / 2):
         return MOST_PRIOR
     low, high = 1e-3, MOST_PRIOR
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if trigamma(middle / 2) > scatter else (low, middle)
+        low, high = (middle, high) if _trigamma(middle / 2) > scatter else (low, middle)
     return low
 
 
-def digamma(x: float) -> float:
-    """d/dx log gamma(x), x > 0 (Abramowitz and Stegun 1964, 6.3.5 and 6.3.18)."""
-    below = 0.0
-    while x < 8:
-        below, x = below - 1 / x, x + 1
-    return below + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
-
-
-def trigamma(x: float) -> float:
-    """d/dx digamma(x), x > 0 (Abramowitz and Stegun 1964, 6.4.6 and 6.4.12)."""
-    below = 0.0
-    while x < 8:
-        below, x = below + x**-2, x + 1
-    return below + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
+def _trigamma(x: float) -> float:
+    return float(polygamma(1, x))
