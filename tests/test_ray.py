@@ -98,7 +98,6 @@ def test_ctrl_c_drains_and_the_same_command_resumes(study: Study) -> None:
     assert len({r.recipe["student"]["width"] for r in records if r and r.baseline}) == 3, "no baseline was dropped"
 
 
-@pytest.mark.long  # it failed twice on a machine of load 6, and passes alone
 def test_sigterm_while_preparing_ends_it_at_once_and_without_a_word_of_rays(study: Study) -> None:
     driver = study.start(HARNESS_FAKE_PREPARE_S="600")
     wait_until((study.box / "preparing").exists, "it never prepares")

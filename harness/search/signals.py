@@ -37,6 +37,7 @@ class Stop:
         self._draining = draining
         self._seen: list[int] = []
         self._raises_at: float = 1  # number of signals at which Interrupted is raised
+        self._raised: int | None = None  # the signal for which it was raised
         self._pipe, self._ended = os.pipe()
         self._before: dict[int, object] = {}
         os.set_blocking(self._pipe, False)
@@ -48,13 +49,14 @@ class Stop:
             self._before = {number: signal.signal(number, self._caught) for number in CAUGHT}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
         if self._before:
             signal.set_wakeup_fd(self._woken)
         self._look()
         os.close(self._ended)
+        self._name(error)
 
     def reinstall(self) -> None:
         """Install the handlers again, because Ray replaces that of SIGTERM when it starts."""
@@ -72,6 +74,9 @@ class Stop:
         before, self._raises_at = self._raises_at, 2
         try:
             yield
+        except KeyboardInterrupt as error:
+            self._name(error)
+            raise
         finally:
             self._raises_at = before
 
@@ -100,11 +105,20 @@ class Stop:
         if self._seen and not before and self._raises_at > 1:
             self._draining()
 
+    def _name(self, error: BaseException | None) -> None:
+        """Raise :class:`Interrupted` in place of a plain KeyboardInterrupt that stands for it.
+
+        If a handler raises while Ray waits, Ray drops that exception and raises a KeyboardInterrupt of its own.
+        """
+        plain = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
+        if plain and self._raised is not None:
+            raise Interrupted(self._raised) from None
+
     def _caught(self, number: int, frame: FrameType | None) -> None:
         """The Python handler. It replaces the signal's default action and raises if enough signals have arrived."""
         if self._raises_at == math.inf:
             return
         self._look()
         if len(self._seen) >= self._raises_at:
-            self._raises_at = math.inf  # later signals must not interrupt the cleanup
+            self._raises_at, self._raised = math.inf, number  # later signals must not interrupt the cleanup
             raise Interrupted(number)
