@@ -39,6 +39,7 @@ from harness.search.cluster import ClusterLost, connect
 from harness.search.counts import Results, epochs_of
 from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.jobs import Pool
+from harness.search.last_words import last_words
 from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
@@ -117,7 +118,11 @@ def search(
     check_cache()
     if fresh:  # before anything is written
         preflight.check_given(space)
-    with _in_words(space, folder), run_lock(folder):
+    with (
+        _in_words(space, folder),
+        run_lock(folder),
+        last_words(f"harness: {folder}: the search was killed. {_go_on()}"),
+    ):
         try:
             done = _before(space, folder, budget, rebuild, fresh)
             if done is not None:
@@ -158,13 +163,15 @@ def _in_words(space: Space, folder: Path) -> Iterator[None]:
         rule = f"{folder}: the search ended: the disk cannot be written ({known.args[0]}). Finished trials are kept"
         raise DiskError(rule) from None
     except ClusterLost as error:
-        raise ClusterLost(
-            f"{folder}: the search ended: {error}. Finished trials are kept. Continue with: {_command()}"
-        ) from None
+        raise ClusterLost(f"{folder}: the search ended: {error}. {_go_on()}") from None
     except SpaceError as error:
         if error.path.split(".")[0] in space.source.tree:
             space.source.place(error, error.path.split("."))
         raise
+
+
+def _go_on() -> str:
+    return f"Finished trials are kept. Continue with: {_command()}"
 
 
 def _command() -> str:

@@ -23,6 +23,7 @@ from harness.recipe import Recipe, parse_recorded
 from harness.records import WIDEST_FP32, TrialRecord, read_json, read_record, trial_folder
 from harness.search.driver import TRIAL_MODULE
 from harness.search.jobs import Pool
+from harness.search.last_words import last_words
 from harness.search.lock import run_lock
 from harness.search.preflight import teacher_trees
 from harness.search.resume import check_same_data, made_of
@@ -76,7 +77,8 @@ def confirm(
             file=str(folder / "space.yaml"),
             remedy="Remove it and run the search's command again, which restores it.",
         )
-    with run_lock(folder):
+    killed = f"harness: {folder}: the confirmation was killed. Finished trainings are kept; the same command continues."
+    with run_lock(folder), last_words(killed):
         records = _finished(folder, space)
         chosen = likely(space, records, bound, most)
         say(f"confirming {len(chosen)} points on {seeds} seeds each")

@@ -23,6 +23,7 @@ from tests.searching import trials_of
 
 Driver = subprocess.Popen[str]
 GONE_S = 10
+WORKER = "ray::Worker"
 
 
 def _imported(study: Study) -> bool:
@@ -63,24 +64,24 @@ def _signalled(study: Study, more: dict[str, str], reached: Callable[[Study], ob
     return found + ([f"said: {said[-300:]}"] if "Traceback" in said and imported else [])
 
 
-def _at_work(study: Study) -> Driver:
+def _at_work(study: Study, trial_s: float = 0.3) -> Driver:
     """A search that has two records, and more to do."""
-    driver = study.start(trial_s=0.3)
+    driver = study.start(trial_s=trial_s)
     study.wait_for_records(2)
     return driver
 
 
 def parts() -> Iterator[Case]:
-    """The raylet, the GCS and a worker killed."""
-    for name in ("raylet", "gcs_server", "ray::"):
+    """Ray's processes killed: all but a worker end the search."""
+    for name in ("raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent", WORKER):
         yield f"{name} killed", _in_a_study(lambda study, n=name: _killed(study, n))
 
 
 def _killed(study: Study, name: str) -> list[str]:
-    driver = _at_work(study)
+    driver = _at_work(study, trial_s=2)  # Ray needs seconds to notice that its GCS is gone
     _part(driver, name).kill()
     _, said = driver.communicate(timeout=120)
-    if name == "ray::":
+    if name == WORKER:
         return [] if driver.returncode == 0 else [f"exit code {driver.returncode}: {said[-300:]}"]
     whole = driver.returncode == 1 and len(lines(said)) == 1 and "Continue with" in said
     return [] if whole else [f"exit code {driver.returncode}: {said[-300:]}"]
@@ -88,7 +89,7 @@ def _killed(study: Study, name: str) -> list[str]:
 
 def standstill() -> Iterator[Case]:
     """The driver and a worker stopped for a while, and going on."""
-    for name in ("driver", "ray::", "raylet"):
+    for name in ("driver", WORKER, "raylet"):
         yield f"{name} stopped for 5 s", _in_a_study(lambda study, n=name: _stopped(study, n))
 
 
@@ -104,7 +105,7 @@ def _stopped(study: Study, name: str) -> list[str]:
 
 def _part(driver: Driver, name: str) -> psutil.Process:
     parts = psutil.Process(driver.pid).children(recursive=True)
-    return next(p for p in parts if p.name() == name or (name.endswith("::") and p.name().startswith(name)))
+    return next(p for p in parts if p.name() == name or (name == WORKER and p.name().startswith(name)))
 
 
 def _in_a_study(work: Callable[[Study], list[str]]) -> list[str]:

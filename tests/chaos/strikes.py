@@ -42,6 +42,7 @@ def _forked(work: Callable[[], None], log: Path) -> int:
     code = CRASHED
     try:
         sys.stderr = sys.stdout = io.StringIO()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is said when the process is killed
         work()
         code = COMPLETE
     except BaseException as error:
