@@ -142,7 +142,7 @@ class Method:
             declarations are separate from the functions)
     params  its keyword arguments; numbers are passed as 0-d tensors, texts unchanged
     loop    further options, which the training loop reads: when and where the method acts
-    off     parameter values at which it does nothing (``None``: there are none)
+    off     parameter values at which it does nothing; None if there are no such values
     free    accept any keyword (the user's own code)
     """
 

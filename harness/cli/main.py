@@ -229,7 +229,7 @@ def pick(
 
 
 def _limits(option: str, assignments: list[str] | None) -> dict[str, float]:
-    """``NAME=VALUE`` as name -> number."""
+    """Parse texts ``NAME=VALUE`` into name -> number."""
     return {name: _limit(option, value, text) for text in assignments or [] for name, _, value in [text.partition("=")]}
 
 

@@ -76,7 +76,7 @@ class _Build:
         return name
 
     def dequantized(self, inputs: list[str], name: str, axis: int) -> str:
-        """The name of a weight or bias dequantized from its integers; the node is written once."""
+        """Add the node that turns a weight's or bias's integers into floats, unless it exists. Return its output's name."""
         if name not in {output for node in self.parts.nodes for output in node.output}:
             self.parts.node("DequantizeLinear", inputs, name, axis=axis)
         return name

@@ -92,8 +92,8 @@ class _Vector:
 class Store:
     """Collects a file's weights and writes each in its dense or sparse form, whichever is smaller.
 
-    All integers of one width other than 4 and 8 share one chain of unpacking operators and are then split into
-    layers. The chain's 300 bytes thus occur once per width, not once per layer.
+    Integers of 4 and 8 bits are tensors of their own. For each other width, one chain of operators unpacks the integers
+    of all layers, so that its 300 bytes occur once per width.
     """
 
     SPARSE_OVERHEAD = 260  # bytes of the nodes and small tensors of one sparse weight

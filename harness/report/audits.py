@@ -90,7 +90,7 @@ def _count(shape: list[int]) -> int:
 
 
 def _counted(words: Any) -> str:
-    """``int8 x 2, float32``"""
+    """The distinct words, each with its count if that is above 1: ``int8 x 2, float32``."""
     return ", ".join(word if n == 1 else f"{word} x {n}" for word, n in Counter(words).items())
 
 

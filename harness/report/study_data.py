@@ -38,7 +38,7 @@ from harness.stats.pareto import LOGGED, nondominated
 
 log = logging.getLogger(__name__)
 _WRONG = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a terminal would execute them as commands
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a terminal may take control characters as commands
 PARTS = ("test.json", "teacher.json", "environment.json", "importances.json", "confirm.json")
 BROKEN = "the record is broken or does not match its file"
 SWEEP = (WIDEST_FP32, WIDTH_SWEEP)  # the plain fp32 student at every width

@@ -37,7 +37,7 @@ def receive(run: Search, record: TrialRecord) -> None:
     elif run.latencies.known(record) is not None:
         tell(run, run.latencies.complete(record, folder))
     else:
-        run.lab.add_trained(record, run.counts.told)
+        run.lab_queue.add_trained(record, run.counts.told)
 
 
 def _continued(run: Search, record: TrialRecord) -> TrialRecord | None:
@@ -51,7 +51,7 @@ def receive_cost(run: Search, record: TrialRecord) -> None:
     constraint, it is told without training."""
     full = run.latencies.known(record)
     if full is None and run.needs_latency:
-        run.lab.add_untrained(record, run.counts.told)
+        run.lab_queue.add_untrained(record, run.counts.told)
         return
     full = full or record
     run.trials.set_costs(full)
@@ -65,12 +65,12 @@ def receive_cost(run: Search, record: TrialRecord) -> None:
 
 def measure(run: Search) -> None:
     """Measure the waiting files at a barrier. No slot is busy, so nothing else disturbs the timing."""
-    trained, untrained = run.lab.take()
+    trained, untrained = run.lab_queue.take()
     try:
         with run.stop.twice_ends():
             run.latencies.measure([*trained, *untrained], run.folder)
     except Interrupted:
-        run.lab.put_back(trained, untrained)
+        run.lab_queue.put_back(trained, untrained)
         return
     except TrialError as error:
         log.warning("%s: measuring file by file", error)

@@ -25,7 +25,7 @@ class Budget:
 
     @staticmethod
     def of(settings: Settings, trials: int | None = None) -> Budget:
-        """The budget of ``settings``; ``trials`` overrides theirs. Without any limit: 60 trials."""
+        """The budget in ``settings``, with ``trials`` in place of theirs if given. Without any limit: 60 trials."""
         if trials is not None and trials < 1:
             raise SpaceError("trials", "must be at least 1", trials, "Leave it out for the space's own.")
         limited = settings.time_s is not None or settings.epochs_total is not None

@@ -29,12 +29,12 @@ def work_through(run: Search) -> None:
     slots = 1
     while True:
         slots = max(slots, run.pool.free + len(run.pool.running))
-        barrier = run.lab.is_due(slots, run.counts.told, run.rule.often)
+        barrier = run.lab_queue.is_due(slots, run.counts.told, run.rule.often)
         if not barrier:
             _resume_held(run)
             _fill_slots(run)
         if not run.pool.running:
-            if run.lab.structures:
+            if run.lab_queue.structures:
                 measure(run)
             elif _without_workers(run):
                 run.pool.wait(0.5)
@@ -51,7 +51,7 @@ def work_through(run: Search) -> None:
             _ask_ahead(run)
         counts, results = run.counts, run.results
         run.progress.update(counts.finished, counts.failed, len(results.front.numbers), results.hypervolume)
-    for number in run.trials.unbegun(run.lab.trained):
+    for number in run.trials.unbegun(run.lab_queue.trained):
         run.study.put_back(number)
 
 

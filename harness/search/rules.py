@@ -24,5 +24,5 @@ def rule_of(space: Space) -> Rule:
 
 
 def make_rule(name: str, ties: tuple[float, ...] = ()) -> Rule:
-    """The rule called ``name``, a value of ``search.stop``. ``ties``: see :class:`DominatedConfig`."""
+    """Make the stopping rule ``name``, a value of ``search.stop``. ``ties``: see :class:`DominatedConfig`."""
     return Dominated(DominatedConfig(ties)) if name == "dominated" else Moasha() if name == "moasha" else Never()

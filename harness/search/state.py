@@ -28,7 +28,7 @@ LEAST_LANES, MAX_LANES, GROUPS = 4, 16, 150
 
 @dataclass(frozen=True)
 class Search:
-    """One running search. ``trials``, ``lab``, ``counts`` and ``results`` are its state; the rest are services."""
+    """One running search. Its state: ``trials``, ``lab_queue``, ``counts``, ``results``; the rest are services."""
 
     space: Space
     folder: Path
@@ -43,7 +43,7 @@ class Search:
     results: Results
     counts: Counts = field(default_factory=Counts)
     trials: TrialQueue = field(default_factory=TrialQueue)
-    lab: LabQueue = field(default_factory=LabQueue)
+    lab_queue: LabQueue = field(default_factory=LabQueue)
 
     @property
     def lanes(self) -> int:
@@ -73,7 +73,7 @@ class Search:
             return False
         # a continuation is not a further trial; in a resumed study, trials that wait for the lab are not in ``open``
         opened = {number for number, p in self.trials.open.items() if p.continues is None}
-        unfinished = opened | self.lab.new_trials()
+        unfinished = opened | self.lab_queue.new_trials()
         return self.budget.trials is None or self.counts.finished + len(unfinished) < self.budget.trials
 
     @property

@@ -86,8 +86,8 @@ class Hole:
         return self.check(value)
 
     def spread(self, n: int) -> list[Any]:
-        """At most ``n`` codes of a range, evenly spaced (in the logarithm if ``log``), including both ends. Of a choice
-        all indices."""
+        """For a range: at most ``n`` codes, evenly spaced (in the logarithm if ``log``), with both ends. For a choice:
+        every index."""
         if self.kind == "choice":
             return list(range(len(self.choices)))
         low, high = self.bounds()

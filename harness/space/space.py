@@ -103,8 +103,8 @@ class Space:
         return make_baselines(self.tree, self.registries, lambda tree: parse_recipe(tree, self.registries))
 
     def fingerprint(self) -> str:
-        """A hash that is equal for spaces of the same study: of everything except the resources and the settings in
-        ``_UNIDENTIFIED``, such as the budget and the storage."""
+        """A hash that identifies the study. It leaves out ``resources`` and the settings in ``_UNIDENTIFIED``, such as
+        the budget and the storage."""
         tree = {k: v for k, v in self.source.tree.items() if k not in ("resources", *IGNORED)}
         for section, names in _UNIDENTIFIED.items():
             settings: dict[str, Any] = tree.get(section) or {}

@@ -19,5 +19,7 @@ def percentile(ascending: Tensor, share: Tensor, count: Tensor | None = None) ->
     low = torch.floor(place)
     high = torch.minimum(low + 1, last)
     shape = ascending.shape[:-1]
-    ends = [ascending.gather(-1, i.long().unsqueeze(-1).expand(*shape, 1)).squeeze(-1) for i in (low, high)]
+    most = ascending.shape[-1] - 1  # float32 rounds the places of rows beyond 2**24 values, perhaps past the end
+    indices = [i.long().clamp(max=most).unsqueeze(-1).expand(*shape, 1) for i in (low, high)]
+    ends = [ascending.gather(-1, i).squeeze(-1) for i in indices]
     return ends[0] + (place - low) * (ends[1] - ends[0])

@@ -34,8 +34,12 @@ LAST_SHRINK = 0.2  # the smallest of them, as a share of max|w|
 
 
 class Rounded(NamedTuple):
-    """A quantized layer: ``weight`` = integers * scale, with a gradient; ``integers``, integral floats of the weight's
-    shape; ``scale`` (C_out, 1, ...)."""
+    """A quantized layer.
+
+    weight    integers * scale; gradients pass through it
+    integers  whole numbers, stored as floats, in the weight's shape
+    scale     (C_out, 1, ...)
+    """
 
     weight: Tensor
     integers: Tensor

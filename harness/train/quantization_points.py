@@ -90,7 +90,7 @@ def left_alone(module: nn.Module) -> dict[str, str]:
 
 
 def points_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Module path -> its quantization points, one per input."""
+    """The quantization points of each module, by its path: one point for each of its inputs."""
     one = {name: (name,) for name, m in module.named_modules() if has_point(m) and not isinstance(m, Add)}
     two = {name: (f"{name}.0", f"{name}.1") for name, m in module.named_modules() if isinstance(m, Add)}
     return {**one, **two}

@@ -1,4 +1,4 @@
-"""One training step, written for one student. Read this page first.
+"""One training step, written for one student. Read this module first in ``train/``.
 
     step(plan, state, batch, hparams) -> (state, metrics)
 
@@ -73,7 +73,7 @@ class Plan:
     """The static part of a step.
 
     layers     paths of the prunable, quantizable layers
-    clip, clip_on  the clipping method and what it acts on (``Method.on``)
+    clip, clip_on  the clipping method and what it acts on (:attr:`ClipMethod.on`)
     distill, optimize  the other chosen methods
     quantize   the weight quantizer, None while it is off
     rounded    the layers whose weights it rounds

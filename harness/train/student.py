@@ -26,7 +26,7 @@ class Run:
     epoch: int = 0
     history: tuple[dict[str, float], ...] = ()
     removed: float = 0.0  # schedule: share of the way to its ratio; rollback: ratio reached
-    stride: float = 0.0  # by how much the next rollback attempt increases the ratio; 0: no attempt yet
+    stride: float = 0.0  # what the next rollback attempt adds to the ratio; 0 before the first attempt
     attempts: int = 0  # number of rollback attempts, including failed ones
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)  # layer -> channels now, channels before pruning
 
