@@ -76,7 +76,7 @@ class _Build:
         return name
 
     def dequantized(self, inputs: list[str], name: str, axis: int) -> str:
-        """Add the node that turns a weight's or bias's integers into floats, unless it exists. Return its output's name."""
+        """Add the node that turns a weight's or bias's integers into floats, once. Return its output's name."""
         if name not in {output for node in self.parts.nodes for output in node.output}:
             self.parts.node("DequantizeLinear", inputs, name, axis=axis)
         return name
