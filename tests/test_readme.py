@@ -36,7 +36,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     """The lines of a page's plain blocks that call harness: without comments, drawings, and choices of verbs."""
-    lines = [line.partition("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
+    lines = [line.partition(" #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
     return [line for line in lines if line.startswith("harness ") and not re.search(r"[\[|]|\.\.\.|  ", line)]
 
 
