@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -89,8 +90,11 @@ class Study:
 
 
 def said(err: str) -> list[str]:
-    """Lines of a driver's standard error; that Ray is started once more is true on a slow machine."""
-    return [line for line in err.splitlines() if not line.startswith("Ray did not start")]
+    """Lines of a driver's standard error, without the log of Ray's C++ core, and without that Ray is started once more,
+    which is true on a slow machine."""
+    core = re.compile(r"\[\d{4}-\d\d-\d\d .* [IWE] \d+ \d+\] ")
+    lines = [line for line in err.splitlines() if line.strip()]
+    return [line for line in lines if not core.match(line) and not line.startswith("Ray did not start")]
 
 
 def wait_until(holds: Callable[[], Any], what: str, seconds: float = 300) -> None:
