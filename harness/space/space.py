@@ -75,12 +75,15 @@ class Space:
             SpaceError: a parameter is missing, unknown or outside its hole.
         """
 
+        used: dict[str, Any] = {}
+
         def pick(hole: Hole) -> Any:
             if hole.internal not in params:
                 raise SpaceError(hole.internal, "has no value", file=self.file)
-            return params[hole.internal]
+            used[hole.internal] = hole.check(params[hole.internal])
+            return used[hole.internal]
 
-        used = self.sample(pick)
+        tree = resolve(self.tree, pick)
         for name in params:
             if name not in used:
                 raise SpaceError(
@@ -90,7 +93,6 @@ class Space:
                     nearest(name, used),
                     file=self.file,
                 )
-        tree = resolve(self.tree, lambda hole: used[hole.internal])
         try:
             return parse_recipe({**tree, "seed": seed}, self.registries)
         except SpaceError as error:

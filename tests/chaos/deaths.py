@@ -83,8 +83,9 @@ def _killed(study: Study, name: str) -> list[str]:
     _, said = driver.communicate(timeout=120)
     if name == WORKER:
         return [] if driver.returncode == 0 else [f"exit code {driver.returncode}: {said[-300:]}"]
-    whole = driver.returncode == 1 and len(lines(said)) == 1 and "Continue with" in said
-    return [] if whole else [f"exit code {driver.returncode}: {said[-300:]}"]
+    ours = [line for line in lines(said) if line.startswith("harness: ")]  # the log may have said what Ray lacks
+    whole = driver.returncode == 1 and len(ours) == 1 and "Continue with" in ours[0] and "Traceback" not in said
+    return [] if whole else [f"exit code {driver.returncode}: {said[-600:]}"]
 
 
 def standstill() -> Iterator[Case]:
