@@ -1,9 +1,8 @@
 """Orchestration: time per trial if training takes no time, against Ray Tune + OptunaSearch.
 
-Both run in this process, one after the other, on the same cores, with the same space and
-sampler settings. Claims: <= 10 ms per trial without the sampler's ask (and without the 1.5 s
-that the latency lab takes to start and to time the only structure), and a slot is idle for <= 10 ms between two
-trials. Ray is started before either clock.
+Both run in this process, one after the other, on the same cores, with the same space and sampler settings. The time per
+trial is given with and without the sampler's ask and the latency lab, which takes a while to start and times the only
+structure once. Ray is started before either clock.
 """
 
 from __future__ import annotations

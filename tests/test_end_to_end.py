@@ -19,6 +19,7 @@ from harness.records import read_record
 from harness.runtimes import base as runtimes
 from harness.space.space import load_recipe, load_space
 from harness.verify.check import check
+from tests.verbs import harness_here
 
 SPACE = """
 task: {name: digits}
@@ -125,7 +126,7 @@ def test_another_space_is_refused(searched) -> None:
 
 def test_status_report_and_pick_read_it(searched) -> None:
     folder = searched[0]
-    told = harness("status", str(STUDY), cwd=folder).stdout
+    told = harness_here("status", str(STUDY), cwd=folder).stdout
     assert f"trials: {TRIALS} finished, 0 stopped early, 0 failed, 0 unreadable" in told
     assert harness("report", str(STUDY), cwd=folder).returncode == 0
     picked = harness("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder)
@@ -133,7 +134,7 @@ def test_status_report_and_pick_read_it(searched) -> None:
     paths = dict(line.split(maxsplit=1) for line in picked.stdout.splitlines()[1:3])
     assert load_recipe(folder / paths["recipe:"]).task.name == "digits"
     assert runtimes.load("onnxruntime", folder / paths["model:"]).logits(np.zeros((1, 1, 8, 8), np.float32)).size
-    none = harness("pick", str(STUDY), "--max-size-bytes", "5", cwd=folder)
+    none = harness_here("pick", str(STUDY), "--max-size-bytes", "5", cwd=folder)
     assert (none.returncode, none.stdout) == (2, "") and "The nearest is trial" in none.stderr
 
 
@@ -158,8 +159,8 @@ def test_python_does_what_the_verbs_do(searched, monkeypatch) -> None:
     with (STUDY / "report" / "pareto.csv").open() as file:
         assert [int(row["number"]) for row in csv.DictReader(file)] == list(opened.front["number"])
     chosen = opened.pick(most={"latency_ms": 1000.0})
-    assert f"trial {chosen.number}: " in harness("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder).stdout
-    assert chosen.yaml == harness("pick", str(STUDY), "--max-latency-ms", "1000", "--yaml", cwd=folder).stdout
+    assert f"trial {chosen.number}: " in harness_here("pick", str(STUDY), "--max-latency-ms", "1000", cwd=folder).stdout
+    assert chosen.yaml == harness_here("pick", str(STUDY), "--max-latency-ms", "1000", "--yaml", cwd=folder).stdout
     assert opened.report() == STUDY / "report" / "index.html" and "<table" in opened._repr_html_()
     timed = api.bench([chosen.model], seconds=0.05, processes=2)
     assert len(timed.timings) == 1 and timed.timings[0].ratio == 1.0

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 
 from harness.records import read_record
 from harness.space.space import load_recipe
+from tests.verbs import harness_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 TASK = """
@@ -101,18 +102,18 @@ def test_pick_takes_limits_on_f1(searched) -> None:
     folder, _ = searched
     front = rows(folder)
     limit = float(np.median([float(r["f1"]) for r in front]))
-    ran = harness("pick", "results/f1", "--min", f"f1={limit}", "--yaml", cwd=folder)
+    ran = harness_here("pick", "results/f1", "--min", f"f1={limit}", "--yaml", cwd=folder)
     assert ran.returncode == 0, ran.stderr
     (folder / "picked.yaml").write_text(ran.stdout)
     wanted = min((r for r in front if float(r["f1"]) >= limit), key=lambda r: (float(r["size_bytes"]), -float(r["f1"])))
     assert ran.stdout.startswith(f"# trial {wanted['number']} of f1")
     assert load_recipe(folder / "picked.yaml").task.name == "tumours:data"
-    best = harness("pick", "results/f1", "--max", "latency_ms=1000", "--yaml", cwd=folder).stdout
+    best = harness_here("pick", "results/f1", "--max", "latency_ms=1000", "--yaml", cwd=folder).stdout
     top = max(front, key=lambda r: (float(r["f1"]), -float(r["size_bytes"])))
     assert best.startswith(f"# trial {top['number']} of f1")
-    none = harness("pick", "results/f1", "--min", "f1=1.01", cwd=folder)
+    none = harness_here("pick", "results/f1", "--min", "f1=1.01", cwd=folder)
     assert (none.returncode, none.stdout) == (2, "") and "The nearest is trial" in none.stderr
-    unknown = harness("pick", "results/f1", "--min", "f2=0.5", cwd=folder)
+    unknown = harness_here("pick", "results/f1", "--min", "f2=0.5", cwd=folder)
     assert unknown.returncode == 2 and "must be a quantity that the study measured, but got 'f2'" in unknown.stderr
 
 
