@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.errors import SpaceError
+from harness import open_study
+from harness.errors import HarnessError, SpaceError
 from harness.measure.bench import Bench, timings_of
 from harness.measure.bundle import into_study
 from harness.measure.lab import Job, Session
@@ -102,6 +103,24 @@ def test_every_front_point_has_a_recipe_and_a_point_that_left_has_none(study, tm
     chosen = pick(data)
     assert chosen.recipe == written[chosen.number] and chosen.recipe.read_text() == chosen.yaml
     assert chosen.values["accuracy"] == data.front["accuracy"].max()
+
+
+def test_a_link_in_place_of_best_costs_no_file_elsewhere(study, tmp_path):
+    """An empty front writes no recipe, so nothing else looks at the folder."""
+    study = shutil.copytree(study, tmp_path / "study", ignore=shutil.ignore_patterns("best", "trials"))
+    (study / "trials").mkdir()
+    victim = tmp_path / "elsewhere" / "00042.yaml"
+    victim.parent.mkdir()
+    victim.write_text("of somebody else")
+    (study / "best").symlink_to(victim.parent)
+    with pytest.raises(HarnessError, match="best: must be a folder, but is a symbolic link"):
+        write_report(load_study(study))
+    assert victim.exists()
+
+
+def test_the_table_of_a_notebook_escapes_what_a_study_says(study):
+    shown = open_study(study)._repr_html_()
+    assert "<b>study" not in shown and "&lt;b&gt;study" in shown and shown.count("<tr") > 2
 
 
 def test_formulas_are_disarmed_and_a_front_that_buys_nothing_is_said_so(study, tmp_path):

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +20,6 @@ from harness.space.settings import Objective, Resources
 from harness.space.space import Space, load_space
 from tests.spaces import chooser, space_of, write
 
-DICT: dict[str, Any] = {"task": {"name": "digits"}, "student": {"model": "mlp", "hidden": {"choice": [[8], [16]]}}}
 SHIPPED = sorted((Path(__file__).parent.parent / "search_spaces").rglob("*.yaml"))
 
 
@@ -400,47 +398,3 @@ def test_fingerprint_ignores_the_budget_and_the_writing(tmp_path: Path) -> None:
         {"constraints": "{latency_ms: {max: 5}}"},
     ):
         assert first != space_of(tmp_path, **{"search": "{seed: 1}", "train": "{lr: 1e-3}", **changed}).fingerprint()
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_a_space_from_a_dict_is_that_of_the_file(path: Path) -> None:
-    tree = YAML(typ="safe").load(path)
-    space, same = load_space(tree, overrides=["search.trials=7"]), load_space(path, overrides=["search.trials=7"])
-    assert space.fingerprint() == same.fingerprint() and space.file == ""
-    assert (space.settings, space.objectives, space.constraints) == (same.settings, same.objectives, same.constraints)
-    assert [h.name for h in space.holes] == [h.name for h in same.holes]
-
-
-def test_tuples_and_paths_in_a_dict_are_lists_and_text(tmp_path: Path) -> None:
-    tree = {
-        "task": {"name": "arrays", "train": tmp_path / "a.npz", "test": tmp_path / "b.npz"},
-        "student": {"model": "mlp", "hidden": {"choice": ((8,), (16,))}},
-    }
-    space = load_space(tree)
-    assert space.source.tree["task"]["train"] == str(tmp_path / "a.npz")
-    assert space.fill({"student.hidden": 1}).student.options["hidden"] == [16]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (
-            np.float64(0.1),
-            "train.lr: must be text, a number, a boolean, None, a list or a dict, but got 'numpy.float64'",
-        ),
-        ({"float": [0.1, np.float32(1)]}, "train.lr.float.1: must be text"),
-        ({"float": [1, 0.1]}, "train.lr"),
-        (True, "train.lr"),
-    ],
-)
-def test_a_mistake_in_a_dict_is_named(value: Any, expected: str) -> None:
-    with pytest.raises(SpaceError) as caught:
-        load_space({**DICT, "train": {"lr": value}})
-    assert str(caught.value).startswith(expected) and ".yaml" not in str(caught.value)
-
-
-def test_a_dict_within_itself_is_refused() -> None:
-    tree: dict[str, Any] = {**DICT}
-    tree["train"] = tree
-    with pytest.raises(SpaceError, match="must be nested less than 50 deep"):
-        load_space(tree)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from harness.verify.check import Claim
     from harness.verify.confirmation import Confirmation
 
-YesNo = Callable[[str], bool]
-
 
 @dataclass
 class Study:
@@ -38,9 +37,10 @@ class Study:
     @cached_property
     def data(self) -> StudyData:
         """All that the report reads."""
-        from harness.report.study_data import load_study
+        from harness.report.study_data import load_study, reading
 
-        return load_study(self.folder, self._objectives)
+        with reading(self.folder):
+            return load_study(self.folder, self._objectives)
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -80,39 +80,30 @@ class Study:
         with reading(self.folder):
             return write_report(self.data)
 
-    def confirm(
-        self,
-        seeds: int = 3,
-        bound: float = 0.05,
-        most: int = 30,
-        seconds: float = 0.5,
-        processes: int = 5,
-        repeat: int = 0,
-        address: str | None = None,
-        say: Callable[[str], None] = print,
-        trusted: bool = False,
-        ask: YesNo | None = None,
-    ) -> Confirmation:
-        """Train the likely front on new seeds and time its files (:func:`harness.verify.confirm.confirm`)."""
+    def confirm(self, seeds: int = 3, **options: Any) -> Confirmation:
+        """Train the likely front on new seeds, and time its files side by side.
+
+        ``options`` are those of :func:`harness.verify.confirm.confirm`: ``most=10``, ``trusted=True``, ...
+        """
         from harness.verify.confirm import confirm
 
-        return confirm(
-            self.folder, seeds, bound, most, seconds, processes, repeat, address, say, trusted=trusted, ask=ask
-        )
+        return confirm(self.folder, seeds, **options)
 
-    def check(
-        self, seconds: float = 0.5, processes: int = 5, trusted: bool = False, ask: YesNo | None = None
-    ) -> list[Claim]:
-        """Measure the files of the front again on this machine (:func:`harness.verify.check.check`)."""
+    def check(self, **options: Any) -> list[Claim]:
+        """Measure the files of the front again on this machine; a claim says whether a number of the study holds.
+
+        ``options`` are those of :func:`harness.verify.check.check`: ``seconds=1``, ``trusted=True``, ...
+        """
         from harness.verify.check import check
 
-        return check(self.folder, seconds, processes, trusted=trusted, ask=ask)
+        return check(self.folder, **options)
 
     def _repr_html_(self) -> str:
-        """The front as a table, for notebooks."""
+        """The front as a table, for notebooks. The study may come from somebody else, so its texts are escaped."""
         names = dict.fromkeys([*(o.name for o in self.objectives), "test_accuracy", "size_bytes", "latency_ms"])
         shown = self.front[[*names, *self.data.searched]]
-        return f"<p>{self.data.name}: {len(self.data.finished)} trials, front</p>{shown.to_html()}"
+        head = f"{html.escape(self.data.name)}: front of {len(self.data.finished)} finished trials"
+        return f"<p>{head}</p>{shown.to_html()}"
 
 
 def open_study(folder: str | Path, objectives: Sequence[str] | None = None) -> Study:
@@ -123,11 +114,8 @@ def open_study(folder: str | Path, objectives: Sequence[str] | None = None) -> S
     Raises:
         SpaceError: the folder holds no study, or no trial has a value of one of ``objectives``.
     """
-    from harness.report.study_data import reading
-
     study = Study(Path(folder), None, objectives)
-    with reading(folder):
-        _ = study.data
+    _ = study.data  # a mistake is reported now
     return study
 
 
@@ -163,13 +151,7 @@ def search(
     """
     settings = {"trials": trials, "time_s": time_s, "epochs_total": epochs_total, "stop": stop}
     changes = [*overrides, *(f"search.{name}={value}" for name, value in settings.items() if value is not None)]
-    if isinstance(space, Space):
-        if changes:
-            raise SpaceError(
-                "overrides", "change a space before it is loaded", changes, "Give them to load_space, or give the file."
-            )
-    else:
-        space = load_space(space, overrides=changes)
+    space = space.changed(changes) if isinstance(space, Space) else load_space(space, overrides=changes)
     from harness.search import driver
 
     where = Path(folder) if folder is not None else _usual_folder(space)

@@ -91,7 +91,7 @@ def check(
 
     from harness import Study
 
-    claims = Study(study).check(seconds, processes, trusted=trust, ask=ask())
+    claims = Study(study).check(seconds=seconds, processes=processes, trusted=trust, ask=ask())
     broken = [c for c in claims if not c.holds]
     if broken:
         table = Table("file", "quantity", "claimed", "found here", "rule")
@@ -122,9 +122,8 @@ def confirm(
     from harness.report.confirmed import terminal_table
 
     opened = Study(study)
-    result = opened.confirm(
-        seeds, bound, most, seconds, processes, repeat, address, say=typer.echo, trusted=trust, ask=ask()
-    )
+    protocol = {"bound": bound, "most": most, "seconds": seconds, "processes": processes, "repeat": repeat}
+    result = opened.confirm(seeds, **protocol, address=address, say=typer.echo, trusted=trust, ask=ask())
     typer.echo(terminal_table(result))
     if not repeat:
         typer.echo(f"Report: {opened.report()}")

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, PackageLoader
 
-from harness.files.access import write_bytes_durably
+from harness.files.access import check_way, write_bytes_durably
 from harness.records import read_json
 from harness.report import plots, units
 from harness.report.audits import COLUMNS as AUDIT_COLUMNS
@@ -52,6 +52,7 @@ def _write_recipes(data: StudyData, points: Mapping[str, int]) -> None:
         write_bytes_durably(path, recipe_yaml(data, number).encode(), data.folder)
     for path in (data.folder / "best").glob("[0-9]" * 5 + ".yaml"):
         if path not in front:
+            check_way(path, data.folder)  # not through a link to a folder elsewhere
             path.unlink()
 
 

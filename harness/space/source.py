@@ -85,9 +85,15 @@ def read_source(origin: str | Path | Mapping[str, Any], overrides: Sequence[str]
     text = _as_text(origin) if isinstance(origin, Mapping) else _read_text(Path(origin))
     tree, lines = _parse(text, file)
     where = {keys: Where(file, line if file else None) for keys, line in lines.items()}
+    return overridden(Source(file, text, tree, where), overrides)
+
+
+def overridden(source: Source, overrides: Sequence[str]) -> Source:
+    """The source with overrides ``a.b=value`` applied."""
+    tree, text, where = deepcopy(source.tree), source.text, dict(source.where)
     for option in overrides:
         tree, text = _override(tree, text, where, option)
-    return Source(file, text, tree, where)
+    return Source(source.file, text, tree, where)
 
 
 def _as_text(tree: Mapping[str, Any]) -> str:

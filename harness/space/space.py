@@ -25,7 +25,7 @@ from harness.space.baselines import Baseline, make_baselines, resolve_params
 from harness.space.distributions import SELECTORS, Hole, origin, resolve
 from harness.space.reader import FORMS, MAX_CHOICES, HoleReader
 from harness.space.settings import Objective, Resources, Settings
-from harness.space.source import Source, read_source, without_passwords
+from harness.space.source import Source, overridden, read_source, without_passwords
 from harness.space.starting_points import First, read_first
 
 __all__ = ["Baseline", "Hole", "Objective", "Resources", "Settings", "Space", "load_recipe", "load_space"]
@@ -104,6 +104,10 @@ class Space:
         """The baselines ``widest-fp32`` and ``widest-int8``, then up to 8 of ``width-sweep``."""
         return make_baselines(self.tree, self.registries, lambda tree: parse_recipe(tree, self.registries))
 
+    def changed(self, overrides: Sequence[str]) -> Space:
+        """This space with values replaced, as by the ``overrides`` of :func:`load_space`."""
+        return _checked(overridden(self.source, overrides), self.registries) if overrides else self
+
     def fingerprint(self) -> str:
         """A hash that identifies the study. It leaves out ``resources`` and the settings in ``_UNIDENTIFIED``, such as
         the budget and the storage."""
@@ -128,8 +132,10 @@ def load_space(
     Raises:
         SpaceError: with file, line, dotted name, rule, value and remedy of the first mistake.
     """
-    registries = registries or _shipped()
-    source = read_source(path, overrides)
+    return _checked(read_source(path, overrides), registries or _shipped())
+
+
+def _checked(source: Source, registries: Registries) -> Space:
     _check_sections(source, (*SECTIONS, *budget.SECTIONS))
     reader = HoleReader(source)
     tree = {name: reader.read(value, name, name, (name,)) for name, value in source.tree.items() if name in SECTIONS}
@@ -219,7 +225,7 @@ def _check_holes(source: Source, holes: Sequence[Hole]) -> None:
             SpaceError(
                 "",
                 "a search space needs at least one hole",
-                remedy=f"{FORMS} To train this recipe use `harness train {source.file}`.",
+                remedy=f"{FORMS} To train this recipe use `harness train {source.file or 'RECIPE'}`.",
             ),
             (),
         )
