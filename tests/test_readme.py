@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_a_command_can_be_parsed(page: Path, line: str) -> None:
 def test_the_table_of_what_is_supported_names_what_the_registry_has(row: str) -> None:
     [cell] = re.findall(rf"^\| {row} \| (.*) \|$", README, re.M)
     assert set(re.findall(r"`([\w-]+)`", cell)) == set(ROWS[row]) - {"none"}
+
+
+def test_the_points_of_the_readme_are_those_of_the_committed_search() -> None:
+    with (ROOT / "results" / "reference" / "digits" / "trials.csv").open() as file:
+        trials = {row["number"]: row for row in csv.DictReader(file)}
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) % \| ([\d.]+) kB \| ([\d.]+) µs \| (.*) \|$", README, re.M)
+    assert len(rows) == 5
+    for number, accuracy, size, latency, recipe in rows:
+        trial = trials[number]
+        assert f"{100 * float(trial['test_accuracy']):.1f}" == accuracy
+        assert f"{float(trial['size_bytes']) / 1000:.3g}" == size
+        assert f"{1000 * float(trial['latency_ms']):.1f}" == latency
+        assert (f"{float(trial['quant.bits']):.0f} bits" in recipe) == (float(trial["quant.bits"]) < 32)
+        if trial["baseline"] == "":
+            assert f"{float(trial['prune.ratio']):.0%}".replace("%", " %") in recipe
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

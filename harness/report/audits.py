@@ -32,8 +32,8 @@ def slower_integers(data: StudyData) -> list[str]:
     plain, whole = max(slower, key=lambda pair: pair[1].median / pair[0].median)
     return [
         f"Integers are slower than float32 here, in {len(slower)} of {len(both)} networks that were timed with both: "
-        f"trial {whole.trial} takes {whole.median / plain.median:.2f} times the latency of trial {plain.trial}, "
-        f"the same layers in float32 ({units.time(plain.low)} to {units.time(plain.high)})."
+        f"trial {whole.trial} takes {whole.median / plain.median:.2f} times the latency of trial {plain.trial} "
+        f"({units.time(plain.median)}), which has the same layers in float32."
     ]
 
 
