@@ -99,10 +99,13 @@ def search(
         str | None, typer.Option(help="then search with this sampler alone (random, ...) and compare")
     ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the plan, and stop")] = False,
 ) -> None:
     """Search SPACE; the same command again resumes."""
     import harness
 
+    say = partial(typer.echo, err=True)
+    say(f"harness {harness.__version__}: {space}")
     for option, number in (("--trials", trials), ("--epochs-total", epochs_total)):
         if number is not None and number < 1:
             raise SpaceError(option, "must be at least 1", number, f"Example: {option} 60.")
@@ -116,6 +119,10 @@ def search(
     overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in settings.items() if value is not None)]
     loaded = harness.load_space(space, overrides=overrides)
     folder = _study_folder(space, study, out)
+    if dry_run:
+        typer.echo(harness.plan(loaded, folder, say=say))
+        say("Nothing was written. The same command without --dry-run searches.")
+        return
     searched = harness.search(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
     outcome = searched.outcome
     assert outcome is not None
