@@ -61,7 +61,7 @@ X, Y = samples()
         ({"y": Y[:10]}, "one label for each of the 60 samples"),
         ({"y": Y[:, None]}, "shape (60,), but got (60, 1)"),
         ({"y": Y.astype(float)}, "y must hold integers or texts, but got 'float64'. Labels are classes"),
-        ({"y": np.arange(60)}, "y of train has 60 different labels among 60 samples; regression is not supported"),
+        ({"y": np.arange(60)}, "y of train has 60 different labels among 60 samples"),
         ({"y": np.array(list("abc") * 20)}, "y of test must hold only classes that train has (a, b, c), but got ["),
         ({"y": np.array([None, 1, 2] * 20)}, "holds objects). Texts are stored with y.astype(str)"),
         ({"class_names": np.array(["a", "b"])}, "class_names must be 3, one a class, but got ['a', 'b']"),
@@ -154,7 +154,9 @@ def test_one_file_without_parts_gives_a_share_of_each_class_to_test(tmp_path):
 
 
 def test_one_file_of_all_parts(tmp_path):
-    given = {f"{name}_{part}": value for part in PARTS for name, value in zip("xy", samples(seed=len(part)), strict=True)}
+    given = {
+        f"{name}_{part}": value for part in PARTS for name, value in zip("xy", samples(seed=len(part)), strict=True)
+    }
     file = str(tmp_path / "all.npz")
     np.savez(file, **given)
     data = load("arrays", train=file)

@@ -143,6 +143,30 @@ def search(
         _compare(folder, other)
 
 
+@app.command()
+def init(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DATA.npz, a FOLDER of them, a CHECKPOINT")],
+    model: Annotated[
+        str | None, typer.Option(help="package.module:function that builds the CHECKPOINT's network")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("space.yaml"),
+) -> None:
+    """Write a first search space for your data, your trained network, or both."""
+    from harness.api.drafts import draft
+
+    if out.exists():
+        raise SpaceError("--out", "must not exist yet", str(out), "Remove it, or choose another name.")
+    made = draft(paths, model)
+    out.write_text(made.text)
+    for line in made.found:
+        typer.echo(line)
+    typer.echo(f"{out} written")
+    for line in made.missing:
+        typer.echo(f"CHANGE in it: {line}")
+    typer.echo(f"Next:   harness search {out} --dry-run    # checks all of it, prints the plan")
+    typer.echo(f"        harness search {out}")
+
+
 def _compare(folder: Path, other: Path) -> None:
     """Write and print the comparison of two studies."""
     from harness.report.compare import load_contenders

@@ -64,7 +64,9 @@ def numbered(path: str, parts: Mapping[str, Labelled]) -> tuple[dict[str, Sample
     if len(present) < 2:
         raise SpaceError(path, "there must be at least two classes in y of train", present.tolist())
     if len(present) > max(2, _MOST_CLASSES * len(train_y)):
-        rule = f"y of train has {len(present)} different labels among {len(train_y)} samples; regression is not supported"
+        rule = (
+            f"y of train has {len(present)} different labels among {len(train_y)} samples; regression is not supported"
+        )
         raise SpaceError(path, rule, present[:20].tolist(), "Group the values into classes.")
     for name, (x, y) in parts.items():
         if x.shape[1:] != train_x.shape[1:] or x.dtype != train_x.dtype:
