@@ -15,7 +15,7 @@ else
 RUN   := $(VENV)/bin/python
 endif
 
-.PHONY: help search test test-long test-lowest chaos report train test-gpu lint bench clean
+.PHONY: help search test test-long test-lowest chaos report train test-gpu wheel lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,10 @@ test-lowest: $(READY) ## all tests with the lowest versions that pyproject.toml 
 test-gpu: $(READY) ## the tests that need a GPU
 	$(RUN) -m pytest -m gpu $(ARGS)
 
+wheel: $(READY) ## dist/: a wheel that works from any folder
+	rm -rf build/lib build/bdist.* *.egg-info dist
+	$(RUN) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 lint: $(READY) ## ruff (rules and format) and pyright
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pyright --pythonpath $$(command -v $(RUN))
 
@@ -55,7 +59,7 @@ bench: $(READY) ## the benchmarks (minutes; they write under results/benchmarks/
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done
 
 clean: ## remove the environment and the caches, keep the studies
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache build *.egg-info
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache build dist *.egg-info
 
 # uv installs in a third of the time; where it is not to be had, or fails, pip does the same.
 PIP  := .venv/bin/python -m pip --disable-pip-version-check install

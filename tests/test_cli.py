@@ -173,7 +173,7 @@ def test_what_only_the_search_can_refuse(here: Path, extra: str, expected: str) 
     assert everything() <= {"space.yaml", "results"}
 
 
-VERBS = {"search", "report", "status", "pick", "train", "doctor", "version"}
+VERBS = {"init", "search", "report", "status", "pick", "train", "doctor", "version"}
 VERBS |= {"bench", "check", "confirm", "compare", "audit"}
 
 

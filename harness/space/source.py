@@ -24,6 +24,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from harness.errors import SpaceError
 from harness.files.access import read_bytes
 from harness.files.passwords import masked
+from harness.space.shipped import located, shipped
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 10_000
@@ -80,9 +81,15 @@ class Source:
 
 
 def read_source(origin: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Source:
-    """Read a YAML file, or a dict of the same content, and apply overrides ``a.b=value``, whose values are YAML."""
-    file = "" if isinstance(origin, Mapping) else str(origin)
-    text = _as_text(origin) if isinstance(origin, Mapping) else _read_text(Path(origin))
+    """Read a YAML file, or a dict of the same content, and apply overrides ``a.b=value``, whose values are YAML.
+
+    The name of a shipped space, such as ``digits``, stands for its file, unless there is a file of that name.
+    """
+    if isinstance(origin, Mapping):
+        file, text = "", _as_text(origin)
+    else:
+        file = str(located(Path(origin)))
+        text = _read_text(Path(file))
     tree, lines = _parse(text, file)
     where = {keys: Where(file, line if file else None) for keys, line in lines.items()}
     return overridden(Source(file, text, tree, where), overrides)
@@ -164,13 +171,14 @@ def _read_text(path: Path) -> str:
 
 def _files_like(path: Path) -> str:
     try:
-        names = sorted(p.name for p in path.parent.glob("*.yaml"))
+        names = sorted(p.name for p in path.parent.glob("[!.]*.yaml"))
     except OSError:
         return ""
     close = difflib.get_close_matches(path.name, names, n=1)
     if close:
         return f"Did you mean {str(path.parent / close[0])!r}?"
-    return f"There are: {', '.join(names[:10])}." if names else ""
+    here = f"There are: {', '.join(names[:10])}. " if names else ""
+    return f"{here}Shipped spaces, by name: {', '.join(shipped())}."
 
 
 def _parse(text: str, file: str) -> tuple[Any, dict[Keys, int]]:
