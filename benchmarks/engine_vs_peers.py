@@ -39,8 +39,8 @@ from benchmarks.report import ROOT, save, spread
 from harness.export.export import structure_key
 from harness.measure.lab import Lab
 from harness.search.driver import search
+from harness.search.parameters import distribution, to_optuna
 from harness.search.preflight import teacher_trees
-from harness.search.study import distribution, to_optuna
 from harness.space.distributions import Hole
 from harness.space.space import Space, load_space
 from harness.stats.intervals import mean_interval

@@ -37,8 +37,8 @@ from benchmarks.engine_vs_peers import DIRECTIONS, METRICS, first_points, sugges
 from benchmarks.report import ROOT, save
 from harness.search.first_trials import SPREAD
 from harness.search.lane_groups import in_lanes
+from harness.search.parameters import to_optuna
 from harness.search.samplers import Seen, make_sampler, recent
-from harness.search.study import to_optuna
 from harness.space.space import Space, load_space
 from harness.space.starting_points import spread_out, starting_points
 from harness.stats.pareto import Front, log_hypervolume

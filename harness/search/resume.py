@@ -21,8 +21,9 @@ from harness.recipe import parse_recipe, parse_recorded
 from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_record, read_told, trial_folder, write_record
 from harness.search import sources
 from harness.search.budget import Budget
+from harness.search.parameters import stored_distribution, to_stored
 from harness.search.storage import JOURNAL
-from harness.search.study import Study, distribution, excess, to_optuna
+from harness.search.study import Study, excess
 from harness.space import trust
 from harness.space.space import Space, load_space
 
@@ -237,7 +238,7 @@ def _frozen(space: Space, record: TrialRecord | None, baselines: dict[str, int])
         state=state,
         values=[v for v in values if v is not None] if state is TrialState.COMPLETE else None,
         user_attrs=attrs,
-        params={k: to_optuna(holes[k], v) for k, v in record.params.items()},
-        distributions={k: distribution(holes[k]) for k in record.params},
+        params={k: to_stored(holes[k], v) for k, v in record.params.items()},
+        distributions={k: stored_distribution(holes[k]) for k in record.params},
         constraints=broken,
     )

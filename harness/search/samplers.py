@@ -6,7 +6,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Collection, Container, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, R
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.search.parameters import StudyView, one_trial
 from harness.space.space import Space
 from harness.stats.direction import Direction
 from harness.stats.pareto import as_losses, best
@@ -94,12 +95,8 @@ class RecentTPE(TPESampler):
     def _look_up(self, study: optuna.Study, numbers: Sequence[int]) -> list[FrozenTrial]:
         """The trials of these numbers, read one by one: listing all trials would take longer in a longer study."""
         finished = {t.number: t for t in self._last.get_trials() if t.state.is_finished()} if self._last else {}
-        storage = study._storage
-
-        def trial(number: int) -> FrozenTrial:
-            return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
-
-        return [finished[number] if number in finished else trial(number) for number in numbers]
+        read = study.trial if isinstance(study, StudyView) else partial(one_trial, study)
+        return [finished[number] if number in finished else read(number) for number in numbers]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return super().infer_relative_search_space(self._view(study, trial), trial)

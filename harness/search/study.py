@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.errors import SpaceError
 from harness.recipe import Recipe, parse_recipe
 from harness.records import CONTINUES, TrialRecord
 from harness.search.lane_groups import in_lanes
+from harness.search.parameters import Positions, code_of, stored_distribution, suggest, to_stored
 from harness.search.samplers import make_sampler, recent
 from harness.search.storage import open_storage
 from harness.space.distributions import Hole
@@ -53,26 +54,10 @@ class Proposal:
         return self.recipe.train.epochs - (self.reached if self.kept else 0)
 
 
-def distribution(hole: Hole) -> BaseDistribution:
-    """Optuna's distribution of a hole. Ordered choices become integers, so that for the sampler 4 bits lie between 3
-    and 6. Other choices are categories, named by their labels."""
-    if hole.kind == "choice":
-        return IntDistribution(0, len(hole.choices) - 1) if hole.ordered else CategoricalDistribution(hole.labels)
-    low, high = hole.bounds()
-    if hole.kind == "int":
-        return IntDistribution(int(low), int(high), log=hole.log, step=1 if hole.log else int(hole.step or 1))
-    return FloatDistribution(float(low), float(high), log=hole.log, step=hole.step)
-
-
 # User attributes of trials
 NAMED = "named"  # name of a first trial, which the report marks
 AGAIN = "again"  # of a lost trial that is to be repeated: how often it has been started
 RETRY_OF = "retry_of"  # of the trial that repeats it: the lost trial's number
-
-
-def to_optuna(hole: Hole, code: Any) -> Any:
-    """The value that Optuna stores for a hole's code."""
-    return hole.labels[code] if hole.kind == "choice" and not hole.ordered else code
 
 
 def _name(space: Space, storage: BaseStorage, folder: Path) -> str:
@@ -100,7 +85,9 @@ class Study:
             directions=[o.direction for o in space.objectives],
         )
         trials = self.optuna.get_trials(deepcopy=False)
-        self.optuna.sampler = make_sampler(space, len(trials), lambda: recent(self.told, self.front(), self._open))
+        self._check_parameters(trials)
+        sampler = make_sampler(space, len(trials), lambda: recent(self.told, self.front(), self._open))
+        self.optuna.sampler = Positions(sampler, space)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna; the dashboard shows the names
             self.optuna.set_metric_names([o.name for o in space.objectives])
@@ -112,12 +99,26 @@ class Study:
         self.damaged: list[int] = []  # COMPLETE trials whose record or file is damaged
         self.front: Callable[[], Sequence[int]] = list  # numbers on the front, which the sampler always sees
 
+    def _check_parameters(self, trials: Sequence[FrozenTrial]) -> None:
+        """Refuse an index that stores positions in the place of values, as earlier versions did.
+
+        Raises:
+            SpaceError: says how to make the index again.
+        """
+        for name, found in {n: d for t in trials for n, d in t.distributions.items()}.items():
+            if name in self._holes and type(found) is not type(stored_distribution(self._holes[name])):
+                raise SpaceError(
+                    name,
+                    "is stored in another way than in this version of harness",
+                    remedy="Run the same command with --rebuild: the index is rebuilt from the trials' records.",
+                )
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     def codes(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Convert Optuna's parameters to codes of the space."""
-        return {name: self._holes[name].labels.index(v) if isinstance(v, str) else v for name, v in params.items()}
+        return {name: code_of(self._holes[name], value) for name, value in params.items()}
 
     def seed_of(self, number: int) -> int:
         """The training seed of trial ``number``, different for each number."""
@@ -128,7 +129,7 @@ class Study:
         baseline = self.space.baselines()[index]
         self.enqueue(baseline.params or {}, {"baseline_index": index})
         trial = self.optuna.ask()
-        params = {} if baseline.params is None else self.space.sample(lambda hole: self._suggest(trial, hole))
+        params = {} if baseline.params is None else self.space.sample(lambda hole: suggest(trial, hole))
         recipe = replace(baseline.recipe, seed=self.seed_of(trial.number))
         return self._opened(trial, params, recipe, baseline.name)
 
@@ -152,8 +153,8 @@ class Study:
         """
         frozen = optuna.create_trial(
             state=TrialState.RUNNING,
-            params={name: to_optuna(self._holes[name], code) for name, code in stopped.params.items()},
-            distributions={name: distribution(self._holes[name]) for name in stopped.params},
+            params={name: to_stored(self._holes[name], code) for name, code in stopped.params.items()},
+            distributions={name: stored_distribution(self._holes[name]) for name in stopped.params},
             user_attrs={CONTINUES: stopped.number},
         )
         self.optuna.add_trial(frozen)
@@ -182,7 +183,7 @@ class Study:
     def _asked(self) -> Proposal | None:
         """One trial from the sampler. If its recipe has already run, tell FAIL and return None."""
         trial = self.optuna.ask()
-        params = self.space.sample(lambda hole: self._suggest(trial, hole))
+        params = self.space.sample(lambda hole: suggest(trial, hole))
         recipe = self.space.fill(params, self.seed_of(trial.number))
         known = self.keys.get(recipe.key())
         if known is None:
@@ -199,14 +200,6 @@ class Study:
             trial.set_user_attr("baseline", baseline)
         return Proposal(trial.number, params, recipe, baseline)
 
-    def _suggest(self, trial: optuna.Trial, hole: Hole) -> Any:
-        match distribution(hole):
-            case FloatDistribution() as d:
-                return trial.suggest_float(hole.internal, d.low, d.high, log=d.log, step=d.step)
-            case IntDistribution() as d:
-                return trial.suggest_int(hole.internal, d.low, d.high, log=d.log, step=d.step)
-        return hole.labels.index(trial.suggest_categorical(hole.internal, hole.labels))
-
     def _draw(self, hole: Hole) -> Any:
         return self._random.choice(hole.spread(1000))
 
@@ -215,7 +208,7 @@ class Study:
 
         The caller must ask for it at once. ``ask`` takes the oldest WAITING trial, so there must never be two.
         """
-        stored = {name: to_optuna(self._holes[name], code) for name, code in params.items()}
+        stored = {name: to_stored(self._holes[name], code) for name, code in params.items()}
         self.optuna.enqueue_trial(stored, user_attrs=attrs)
 
     def retry(self, trial: FrozenTrial, reason: str, retries: int) -> None:
