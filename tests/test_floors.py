@@ -33,6 +33,7 @@ FLOORS = (
     "runtimes",
     "measure",
     "trial",
+    "trackers",
     "search",
     "verify",
     "report",
@@ -55,7 +56,7 @@ ONLY = {
 }
 RAY = {"search/cluster.py", "search/pool.py"}
 TORCH_FREE = {"errors", "files", "stats", "methods", "normalize", "recipe", "records", "space", "machine", "measure"}
-TORCH_FREE |= {"search", "verify", "report", "production", "api", "cli", "__main__", REGISTRIES, "__init__"}
+TORCH_FREE |= {"trackers", "search", "verify", "report", "production", "api", "cli", "__main__", REGISTRIES, "__init__"}
 DRIVER = (
     "harness.cli.main",
     "harness.search.driver",

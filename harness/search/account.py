@@ -107,7 +107,9 @@ def tell(run: Search, record: TrialRecord) -> None:
     run.counts.told += 1
     run.trials.close(record.number)
     count(run, record, feasible)
-    run.progress.trial(record, record.number in run.results.front.numbers)
+    on_front = record.number in run.results.front.numbers
+    run.progress.trial(record, on_front)
+    run.tracking.trial(record, on_front)
 
 
 def count(run: Search, record: TrialRecord, feasible: bool) -> None:

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,37 +24,31 @@ from typing import Any
 from optuna.trial import TrialState
 
 from harness.errors import DiskError, HarnessError, SpaceError, disk_error
-from harness.files.access import remove_temporaries, write_bytes_durably
+from harness.files.access import remove_temporaries
 from harness.files.checksums import write_checked_json
 from harness.files.folders import check_cache, check_home
 from harness.files.passwords import masked
-from harness.machine.host import environment, peak_memory_mib
+from harness.machine.host import peak_memory_mib
 from harness.measure.lab import Lab
-from harness.recipe import key_of
-from harness.records import read_record, trial_folder
 from harness.search import finish, first_trials, preflight, resume
-from harness.search.account import count, receive
+from harness.search.account import receive
 from harness.search.budget import Budget
 from harness.search.cluster import ClusterLost, connect
-from harness.search.counts import Results, epochs_of
 from harness.search.examination import Examination, say_loaded, say_proven
 from harness.search.jobs import Pool
 from harness.search.last_words import last_words
-from harness.search.latencies import Latencies
 from harness.search.lock import mark_draining, run_lock
 from harness.search.loop import work_through
+from harness.search.opening import open_search
 from harness.search.pool import RayPool
 from harness.search.progress import Progress
-from harness.search.reference import Reference
 from harness.search.rules import rule_of
 from harness.search.rungs import Never, Rule
 from harness.search.signals import Interrupted, Stop
 from harness.search.state import FAILURES_IN_A_ROW, Search
-from harness.search.study import Study
-from harness.search.timeline import Timeline
+from harness.search.tracking import Tracking, open_trackers
 from harness.space import trust
 from harness.space.space import Space
-from harness.stats.pareto import Front
 from harness.trial.job import Prepared
 
 log = logging.getLogger(__name__)
@@ -206,6 +200,9 @@ def _search(
             say_loaded(examination.answer(), shown.say)
             made_of = resume.made_of(space, examination.answer())
         resume.check_same_data(folder, made_of)
+        with space.source.at("", ()):
+            trackers = open_trackers(space.settings.track, folder)
+        tracking = opened.enter_context(Tracking(trackers, {hole.name for hole in space.holes}, folder))
         shown.say("preparing: Ray, teacher, first export")
         pool = services.pool()
         opened.callback(pool.close)
@@ -216,7 +213,8 @@ def _search(
         pool.share(ready.logits)
         stop.drain()  # a signal before this line ends the search at once: there are no trials to drain
         write_checked_json(folder / resume.MADE_OF, made_of)
-        run = _open(space, folder, budget, pool, measuring, shown, stop, chance_of(ready), services.rule(space))
+        chance, rule = chance_of(ready), services.rule(space)
+        run = open_search(space, folder, budget, pool, measuring, shown, stop, chance, rule, tracking)
         _work(run, warm_start)
         return _close(run, started)
 
@@ -251,62 +249,6 @@ def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: P
     return ready
 
 
-def _open(
-    space: Space,
-    folder: Path,
-    budget: Budget,
-    pool: Pool,
-    lab: Lab,
-    progress: Progress,
-    stop: Stop,
-    chance: Mapping[str, float],
-    rule: Rule,
-) -> Search:
-    write_bytes_durably(folder / "space.yaml", space.text.encode())
-    write_checked_json(folder / "environment.json", environment())
-    study = Study(space, folder, lambda: stop.now)
-    resume.check_nothing_lost(study, folder)
-    run = Search(
-        space,
-        folder,
-        study,
-        pool,
-        Latencies(lab, folder),
-        progress,
-        stop,
-        budget,
-        rule,
-        Timeline(folder),
-        Results(Front(tuple(o.direction for o in space.objectives)), Reference(space, chance)),
-    )
-    study.front = lambda: run.results.front.numbers
-    _count_earlier(run)
-    return run
-
-
-def _count_earlier(run: Search) -> None:
-    """Update counts, rule and results with the trials that earlier runs of this study told."""
-    told: dict[int, int] = {}
-    for trial in run.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
-        if trial.state is TrialState.FAIL and "final" not in trial.user_attrs:
-            continue
-        record = read_record(trial_folder(run.folder, trial.number))
-        told[trial.number] = 0 if record is None else epochs_of(record)
-        if record is not None:
-            run.study.keys.setdefault(key_of(record.recipe), record.number)
-            run.latencies.recall(record)
-            count(run, record, trial.state is TrialState.COMPLETE)
-        elif trial.state is TrialState.COMPLETE:
-            run.study.damaged.append(trial.number)
-    run.timeline.open(told)
-    run.latencies.mend()
-    for number in run.study.damaged:
-        log.warning(
-            "%s: the record is damaged or does not match its file; the trial no longer counts and is repeated",
-            trial_folder(run.folder, number),
-        )
-
-
 def _close(run: Search, started: float) -> Outcome:
     counts, results = run.counts, run.results
     if counts.failures_in_a_row >= FAILURES_IN_A_ROW and not counts.finished:
@@ -318,6 +260,7 @@ def _close(run: Search, started: float) -> Outcome:
     enough = enough or run.budget.spent(counts.epochs)
     status = "interrupted" if run.stop.asked else "complete" if enough else "exhausted"
     front = sorted(results.front.numbers)
+    run.tracking.status = status
     finish.write_summary(
         run.study,
         run.folder,

@@ -15,6 +15,7 @@ from harness.search.rungs import Rule
 from harness.search.signals import Stop
 from harness.search.study import Study
 from harness.search.timeline import Timeline
+from harness.search.tracking import Tracking
 from harness.space.space import Space
 
 FAILURES_IN_A_ROW = 10  # failed trials in a row after which the search starts no more
@@ -44,6 +45,7 @@ class Search:
     counts: Counts = field(default_factory=Counts)
     trials: TrialQueue = field(default_factory=TrialQueue)
     lab_queue: LabQueue = field(default_factory=LabQueue)
+    tracking: Tracking = field(default_factory=Tracking)
 
     @property
     def lanes(self) -> int:

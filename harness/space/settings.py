@@ -17,7 +17,7 @@ from harness.stats.direction import Direction
 
 Sampler = Literal["auto", "tpe", "nsga2", "random", "sobol", "gp"]
 Stopping = Literal["none", "dominated", "moasha"]
-SECTIONS = ("search", "resources", "objectives", "constraints", "first")
+SECTIONS = ("search", "resources", "objectives", "constraints", "first", "track")
 MAX_OBJECTIVES = 3
 
 
@@ -38,6 +38,7 @@ class Settings:
     stop     the rule that stops trials early
     lanes    number of trials of equal structure that train side by side; None: chosen from the budget
     storage  Optuna URL; None: a journal file in the study's folder
+    track    trackers that log each trial (``track: mlflow``, or a list)
     allow_weak  accept a teacher or checkpoint read from a file whose accuracy is less than half way from chance to 1
     """
 
@@ -53,6 +54,7 @@ class Settings:
     timeout_s: float = declared(float, 600.0, low=0, low_open=True)
     retries: int = declared(int, 1, low=0)
     allow_weak: bool = declared(bool, False)
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,14 @@ def read_settings(tree: Mapping[str, Any]) -> Settings:
     resources = checked("resources", tree.get("resources", {}), declarations(Resources))
     _check_gpu(resources["gpu"])
     settings = checked("search", tree.get("search", {}), declarations(Settings))
-    return Settings(**settings, resources=Resources(**resources))
+    return Settings(**settings, resources=Resources(**resources), track=_track(tree.get("track", [])))
+
+
+def _track(value: Plain) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise SpaceError("track", "must be the name of a tracker, or a list of names", value, "Example: track: mlflow.")
+    return tuple(str(name) for name in dict.fromkeys(map(str, names)))
 
 
 def _check_gpu(gpu: float) -> None:

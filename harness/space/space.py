@@ -109,9 +109,9 @@ class Space:
         return _checked(overridden(self.source, overrides), self.registries) if overrides else self
 
     def fingerprint(self) -> str:
-        """A hash that identifies the study. It leaves out ``resources`` and the settings in ``_UNIDENTIFIED``, such as
-        the budget and the storage."""
-        tree = {k: v for k, v in self.source.tree.items() if k not in ("resources", *IGNORED)}
+        """A hash that identifies the study. It leaves out ``resources``, ``track`` and the settings in
+        ``_UNIDENTIFIED``, such as the budget and the storage."""
+        tree = {k: v for k, v in self.source.tree.items() if k not in ("resources", "track", *IGNORED)}
         for section, names in _UNIDENTIFIED.items():
             settings: dict[str, Any] = tree.get(section) or {}
             tree[section] = {k: v for k, v in settings.items() if k not in names}
