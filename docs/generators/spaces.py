@@ -115,7 +115,7 @@ def shown(rows: Iterable[Row], of: str = "") -> list[str]:
 
 def described(registry: Mapping[str, Method], head: str) -> list[str]:
     """A table of the methods: name and the first sentence of the function's docstring."""
-    return table([f"`{head}`", ""], [[f"`{n}`", _first_sentence(n, m)] for n, m in registry.items()])
+    return table([f"`{head}`", "what it does"], [[f"`{n}`", _first_sentence(n, m)] for n, m in registry.items()])
 
 
 def _first_sentence(registered: str, method: Method) -> str:
