@@ -26,12 +26,15 @@ include_patterns = [
 ]
 exclude_patterns = ["docs/generators"]
 myst_heading_anchors = 4
+smartquotes = False
 nitpicky = True
 suppress_warnings = ["misc.highlighting_failure", "toc.not_included"]  # the test of links finds pages without a link
 
 html_theme = "furo"
 html_title = f"harness {version}"
-html_copy_source = False
+html_static_path, html_css_files = ["site"], ["site.css"]
+html_copy_source = html_show_sourcelink = False
+html_use_index = False
 html_show_sphinx = False
 html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "github-dark"

@@ -10,6 +10,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,22 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert {(index.parent / f"{name}.md").resolve() for name in reached} >= set(DOCS) - {index}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
+    pytest.importorskip("furo", reason="needs the extra `docs`")
+    build = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "--conf-dir", "docs", ".", str(tmp_path)]
+    ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert len(pages) > len(DOCS)
+    for file in [*pages, *tmp_path.rglob("*.css")]:
+        assert (
+            re.findall(r"<(?:script|img|iframe|link)\b[^>]*\bhttps?://|url\([\"']?https?:|@import", file.read_text())
+            == []
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_yaml_and_python_can_be_read(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for text in blocks(page, "yaml"):

@@ -103,13 +103,21 @@ def merged(registry: Mapping[str, Method]) -> list[Row]:
             earlier = found[same].of if same in found else ()
             found[same] = Row(row.key, (*earlier, name), *same[1:])
     order = list(dict.fromkeys(row.key for row in found.values()))
-    return sorted(found.values(), key=lambda row: order.index(row.key))
+    rows = (replace(row, of=_shortly(row.of, registry)) for row in found.values())
+    return sorted(rows, key=lambda row: order.index(row.key))
+
+
+def _shortly(of: tuple[str, ...], registry: Mapping[str, Method]) -> tuple[str, ...]:
+    """``all`` or ``all but none``, where that is shorter than the list of names."""
+    if len(of) == len(registry):
+        return ("all",)
+    return ("all but `none`",) if len(of) > 1 and {*of, "none"} == set(registry) else of
 
 
 def shown(rows: Iterable[Row], of: str = "") -> list[str]:
     """The table of keys; ``of`` heads the column of methods."""
     head = ["key", *([of] if of else []), "values", "default", "meaning"]
-    cells = [[f"`{r.key}`", *([" ".join(r.of)] if of else []), *astuple(r)[2:]] for r in rows]
+    cells = [[f"`{r.key}`", *([", ".join(r.of)] if of else []), *astuple(r)[2:]] for r in rows]
     return table(head, cells)
 
 
@@ -163,7 +171,7 @@ SECTIONS: dict[str, list[str]] = {
                     ("all",),
                     "`auto`, `none` or `{mean: .., std: ..}`",
                     "`auto`",
-                    "what the network's input is divided by, see [own data](../howto/own_data.md#normalization)",
+                    "mean and deviation of the network's input, see [own data](../howto/own_data.md#normalization)",
                 ),
                 *merged(_R.tasks),
             ],

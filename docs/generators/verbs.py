@@ -25,10 +25,10 @@ INTRO = """# Command line
 
 `harness VERB --help` prints the same. Options may stand before or after the arguments.
 
-| exit code | |
+| exit code | meaning |
 |---|---|
 | 0 | success |
-| 1 | failure; `check`: a claim does not hold |
+| 1 | failure: a full disk, a dead Ray, ten failed trials in a row; `check`: a claim does not hold |
 | 2 | a mistake in the request: one message, nothing has run |
 | 130, 143 | ended by Ctrl-C, by SIGTERM |
 
