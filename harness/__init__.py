@@ -16,6 +16,7 @@ _LAZY = {  # their types are in __init__.pyi, which only type checkers read
     "load_recipe": "harness.space.space:load_recipe",
     "load_space": "harness.space.space:load_space",
     "open_study": "harness.api.studies:open_study",
+    "plan": "harness.api.studies:plan",
     "search": "harness.api.studies:search",
     "train": "harness.production:train",
 }

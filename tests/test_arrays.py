@@ -60,9 +60,12 @@ X, Y = samples()
     [
         ({"y": Y[:10]}, "one label for each of the 60 samples"),
         ({"y": Y[:, None]}, "shape (60,), but got (60, 1)"),
-        ({"y": Y + 1}, "each of the class numbers 0..2, but got [1, 2, 3]. Number the classes"),
-        ({"y": Y.astype(float)}, "integer class numbers, but got 'float64'"),
-        ({"y": np.array(list("abc") * 20)}, "integer class numbers"),
+        ({"y": Y.astype(float)}, "y must hold integers or texts, but got 'float64'. Labels are classes"),
+        ({"y": np.arange(60)}, "y of train has 60 different labels among 60 samples"),
+        ({"y": np.array(list("abc") * 20)}, "y of test must hold only classes that train has (a, b, c), but got ["),
+        ({"y": np.array([None, 1, 2] * 20)}, "holds objects). Texts are stored with y.astype(str)"),
+        ({"class_names": np.array(["a", "b"])}, "class_names must be 3, one a class, but got ['a', 'b']"),
+        ({"class_names": np.arange(3)}, "class_names must be texts, one a class, but got 'int64 (3,)'"),
         ({"y": Y * 0}, "at least two classes"),
         ({"x": X[:0], "y": Y[:0]}, "at least one sample"),
         ({"x": X[:, 0, 0]}, "x must be (samples, features), (samples, height, width) or"),
@@ -75,7 +78,7 @@ X, Y = samples()
             "a sample of test must be float32 (1, 4, 4) as in train, but got 'uint8 (1, 4, 4)'",
         ),
         ({"x": X[:, :3]}, "a sample of test must be uint8 (1, 3, 4) as in train"),
-        ({"y": Y % 2}, "y of test must hold only classes that train has (0..1), but got [2]"),
+        ({"y": Y % 2}, "y of test must hold only classes that train has (0, 1), but got [2]"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, given, expected):
@@ -109,3 +112,60 @@ def test_parts_must_agree(tmp_path):
     save(tmp_path, "b.npz", x=X.astype(np.float32))
     text = message("arrays", train=str(tmp_path / "?.npz"), test=save(tmp_path, "test.npz"))
     assert "b.npz: a sample must be uint8 (1, 4, 4)" in text
+
+
+LABELS = {
+    "texts": (np.array(["cat", "ant", "bee"]), ("ant", "bee", "cat")),
+    "from one": (np.array([3, 1, 2]), ("1", "2", "3")),
+    "signs": (np.array([1, -1]), ("-1", "1")),
+    "numbers": (np.array([2, 0, 1]), ()),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_any_values_are_numbered_in_their_order(tmp_path, kind):
+    values, names = LABELS[kind]
+    y = np.resize(values, 60)
+    data = load("arrays", train=save(tmp_path, y=y), test=save(tmp_path, "test.npz", y=y[::-1]))
+    assert data.class_names == names
+    assert data.test[1].tolist() == np.unique(y, return_inverse=True)[1][::-1].tolist()
+
+
+def test_truth_values_are_two_classes(tmp_path):
+    y = np.arange(60) % 2 == 0
+    data = load("arrays", train=save(tmp_path, y=y), test=save(tmp_path, "test.npz", y=y))
+    assert data.classes == 2 and data.test[1].tolist() == y.astype(int).tolist()
+
+
+def test_class_names_of_the_file_are_those_of_the_sorted_labels(tmp_path):
+    x, y = samples()
+    data = load("arrays", train=save(tmp_path, y=y + 7, class_names=["seven", "eight", "nine"]))
+    assert data.class_names == ("seven", "eight", "nine")
+
+
+def test_one_file_without_parts_gives_a_share_of_each_class_to_test(tmp_path):
+    x, y = samples(90)
+    data = load("arrays", train=save(tmp_path, x=x, y=y), test_share=0.3)
+    assert data.test[1].bincount().tolist() == [9, 9, 9]
+    rows = {sample.numpy().tobytes() for part in PARTS for sample in getattr(data, part)[0]}
+    assert rows == {sample.tobytes() for sample in x}
+    again = load("arrays", train=save(tmp_path, x=x, y=y), test_share=0.3, split_seed=1)
+    assert torch.equal(again.test[0], data.test[0]) and not torch.equal(again.train[0], data.train[0])
+
+
+def test_one_file_of_all_parts(tmp_path):
+    given = {
+        f"{name}_{part}": value for part in PARTS for name, value in zip("xy", samples(seed=len(part)), strict=True)
+    }
+    file = str(tmp_path / "all.npz")
+    np.savez(file, **given)
+    data = load("arrays", train=file)
+    assert [len(getattr(data, part)[1]) for part in PARTS] == [60, 60, 60]
+    assert np.array_equal(data.test[0].numpy()[:, 0], given["x_test"])
+    assert "Put x_validation into the file" in message("arrays", train=file, validation_samples=save(tmp_path))
+    del given["y_validation"]
+    np.savez(file, **given)
+    assert "must hold arrays named x_validation and y_validation; y_validation missing" in message("arrays", train=file)
+    del given["x_validation"], given["y_test"]
+    np.savez(file, **given)
+    assert "must hold arrays named x_test and y_test; y_test missing" in message("arrays", train=file)

@@ -58,7 +58,7 @@ def test_own_validation_part(own):
         ("unknown", "unknown key 'metric'. Known: x_train"),
         ("not_callable", "must be a function (logits, labels)"),
         ("array", "or a mapping with x_train, y_train, x_test, y_test, but got 'ndarray'"),
-        ("bad_labels", "class numbers 0..2, but got [0, 2, 4]"),
+        ("bad_labels", "y of test must hold only classes that train has (0, 2, 4), but got [1]"),
         ("raises", "raised OSError: no disk"),
         ("absent", "cannot import"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.report.picks import Pick
     from harness.report.study_data import StudyData
     from harness.search.driver import Outcome
+    from harness.search.plan import Plan
     from harness.space.settings import Objective
     from harness.verify.check import Claim
     from harness.verify.confirmation import Confirmation
@@ -158,6 +159,29 @@ def search(
     earlier = None if warm_start is None else Path(warm_start)
     outcome = driver.search(space, where, address=address, progress=progress, rebuild=rebuild, warm_start=earlier)
     return Study(where, outcome)
+
+
+def plan(
+    space: Space | Mapping[str, Any] | str | Path,
+    folder: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """What a search of ``space`` would do, and about how long it would take.
+
+    The space, its data, networks and code are checked as by a search. Nothing is written, and Ray is not started.
+
+    Args:
+        space, folder, overrides: as of :func:`search`.
+        say: called with a line of text for each step.
+    Raises:
+        SpaceError: a mistake in the space, or ``folder`` holds a study of another space.
+    """
+    loaded = space.changed(overrides) if isinstance(space, Space) else load_space(space, overrides=overrides)
+    from harness.search.plan import plan as make
+
+    return make(loaded, None if folder is None else Path(folder), say)
 
 
 def _usual_folder(space: Space) -> Path:

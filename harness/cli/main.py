@@ -99,10 +99,13 @@ def search(
         str | None, typer.Option(help="then search with this sampler alone (random, ...) and compare")
     ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="write the report at the end")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the plan, and stop")] = False,
 ) -> None:
     """Search SPACE; the same command again resumes."""
     import harness
 
+    say = partial(typer.echo, err=True)
+    say(f"harness {harness.__version__}: {space}")
     for option, number in (("--trials", trials), ("--epochs-total", epochs_total)):
         if number is not None and number < 1:
             raise SpaceError(option, "must be at least 1", number, f"Example: {option} 60.")
@@ -116,6 +119,10 @@ def search(
     overrides = [*(changes or []), *(f"search.{name}={value}" for name, value in settings.items() if value is not None)]
     loaded = harness.load_space(space, overrides=overrides)
     folder = _study_folder(space, study, out)
+    if dry_run:
+        typer.echo(harness.plan(loaded, folder, say=say))
+        say("Nothing was written. The same command without --dry-run searches.")
+        return
     searched = harness.search(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
     outcome = searched.outcome
     assert outcome is not None
@@ -134,6 +141,30 @@ def search(
         other = folder.with_name(f"{folder.name}-{against}")
         harness.search(harness.load_space(space, overrides=plain), other, address=address)
         _compare(folder, other)
+
+
+@app.command()
+def init(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DATA.npz, a FOLDER of them, a CHECKPOINT")],
+    model: Annotated[
+        str | None, typer.Option(help="package.module:function that builds the CHECKPOINT's network")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the file to write")] = Path("space.yaml"),
+) -> None:
+    """Write a first search space for your data, your trained network, or both."""
+    from harness.api.drafts import draft
+
+    if out.exists():
+        raise SpaceError("--out", "must not exist yet", str(out), "Remove it, or choose another name.")
+    made = draft(paths, model)
+    out.write_text(made.text)
+    for line in made.found:
+        typer.echo(line)
+    typer.echo(f"{out} written")
+    for line in made.missing:
+        typer.echo(f"CHANGE in it: {line}")
+    typer.echo(f"Next:   harness search {out} --dry-run    # checks all of it, prints the plan")
+    typer.echo(f"        harness search {out}")
 
 
 def _compare(folder: Path, other: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from harness.errors import HarnessError, disk_error, reason_of
 from harness.trial.job import Proven
 
-STAGES = ("examine", "fingerprint", "prove")  # functions of the trial module, in order
+STAGES = ("examine", "fingerprint", "prove")  # functions of the trial module that every search calls, in order
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -27,8 +27,9 @@ class Examination:
     """Context manager around the process, which is killed on exit.
 
     Args:
-        module: the trial module, which has the functions in :data:`STAGES`.
-        arguments: of each function, by its name.
+        module: the trial module, which has these functions.
+        arguments: of each function, by its name; the functions are called in this order (:data:`STAGES`, and what a
+            plan adds).
     """
 
     def __init__(self, module: str, arguments: Mapping[str, Sequence[Any]]):
@@ -41,7 +42,7 @@ class Examination:
             env=os.environ | ALONE,
         )
         theirs.close()
-        self._answers.send((module, [(stage, arguments[stage]) for stage in STAGES]))
+        self._answers.send((module, list(arguments.items())))
 
     def answer(self) -> Any:
         """The result of the next stage.

@@ -33,8 +33,9 @@ TASKS = {
         {
             **_SPLIT,
             **_SUBSET,
-            "train": Param(str, doc="an .npz with x and y, or a glob of several parts"),
-            "test": Param(str),
+            "train": Param(str, doc="an .npz with x and y, a glob of several, or one .npz with all parts"),
+            "test": Param(str, "", doc="as train; without it, a share of train or the file's own x_test"),
+            "test_share": Param(float, 0.2, low=0, high=1, low_open=True, high_open=True, doc="if there is no test"),
             "validation_samples": Param(str, "", doc="an .npz as train, instead of a share of train"),
         },
     ),

@@ -23,7 +23,7 @@ from harness.models.seeding import seeded
 from harness.normalize import Normalization, read_normalize
 from harness.recipe import Selected, Task
 from harness.tasks import TASKS
-from harness.tasks.checks import Samples, check_together, checked, metric_values
+from harness.tasks.checks import Samples, checked, metric_values, numbered
 from harness.tasks.split import rows_of, split, stratified
 
 Part = tuple[Tensor, Tensor]
@@ -273,10 +273,10 @@ def _from_mapping(name: str, mapping: Any) -> Data:
             "task.name", f"metrics of {name!r} must be a function (logits, labels) -> name -> value", metrics
         )
     parts = ["train", "test", *(["validation"] if "x_validation" in mapping else [])]
-    samples = {
+    labelled = {
         part: checked("task.name", f"{part} of {name}", mapping[f"x_{part}"], mapping[f"y_{part}"]) for part in parts
     }
-    check_together("task.name", samples)
+    samples, names = numbered("task.name", labelled)
     where = f"task.name: normalize of {name!r}"
     user_normalization = read_normalize(where, mapping.get("normalize", "auto"))
     data = assemble(
@@ -284,6 +284,6 @@ def _from_mapping(name: str, mapping: Any) -> Data:
         samples["test"],
         validation=samples.get("validation", VALIDATION),
         metrics=cast("Metrics | None", metrics),
-        class_names=mapping.get("class_names", ()),
+        class_names=mapping.get("class_names", ()) or names,
     )
     return normalized_by(data, user_normalization, where)

@@ -6,7 +6,7 @@ from importlib.metadata import distribution
 
 import numpy as np
 
-from harness.tasks.checks import check_together
+from harness.tasks.checks import numbered
 from harness.tasks.data import VALIDATION, Data, assemble
 from harness.tasks.split import rows_of
 from harness.tasks.split import split as carve
@@ -28,7 +28,7 @@ def digits(validation: float = VALIDATION, split_seed: int = 0, test: float = 0.
     x, y = table[:, :64].reshape(-1, 1, 8, 8), table[:, 64].astype(np.int64)
     if split:
         parts = [(x[rows], y[rows]) for rows in rows_of(split, len(y), ("train", "validation", "test"))]
-        check_together("task.split", dict(zip(("train", "validation", "test"), parts, strict=True)))
+        numbered("task.split", dict(zip(("train", "validation", "test"), parts, strict=True)))
         return assemble(parts[0], parts[2], validation=parts[1])
     rest, held = carve(y, test, _TEST_SEED)
     return assemble((x[rest], y[rest]), (x[held], y[held]), validation=validation, split_seed=split_seed)

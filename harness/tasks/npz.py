@@ -14,6 +14,18 @@ UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, z
               NotImplementedError, RuntimeError)  # fmt: skip
 
 
+def names_in(file: Path) -> list[str]:
+    """The names of the archive's arrays.
+
+    Raises:
+        one of ``UNREADABLE``: the file is no such archive.
+    """
+    if not file.is_file():
+        raise ValueError("it is no regular file")
+    with zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def read_npz(file: Path, names: Sequence[str]) -> list[np.ndarray]:
     """The arrays ``names`` of the archive.
 

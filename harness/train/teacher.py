@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ def teacher_key(teacher: Teacher, fingerprint: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def teacher_file(teacher: Teacher, data: Data) -> Path:
+    """Where the trained teacher is cached."""
+    return cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.cached"
+
+
 def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     """The recipe's teacher on the CPU, in eval mode: from its checkpoint, from the cache, or trained now."""
     teacher = recipe.teacher
@@ -41,13 +47,21 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
     module = build_model(teacher.model, data.input_shape, data.classes, teacher.seed, where="teacher")
     if teacher.model.checkpoint is not None:
         return module.eval()
-    path = cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.cached"
+    path = teacher_file(teacher, data)
     cached = read_cached(path)
     if cached is not None:
         module.load_state_dict(load(cached))
         return module.eval()
     x, y = data.train
-    plain = Recipe(
+    examples = Examples(normalized(x, data).to(device), y.to(device))
+    trained = fit(teacher_recipe(recipe, teacher), module.to(device), examples).module
+    write_cached(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
+    return trained
+
+
+def teacher_recipe(recipe: Recipe, teacher: Teacher) -> Recipe:
+    """The recipe by which ``recipe``'s teacher is trained: its network as an uncompressed student."""
+    return Recipe(
         task=recipe.task,
         teacher=None,
         student=teacher.model,
@@ -59,9 +73,6 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         deploy=recipe.deploy,
         seed=teacher.seed,
     )
-    trained = fit(plain, module.to(device), Examples(normalized(x, data).to(device), y.to(device))).module
-    write_cached(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
-    return trained
 
 
 def _selected(methods: Mapping[str, Method], name: str, **options: Any) -> Selected:

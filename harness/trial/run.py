@@ -40,10 +40,11 @@ from harness.train.student import Run
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
 from harness.trial.job import Answer, Cost, Prepared, TrialJob
 from harness.trial.outcome import Opened, caught, ended, failure, finished, ship, stopped, templates
+from harness.trial.pace import pace
 from harness.trial.proof import cannot, examine, measured, prove
 from harness.trial.score import data_of, file_metrics, metric_spread, normalized_part, rung_part, score_test
 
-__all__ = ["examine", "fingerprint", "metric_spread", "prepare", "prove"]
+__all__ = ["examine", "fingerprint", "metric_spread", "pace", "prepare", "prove"]
 __all__ += ["go_on", "run", "score_test", "start", "untrained"]
 
 
