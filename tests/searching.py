@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial
 
 from harness.records import Measurement
 from harness.search.driver import Outcome, search
-from harness.search.examination import STAGES
 from harness.search.jobs import Finished
 from harness.search.storage import open_storage
 from harness.space.space import Space, load_space
@@ -81,7 +80,7 @@ class Seen:
     """An examination in this process, by functions of ``module`` (not of the one that the driver names)."""
 
     def __init__(self, named, given, module: ModuleType = fake_trial):
-        self._stages = (getattr(module, stage)(*given[stage]) for stage in STAGES)
+        self._stages = (getattr(module, stage)(*arguments) for stage, arguments in given.items())
 
     def answer(self):
         return next(self._stages)

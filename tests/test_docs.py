@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 import harness
 from harness.registries import REGISTRIES
-from harness.search import driver
+from harness.search import driver, plan
 from harness.space.space import load_space
 from tests.pages import DOCS, PAGES, ROOT, Block, all_blocks, blocks
 from tests.searching import Here, Seen
@@ -41,6 +41,7 @@ def in_this_process():
         defaults = driver.search.__kwdefaults__
         patch.setitem(defaults, "make_pool", lambda *_: Here(slots=1, module=run))
         patch.setitem(defaults, "examine", partial(Seen, module=run))
+        patch.setattr(plan, "Examination", partial(Seen, module=run))
         yield
 
 
@@ -147,7 +148,7 @@ def form_of_lines(text: str) -> str:
 @pytest.mark.timeout(600)
 def test_the_tutorial_prints_what_it_shows(tutorial: list[tuple[Block, str, str]]) -> None:
     assert [block.text.split()[:2] for block, *_ in tutorial if block.language == ""] == [
-        ["harness", verb] for verb in ("version", "search", "pick", "train")
+        ["harness", verb] for verb in ("version", "search", "search", "pick", "train")
     ]
     for block, shown, real in tutorial:
         if block.language == "python" or "version" in block.text:

@@ -15,10 +15,11 @@ from harness.measure.bench import Bench, Timing
 from harness.production import Check, Produced
 from harness.report.picks import Pick
 from harness.search.driver import Outcome
+from harness.search.plan import Plan
 from harness.verify.check import Claim
 
-FUNCTIONS = ("search", "open_study", "load_space", "load_recipe", "train", "bench", "audit", "load")
-RESULTS = (Outcome, Pick, Produced, Check, Bench, Timing, Audit, LayerAudit, Claim)
+FUNCTIONS = ("search", "open_study", "plan", "load_space", "load_recipe", "train", "bench", "audit", "load")
+RESULTS = (Outcome, Plan, Pick, Produced, Check, Bench, Timing, Audit, LayerAudit, Claim)
 ERRORS = (HarnessError, SpaceError, TrialError)
 WIDTH = 100
 
@@ -89,7 +90,7 @@ def _signature(name: str, function: Callable[..., Any], method: bool) -> list[st
     for p in parameters:
         if p.kind is p.KEYWORD_ONLY and "*" not in parts:
             parts.append("*")
-        default = "" if p.default is p.empty else f" = {p.default!r}"
+        default = "" if p.default is p.empty else f" = {'...' if callable(p.default) else repr(p.default)}"
         stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
         parts.append(f"{stars}{p.name}: {_type(str(p.annotation))}{default}")
     returned = f" -> {_type(str(signature.return_annotation))}"

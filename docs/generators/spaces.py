@@ -25,7 +25,6 @@ MEANINGS = {
     "split_seed": "seed of the split into training and validation",
     "root": "folder of the data set; empty: `HARNESS_DATA`, then the cache",
     "download": "get the data set if it is not there",
-    "test": "an .npz as `train`: the test part",
 }
 # Methods that share the function of another one.
 OTHER_KINDS = {"pact": "The weights of `dorefa`, and by default the activations of PACT."}
