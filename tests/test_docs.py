@@ -23,7 +23,7 @@ import harness
 from harness.registries import REGISTRIES
 from harness.search import driver, plan
 from harness.space.space import load_space
-from tests.pages import DOCS, PAGES, ROOT, Block, all_blocks, blocks
+from tests.pages import DOCS, LINKED, PAGES, ROOT, Block, all_blocks, blocks
 from tests.searching import Here, Seen
 from tests.verbs import harness_here
 
@@ -76,6 +76,13 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     index = ROOT / "docs" / "index.md"
     reached = re.findall(r"^[\w./-]+$", conf.contents(index.read_text()), re.M)
     assert {(index.parent / f"{name}.md").resolve() for name in reached} >= set(DOCS) - {index}
+
+
+def test_every_make_target_in_a_plain_block_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    lines = [line for page in LINKED for block in blocks(page, "") for line in block.splitlines()]
+    named = {name for line in lines for name in re.findall(r"^ *make ([a-z-]+)", line)}
+    assert len(named) > 4 and named <= targets
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import harness
 
-study = harness.search("search_spaces/digits.yaml", trials=60)  # or a dict; the same call again resumes
+study = harness.search("search_spaces/digits.yaml", trials=60)  # the same call resumes
 study.front  # pandas: a row for each point
 point = study.pick(least={"accuracy": 0.95}, most={"latency_ms": 2})
 point.number, point.values, point.model, point.recipe  # the trial, its values, its files

@@ -38,6 +38,10 @@ def docstring(text: str) -> list[str]:
     return lines[:-1]
 
 
+def _codes(names: str) -> str:
+    return ", ".join(f"`{name}`" for name in re.split(r",? +", names))
+
+
 def _block(block: list[str]) -> list[str]:
     lines: list[str] = []
     entries = False
@@ -47,10 +51,10 @@ def _block(block: list[str]) -> list[str]:
             lines += ["", f"{section[1]}:", ""] if lines else [f"{section[1]}:", ""]
             entries = True
         elif entries and entry:
-            lines.append(f"- `{entry[1]}`: {entry[2]}")
+            lines.append(f"- {_codes(entry[1])}: {entry[2]}")
         elif field:
             lines += [""] if lines and not lines[-1].startswith(("- ", "  ")) else []
-            lines.append(f"- {', '.join(f'`{name}`' for name in re.split(r',? +', field[1]))}: {field[2]}")
+            lines.append(f"- {_codes(field[1])}: {field[2]}")
         elif lines and lines[-1].startswith(("- ", "  ")):
             lines.append(f"  {line.strip()}")
         else:
