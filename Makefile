@@ -15,7 +15,7 @@ else
 RUN   := $(VENV)/bin/python
 endif
 
-.PHONY: help search test test-long test-lowest chaos report train test-gpu wheel lint bench clean
+.PHONY: help search test test-long test-lowest chaos report train test-gpu wheel lint bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,10 @@ BENCHMARKS ?= overhead worth_it
 bench: $(READY) ## the benchmarks (minutes; they write under results/benchmarks/)
 	@$(RUN) -c "import ray.tune" 2>/dev/null || $(RUN) -m pip install --quiet "ray[tune]"
 	for name in $(BENCHMARKS); do $(RUN) benchmarks/$$name.py || exit 1; done
+
+docs: $(READY) ## the documentation, as build/docs/html/index.html
+	@$(RUN) -c "import furo, myst_parser" 2>/dev/null || $(RUN) -m pip install --quiet furo myst-parser sphinx
+	$(RUN) docs/generate.py && $(RUN) -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --conf-dir docs . build/docs/html
 
 clean: ## remove the environment and the caches, keep the studies
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache build dist *.egg-info

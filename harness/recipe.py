@@ -71,14 +71,18 @@ class Train:
     """The training of a student or teacher. ``precision`` applies to convolutions and matrix products, forward
     and backward; parameters, loss and optimizer stay float32."""
 
-    epochs: int = declared(int, 10, low=1)
-    batch_size: int = declared(int, 64, low=1)
-    lr: float = declared(float, 0.05, low=0, low_open=True)
-    optimizer: str = declared(str, "sgd", choices=("sgd", "adamw"))
-    momentum: float = declared(float, 0.9, low=0, high=1, high_open=True)
-    weight_decay: float = declared(float, 0.0, low=0)
-    schedule: str = declared(str, "cosine", choices=("cosine", "constant"))
-    precision: str = declared(str, "float32", choices=("float32", "bfloat16"))
+    epochs: int = declared(int, 10, low=1, doc="passes over the training samples")
+    batch_size: int = declared(int, 64, low=1, doc="samples per training step")
+    lr: float = declared(float, 0.05, low=0, low_open=True, doc="learning rate of the first step")
+    optimizer: str = declared(str, "sgd", choices=("sgd", "adamw"), doc="the rule of a step")
+    momentum: float = declared(float, 0.9, low=0, high=1, high_open=True, doc="of `sgd`; beta1 of `adamw`")
+    weight_decay: float = declared(float, 0.0, low=0, doc="factor of the weights in a step; `adamw`: decoupled")
+    schedule: str = declared(
+        str, "cosine", choices=("cosine", "constant"), doc="of the learning rate; `cosine`: half a cosine, down to 0"
+    )
+    precision: str = declared(
+        str, "float32", choices=("float32", "bfloat16"), doc="of convolutions and matrix products in training"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +103,11 @@ class Deploy:
     :mod:`harness.export.facts` to the file, 20 to 70 bytes.
     """
 
-    runtime: str = declared(str, "onnxruntime")
-    batch_size: int = declared(int, 1, low=1)
-    threads: int = declared(int, 1, low=1)
-    format: str = declared(str, "onnx", choices=("onnx", "packed"))
-    metadata: str = declared(str, "short", choices=("short", "none"))
+    runtime: str = declared(str, "onnxruntime", doc="what runs the file, and scores and times it")
+    batch_size: int = declared(int, 1, low=1, doc="samples per inference when latency is measured")
+    threads: int = declared(int, 1, low=1, doc="of the runtime when latency is measured")
+    format: str = declared(str, "onnx", choices=("onnx", "packed"), doc="`packed`: entropy-coded, model.hpk")
+    metadata: str = declared(str, "short", choices=("short", "none"), doc="`short`: how to use the file, in bytes")
 
 
 TRAIN, DEPLOY = declarations(Train), declarations(Deploy)  # what the two sections may hold

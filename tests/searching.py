@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import optuna
@@ -10,7 +11,6 @@ from optuna.trial import FrozenTrial
 
 from harness.records import Measurement
 from harness.search.driver import Outcome, search
-from harness.search.examination import STAGES
 from harness.search.jobs import Finished
 from harness.search.storage import open_storage
 from harness.space.space import Space, load_space
@@ -34,10 +34,11 @@ search: {trials: 14, seed: 1}
 
 
 class Here:
-    """A pool that works in this process: ``wait`` runs the oldest job."""
+    """A pool that works in this process: ``wait`` runs the oldest job, a function of ``module``."""
 
-    def __init__(self, slots: int = 2):
+    def __init__(self, slots: int = 2, module: ModuleType = fake_trial):
         self._slots, self._jobs, self._logits, self._held, self._states = slots, [], {}, set(), {}
+        self._module = module
 
     @property
     def free(self):
@@ -59,14 +60,14 @@ class Here:
         self._jobs.append((job, name, (*args, *([self._logits] if logits else []))))
 
     def call(self, name, *args):
-        return getattr(fake_trial, name)(*args)
+        return getattr(self._module, name)(*args)
 
     def wait(self, timeout_s):
         if not self._jobs:
             return []
         job, name, args = self._jobs.pop(0)
         fake_trial.OPEN = self._states.setdefault(job, {})  # each slot is a process of its own
-        value = getattr(fake_trial, name)(*args)
+        value = getattr(self._module, name)(*args)
         if isinstance(value, Answer) and value.held:
             self._held.add(job)
         return [Finished(job, value)]
@@ -76,10 +77,10 @@ class Here:
 
 
 class Seen:
-    """An examination in this process, of the fake trial module."""
+    """An examination in this process, by functions of ``module`` (not of the one that the driver names)."""
 
-    def __init__(self, module, given):
-        self._stages = (getattr(fake_trial, stage)(*given[stage]) for stage in STAGES)
+    def __init__(self, named, given, module: ModuleType = fake_trial):
+        self._stages = (getattr(module, stage)(*arguments) for stage, arguments in given.items())
 
     def answer(self):
         return next(self._stages)

@@ -22,15 +22,15 @@ MODELS = {
         f"{_HERE}.convnet:convnet",
         {
             "width": Param(int, 16, low=1, high=4096, doc="channels of stage 1; each stage doubles them"),
-            "stages": Param(int, 2, low=1, high=5),
-            "norm": Param(str, "batch", choices=("batch", "none")),
+            "stages": Param(int, 2, low=1, high=5, doc="convolutions, each of which halves the image"),
+            "norm": Param(str, "batch", choices=("batch", "none"), doc="after each convolution"),
         },
     ),
     "resnet": Method(
         f"{_HERE}.resnet:resnet",
         {
-            "depth": Param(int, 20, choices=(8, 14, 20, 32, 44, 56)),
-            "width": Param(int, 16, low=1, high=1024),
+            "depth": Param(int, 20, choices=(8, 14, 20, 32, 44, 56), doc="layers with weights, 6n + 2"),
+            "width": Param(int, 16, low=1, high=1024, doc="channels of stage 1; each stage doubles them"),
         },
     ),
 }

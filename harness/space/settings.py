@@ -25,9 +25,9 @@ MAX_OBJECTIVES = 3
 class Resources:
     """Resources of one slot, and the number of slots (None: as many as fit)."""
 
-    cpu: int = declared(int, 1, low=1)
-    gpu: float = declared(float, 0.0, low=0)
-    slots: int | None = declared(int, None, low=1)
+    cpu: int = declared(int, 1, low=1, doc="cores of a slot, and threads of its worker")
+    gpu: float = declared(float, 0.0, low=0, doc="GPUs of a slot: whole, or 1/k to share one GPU between k slots")
+    slots: int | None = declared(int, None, low=1, doc="trials at a time at most; none: as many as fit")
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,22 @@ class Settings:
     allow_weak  accept a teacher or checkpoint read from a file whose accuracy is less than half way from chance to 1
     """
 
-    trials: int | None = declared(int, None, low=1)
-    time_s: float | None = declared(float, None, low=0, low_open=True)
-    epochs_total: int | None = declared(int, None, low=1)
-    stop: Stopping = declared(str, "none", choices=get_args(Stopping))
-    lanes: int | None = declared(int, None, low=1)
-    sampler: Sampler = declared(str, "auto", choices=get_args(Sampler))
-    seed: int = declared(int, 0, low=0, high=2**32 - 1)
-    storage: str | None = declared(str, None)
+    trials: int | None = declared(int, None, low=1, doc="finished trials of the study; 60 without any budget")
+    time_s: float | None = declared(
+        float, None, low=0, low_open=True, doc="seconds of one call, after which no trial starts"
+    )
+    epochs_total: int | None = declared(int, None, low=1, doc="trained epochs of the study")
+    stop: Stopping = declared(str, "none", choices=get_args(Stopping), doc="the rule that ends trials early")
+    lanes: int | None = declared(
+        int, None, low=1, doc="trials of one structure that train side by side; none: by the budget"
+    )
+    sampler: Sampler = declared(str, "auto", choices=get_args(Sampler), doc="what proposes the trials")
+    seed: int = declared(int, 0, low=0, high=2**32 - 1, doc="of the sampler, and of every trial's seed")
+    storage: str | None = declared(str, None, doc="Optuna's URL of a database; none: a journal in the study's folder")
     resources: Resources = Resources()
-    timeout_s: float = declared(float, 600.0, low=0, low_open=True)
-    retries: int = declared(int, 1, low=0)
-    allow_weak: bool = declared(bool, False)
+    timeout_s: float = declared(float, 600.0, low=0, low_open=True, doc="seconds that one trial may take")
+    retries: int = declared(int, 1, low=0, doc="repetitions of a trial whose worker died")
+    allow_weak: bool = declared(bool, False, doc="accept a weak network that is read from a file")
     track: tuple[str, ...] = ()
 
 

@@ -15,7 +15,7 @@ from harness.methods import FLOAT_BITS, ClipMethod, DistillMethod, Param, PruneM
 
 _HERE = "harness.techniques"
 
-_THRESHOLD = Param(float, low=0, low_open=True)
+_THRESHOLD = Param(float, low=0, low_open=True, doc="the bound; of `agc`: a share of a unit's weight norm")
 
 CLIPS = {
     "none": ClipMethod(f"{_HERE}.clip:none", off={}),
@@ -28,7 +28,7 @@ CLIPS = {
     ),
     "auto": ClipMethod(
         f"{_HERE}.clip:auto",
-        {"percentile": Param(float, 10.0, low=0, high=100)},
+        {"percentile": Param(float, 10.0, low=0, high=100, doc="of the gradient norms so far; 100: off")},
         off={"percentile": 100.0},
         carries={"norms": (1024, math.inf), "seen": (0, 0.0)},
     ),
@@ -38,12 +38,12 @@ CLIPS = {
 _RATIO = Param(float, low=0, high=1, high_open=True, by_layer=True, shapes=True, doc="share removed")
 _SHARE = Param(float, low=0, high=1, high_open=True, by_layer=True, doc="share of single weights removed")
 _ROUND_TO = Param(int, 1, low=1, shapes=True, doc="kept channels are a multiple of this")
-_SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"))
+_SCORE = Param(str, "l2", choices=("l1", "l2", "bn_scale", "taylor", "random"), doc="how channels are ranked")
 _SCOPE = Param(str, "layer", choices=("layer", "global"), doc="rank scores within a layer, or over all layers")
 _PENALTY = {
     "regularize": Param(str, "none", choices=("none", "l1", "l2"), doc="a penalty in the loss while training"),
     "on": Param(str, "weights", choices=("weights", "scales"), doc="penalized: layer weights, or batch norm scales"),
-    "strength": Param(float, 1e-4, low=0),
+    "strength": Param(float, 1e-4, low=0, doc="factor of the penalty"),
 }
 
 PRUNERS = {
@@ -96,13 +96,15 @@ PRUNERS = {
 
 _ROUNDING = {
     "start": Param(float, 0.5, low=0, high=1, doc="share of the epochs before weights are rounded; 1: after training"),
-    "activation_bits": Param(int, 8, low=2, high=8, shapes=True),
+    "activation_bits": Param(int, 8, low=2, high=8, shapes=True, doc="of the values between layers"),
     "activations": Param(str, "range", choices=("range", "pact"), doc="ranges: observed and frozen, or trained"),
 }
+_SCALED = Param(bool, True, doc="keep the weights' magnitude; false: as in the paper")
 
 
 def _bits(*choices: int) -> Param:
-    return Param(int, choices=(*choices, FLOAT_BITS), by_layer=True, shapes=True)
+    doc = f"of a weight; {FLOAT_BITS}: not rounded"
+    return Param(int, choices=(*choices, FLOAT_BITS), by_layer=True, shapes=True, doc=doc)
 
 
 QUANTIZERS = {
@@ -110,7 +112,7 @@ QUANTIZERS = {
         f"{_HERE}.quantize:uniform",
         {
             "bits": _bits(1, 2, 3, 4, 5, 6, 7, 8),
-            "range": Param(str, "max", choices=("max", "percentile", "mse")),
+            "range": Param(str, "max", choices=("max", "percentile", "mse"), doc="where the grid ends"),
             "percentile": Param(float, 99.9, low=0, high=100, low_open=True, doc="of |w|, for range: percentile"),
         },
         _ROUNDING,
@@ -125,14 +127,14 @@ QUANTIZERS = {
     ),
     "dorefa": QuantMethod(
         f"{_HERE}.quantize:dorefa",
-        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
+        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": _SCALED},
         _ROUNDING,
         off={"bits": FLOAT_BITS},
     ),
     "pact": QuantMethod(  # the pair in PACT's paper: DoReFa's weights, trained activation ranges
         f"{_HERE}.quantize:dorefa",
-        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": Param(bool, True, doc="keep the layer's size")},
-        {**_ROUNDING, "activations": Param(str, "pact", choices=("range", "pact"))},
+        {"bits": _bits(1, 2, 3, 4, 5, 6, 7, 8), "scaled": _SCALED},
+        {**_ROUNDING, "activations": replace(_ROUNDING["activations"], default="pact")},
         off={"bits": FLOAT_BITS},
     ),
     "standardized": QuantMethod(
@@ -149,8 +151,8 @@ QUANTIZERS = {
     ),
 }
 
-_WEIGHT = Param(float, low=0, high=1)
-_TEMPERATURE = Param(float, 4.0, low=0, low_open=True)
+_WEIGHT = Param(float, low=0, high=1, doc="of the teacher's term; 0: labels alone, 1: teacher alone")
+_TEMPERATURE = Param(float, 4.0, low=0, low_open=True, doc="softens both distributions")
 _FROM_TEACHER = Param(bool, False, doc="start from the teacher's weights")
 _SCHEDULE = {
     "schedule": Param(str, "constant", choices=("constant", "linear"), doc="linear: the weight falls to 0"),
@@ -174,20 +176,22 @@ DISTILLS = {
         "dkd",
         "logits",
         temperature=_TEMPERATURE,
-        alpha=Param(float, 1.0, low=0),
-        beta=Param(float, 8.0, low=0),
+        alpha=Param(float, 1.0, low=0, doc="of the term of the target class"),
+        beta=Param(float, 8.0, low=0, doc="of the term of the other classes"),
         loop={"warmup": Param(float, 20 / 240, low=0, high=1, doc="share of the epochs in which its term rises")},
     ),
     "copy": DistillMethod(
         f"{_HERE}.distill:copy",
-        {"weight": _WEIGHT, "strength": Param(float, 0.01, low=0, doc="of the sum of absolute differences")},
+        {"weight": _WEIGHT, "strength": Param(float, 0.01, low=0, doc="factor of the sum of absolute differences")},
         {**_SCHEDULE, "from_teacher": _FROM_TEACHER},
         off={"weight": 0.0, "strength": 0.0},
         needs=frozenset(("logits", "parameters")),
     ),
     "hint": _distilling("hint", "embedding"),
-    "attention": _distilling("attention", "map", beta=Param(float, 1000.0, low=0, low_open=True)),
-    "jacobian": _distilling("jacobian", "input_gradient", beta=Param(float, 1.0, low=0, low_open=True)),
+    "attention": _distilling("attention", "map", beta=Param(float, 1000.0, low=0, low_open=True, doc="of its term")),
+    "jacobian": _distilling(
+        "jacobian", "input_gradient", beta=Param(float, 1.0, low=0, low_open=True, doc="of its term")
+    ),
     "gradient": _distilling(
         "gradient",
         "parameters",
@@ -196,6 +200,6 @@ DISTILLS = {
         added=Param(bool, False, doc="added to the student's own gradient instead of blended with it"),
     ),
     "parameter": _distilling(
-        "parameter", "parameters", strength=Param(float, 0.01, low=0, doc="of the sum of absolute differences")
+        "parameter", "parameters", strength=Param(float, 0.01, low=0, doc="factor of the sum of absolute differences")
     ),
 }

@@ -20,7 +20,7 @@ class Mlflow:
     """See :class:`harness.trackers.tracker.Tracker`."""
 
     def __init__(self, study: str, folder: Path) -> None:
-        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow import MlflowClient  # pyright: ignore
 
         self._client: Any = MlflowClient()
         known = self._client.get_experiment_by_name(study)
@@ -29,7 +29,7 @@ class Mlflow:
         self._search = self._client.create_run(self._experiment, run_name=folder.name, tags=tags).info.run_id
 
     def trial(self, trial: TrackedTrial) -> None:
-        from mlflow.entities import Metric, Param, RunTag  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Metric, Param, RunTag  # pyright: ignore
 
         name = f"trial {trial.number}"
         run = self._client.create_run(self._experiment, run_name=name, tags={_PARENT: self._search}).info.run_id

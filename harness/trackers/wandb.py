@@ -12,7 +12,7 @@ class Wandb:
     """See :class:`harness.trackers.tracker.Tracker`."""
 
     def __init__(self, study: str, folder: Path) -> None:
-        import wandb  # pyright: ignore[reportMissingImports]
+        import wandb  # pyright: ignore
 
         self._wandb: Any = wandb
         self._study, self._folder = study, folder

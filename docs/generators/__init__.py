@@ -1,0 +1,4 @@
+"""The reference pages, one module each.
+
+Input: the declarations in harness. Output: Markdown. Nothing here imports torch or runs a search.
+"""
