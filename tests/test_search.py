@@ -130,7 +130,7 @@ def test_the_same_command_says_complete_then_continues_with_more_trials(box):
 
 def test_another_space_is_refused_with_the_difference(box):
     run(box)
-    with pytest.raises(SpaceError, match=r"(?s)another space.*-.*0\.3.*\+.*0\.2"):
+    with pytest.raises(SpaceError, match=r"another space: train\.lr\.float was .*0\.3\], now .*0\.2\]\. Choose"):
         search_here(space_of(box, text=SPACE.replace("0.3]", "0.2]")), box / "study")
 
 

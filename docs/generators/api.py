@@ -44,7 +44,7 @@ study.confirm(seeds=3)
 study.check()
 harness.train(harness.load_recipe("results/digits/best/knee.yaml"), "deploy")
 harness.bench(["a.onnx", "b.onnx"]).timings[1].ratio  # latency of b relative to a
-harness.audit(Path("a.onnx")).layers
+harness.audit("a.onnx").layers
 ```
 
 [first_front.ipynb](../../examples/first_front.ipynb) is a notebook that searches, plots a front and loads a model."""

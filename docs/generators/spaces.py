@@ -18,6 +18,7 @@ from harness.registries import REGISTRIES
 from harness.space.reader import MAX_CHOICES, MAX_HOLES
 from harness.space.settings import MAX_OBJECTIVES, Resources, Settings
 from harness.space.settings import SECTIONS as SEARCH
+from harness.trackers import TRACKERS
 
 OWN = "`package.module:function`"
 # Meanings of keys whose declaration states none.
@@ -242,5 +243,9 @@ SECTIONS: dict[str, list[str]] = {
         "A list of partial recipes to try first. Default: none. Each value must be one that the space can take.",
         "`name` is an optional text that the report shows; it must not be that of a baseline "
         f"({', '.join(f'`{b}`' for b in BASELINES)}).",
+    ],
+    "track": [
+        "The name of a tracker, or a list of names. Default: none. Each logs every trial besides the study's folder:",
+        f"{', '.join(f'`{t}`' for t in TRACKERS)}, or one of another package ([trackers](../howto/trackers.md)).",
     ],
 }

@@ -29,8 +29,8 @@ def bench(
         list[Path] | None, typer.Argument(metavar="FILE...", help="ONNX files; the first is the reference")
     ] = None,
     runtime: Annotated[list[str] | None, typer.Option(help="onnxruntime, openvino, ...; may be repeated")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="samples per call", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="of the runtime", min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="timed per file and process", min=0.01)] = 1.0,
     processes: Annotated[int, typer.Option(help="fresh ones, for the intervals", min=2)] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="write every figure and raw run here")] = None,

@@ -55,12 +55,13 @@ class Audit:
         return asdict(self) | {"path": Path(self.path).name, "layers": layers}
 
 
-def audit(path: Path, runtime: str = "onnxruntime") -> Audit:
+def audit(path: str | Path, runtime: str = "onnxruntime") -> Audit:
     """Inspect an ONNX or packed file and run it once.
 
     Raises:
         SpaceError: the file does not exist or cannot be loaded.
     """
+    path = Path(path)
     kernels = load(runtime, path).layers()
     data = packed.read(path)
     model = onnx.ModelProto.FromString(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import logging
 import os
@@ -17,7 +16,8 @@ from optuna.trial import TrialState
 from harness.errors import SpaceError
 from harness.files.access import TABLE_BYTES
 from harness.files.checksums import read_or_damage, read_whole
-from harness.recipe import parse_recipe, parse_recorded
+from harness.files.passwords import masked
+from harness.recipe import flatten, parse_recipe, parse_recorded
 from harness.records import CONTINUES, TOLD, UNTRAINED, TrialRecord, read_record, read_told, trial_folder, write_record
 from harness.search import sources
 from harness.search.budget import Budget
@@ -50,13 +50,23 @@ def check_same_space(space: Space, folder: Path) -> None:
         raise
     if before.fingerprint() == space.fingerprint():
         return
-    lines = difflib.unified_diff(before.text.splitlines(), space.text.splitlines(), "study", "now", lineterm="", n=0)
-    changed = "\n".join(line for line in lines if not line.startswith("@@"))
     raise SpaceError(
         str(folder),
-        f"the study was made with another space:\n{changed}\n",
+        f"the study was made with another space: {_changed(before, space)}",
         remedy=f"Choose another --study name, or give the space as it was. If {path} is damaged, remove it.",
     )
+
+
+def _changed(before: Space, now: Space) -> str:
+    """The values that differ between two spaces, in words."""
+    sides = [dict(flatten(space.source.tree)) for space in (before, now)]
+    texts = [{name: str(value) for name, value in side.items()} for side in sides]
+    changes = []
+    for name in dict.fromkeys([*texts[0], *texts[1]]):
+        was, is_now = (side.get(name, "absent") for side in texts)
+        if was != is_now:
+            changes.append(f"{name} was {was}, now {is_now}")
+    return masked("; ".join(changes))
 
 
 def check_same_words(space: Space, folder: Path) -> None:

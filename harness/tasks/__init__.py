@@ -11,11 +11,12 @@ from harness.methods import Method, Param
 _HERE = "harness.tasks"
 _SPLIT = {
     "validation": Param(float, 0.15, low=0, high=1, low_open=True, high_open=True, doc="share of train"),
-    "split_seed": Param(int, 0, low=0),
+    "split_seed": Param(int, 0, low=0, doc="of the split into train and validation"),
     "split": Param(str, "", doc="an .npz of row numbers, train and validation; replaces the seeded split"),
 }
 _SUBSET = {"train_limit": Param(int, 0, low=0, doc="number of training samples to use (0: all)")}
-_TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, ""), "download": Param(bool, True)}
+_TORCHVISION = {**_SPLIT, **_SUBSET, "root": Param(str, "", doc="folder with the data; default: that in HARNESS_DATA")}
+_TORCHVISION["download"] = Param(bool, True, doc="into the cache, where the data are not found")
 
 TASKS = {
     "digits": Method(
