@@ -44,6 +44,7 @@ PROBE = """<script>
     card: getComputedStyle(div.closest(".card")).backgroundColor,
     width: div.getBoundingClientRect().right,
   });
+  requestAnimationFrame = act => setTimeout(() => act(performance.now()), 16);  // no frame is drawn for a dumped page
   const later = ms => new Promise(resolve => setTimeout(resolve, ms));
   const drawn = async () => {  // plotly.js is unpacked first
     for (let i = 0; i < 200 && !document.documentElement.dataset.drawn; i++) await later(50);
@@ -73,13 +74,20 @@ FRAME = """<!doctype html><html><body style="margin: 0">
 
 
 def opened(
-    page: Path, folder: Path, width: int = 1400, dark: bool = False, picture: Path | None = None, script: str = ""
+    page: Path,
+    folder: Path,
+    width: int = 1400,
+    dark: bool = False,
+    picture: Path | None = None,
+    script: str = "",
+    name: str = "",
 ) -> Any:
     """What a copy of ``page`` with the probe in it found; skips where there is no Chromium.
 
     Args:
         script: the body of an asynchronous JavaScript function that runs when all plots are drawn; it may
             ``await later(ms)``, and what it returns becomes ``result``.
+        name: of the copy (default: that of the page with ``probed-`` in front).
     Returns:
         ``errors`` (of scripts and on the console), ``refused`` (by the page's policy), ``requests`` (for
         anything but the page), ``places`` for plots, ``plots`` (``marks`` drawn, pixels of ``ink`` on
@@ -89,7 +97,7 @@ def opened(
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
-    copy = folder / f"probed-{page.stem}.html"
+    copy = folder / (name or f"probed-{page.stem}.html")
     copy.write_text(page.read_text().replace("<head>", "<head>" + PROBE.replace("/* script */", script), 1))
     frame = folder / f"framed-{page.stem}.html"
     height, profile = 3600 if picture else 900, folder / "profile"

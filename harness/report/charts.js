@@ -5,7 +5,7 @@
   const REMOVED = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
   // plotly.js 4 has a button that uploads a figure with its data; a study's numbers stay on this machine.
   const CONFIG = {displaylogo: false, responsive: true, showSendToCloud: false, modeBarButtonsToRemove: REMOVED};
-  const PRINTED = 640;  // width of a figure on paper, in pixels
+  const PRINTED = {width: 640, height: 340, autosize: false};  // a figure on paper, in pixels
 
   // Base 85: five characters are four bytes, the first character the most significant.
   const bytesOf = (text, size) => {
@@ -100,8 +100,12 @@
   };
 
   const printable = divs => {
-    addEventListener("beforeprint", () => divs.forEach(div => Plotly.relayout(div, {width: PRINTED, autosize: false})));
-    addEventListener("afterprint", () => divs.forEach(div => Plotly.relayout(div, {width: null, autosize: true})));
+    const below = div => div.layout.legend?.y < 0;  // a legend under the axis title, placed by the plot's height
+    const screen = new Map(divs.map(div => [div, {height: div.layout.height, "legend.y": div.layout.legend?.y ?? null}]));
+    addEventListener("beforeprint", () => divs.forEach(div =>
+      Plotly.relayout(div, {...PRINTED, ...(below(div) && {"legend.y": -0.36})})));
+    addEventListener("afterprint", () => divs.forEach(div =>
+      Plotly.relayout(div, {width: null, autosize: true, ...screen.get(div)})));
   };
 
   harness.charts = async () => {

@@ -133,8 +133,8 @@ def _cost_tile(data: StudyData, row: Row, cost: str) -> dict[str, str]:
     widest, against = _reference(data, row), ""
     if widest is not None and not units.missing(widest[cost]) and not units.missing(row[cost]) and row[cost] > 0:
         ratio = float(row[cost] / widest[cost]) if widest[cost] > 0 else 1.0
-        times = f"1/{1 / ratio:.1f}" if ratio < 0.5 else f"{ratio:.2f} times that"
-        against = f"{times} of the widest fp32 student ({units.quantity(cost, widest[cost])})"
+        times = f"1/{1 / ratio:.1f} of" if ratio < 0.5 else f"{ratio:.2f} times that of" if ratio != 1 else "that of"
+        against = f"{times} the widest fp32 student ({units.quantity(cost, widest[cost])})"
     value = units.quantity(cost, row[cost]) or "not measured"
     return {"label": units.head(cost), "value": value, "detail": _interval(data, row, cost), "against": against}
 

@@ -52,9 +52,10 @@
     const point = harness.choose(data, limits), near = point ?? harness.nearest(data, limits);
     const wrong = inputs.some(input => input.validity.badInput);
     answer.dataset.number = point ? point.number : "";
+    const told = near ? `trial ${near.number}: ${near.text}` : "";
     answer.textContent = wrong ? "A field holds no number."
-      : point ? `${limits.length ? "Trial" : "Without limits, trial"} ${point.number}: ${point.text}`
-      : `No point of the front is within these limits. ${near ? `The nearest is trial ${near.number}: ${near.text}` : ""}`;
+      : !point ? `No point of the front is within these limits.${told && ` The nearest is ${told}`}`
+      : limits.length ? `Take ${told}` : `Without limits: ${told}`;
     found.hidden = !point || wrong;
     if (!point) return;
     const [pick, train] = found.querySelectorAll("code");

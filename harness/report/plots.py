@@ -121,8 +121,8 @@ def importance(data: StudyData) -> go.Figure:
             marker={"color": color},
         )
     figure.update_xaxes(title="importance (PED-ANOVA)")
-    page_layout(figure, 150 + 45 * max(1, len(names)))
-    figure.update_layout(barmode="group")
+    page_layout(figure, 190 + 45 * max(1, len(names)))
+    figure.update_layout(barmode="group", margin={"t": 75}, legend={"yref": "container", "y": 0.99, "yanchor": "top"})
     return figure
 
 
@@ -162,6 +162,6 @@ def waterfall(data: StudyData) -> go.Figure:
     figure.update_layout(
         showlegend=False,
         margin={"t": 60},
-        updatemenus=[{"buttons": buttons, "active": shown, "x": 1, "y": 1.18, "xanchor": "right"}] if buttons else [],
+        updatemenus=[{"buttons": buttons, "active": shown, "x": 0, "y": 1.2, "xanchor": "left"}] if buttons else [],
     )
     return figure

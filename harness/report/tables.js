@@ -31,7 +31,8 @@ const harness = {};
   const filter = (table, text, only, shown) => {
     const rows = [...table.tBodies[0].rows], wanted = text.value.trim().toLowerCase();
     for (const row of rows) {
-      row.hidden = !row.textContent.toLowerCase().includes(wanted) || (only?.checked && !row.classList.contains("front"));
+      const kept = !only?.checked || row.classList.contains("front");
+      row.hidden = !kept || !row.textContent.toLowerCase().includes(wanted);
     }
     shown.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} shown`;
   };

@@ -183,8 +183,9 @@ def _range(data: StudyData, quality: Objective) -> list[float]:
 def _add_outside(figure: go.Figure, below: int) -> None:
     """Say how many points of the front are below the range."""
     if below:
-        text = f"front points below this range: {below} (double click to see them)"
-        figure.add_annotation(text=text, showarrow=False, x=1, y=0, xref="paper", yref="paper", yanchor="bottom")
+        text = f"below: {below} of the front<br>(double click)"
+        place = {"x": 1, "y": 0, "xref": "paper", "yref": "paper", "yanchor": "bottom", "align": "right"}
+        figure.add_annotation(text=text, showarrow=False, **place)
 
 
 def log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:

@@ -30,8 +30,13 @@ def trial_table(data: StudyData) -> dict[str, Any]:
     for row in trial_rows(data):
         cells = [row["cells"][name] for name in columns]
         rows.append({**row, "cells": cells, "trial": row["cells"]["number"][0]})
-    heads = [f"{units.head(n)} ({scales[n][0]})" if n in scales and scales[n][0] else units.head(n) for n in columns]
+    heads = [_head(name, scales) for name in columns]
     return {"name": "trials", "heads": heads, "rows": rows, "filter": True, "link": columns.index("model")}
+
+
+def _head(name: str, scales: dict[str, tuple[str, float]]) -> str:
+    unit = scales[name][0] if name in scales else ""
+    return f"{units.head(name)} ({unit})" if unit else {"number": "trial"}.get(name, units.head(name))
 
 
 def trial_rows(data: StudyData) -> list[dict[str, Any]]:

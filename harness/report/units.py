@@ -111,14 +111,14 @@ SCALES = {
 
 
 def scale(name: str, values: Sequence[float]) -> tuple[str, float]:
-    """One unit for all values of a quantity, and its size in the quantity's own unit: the largest in which no value
-    is below 0.1. An accuracy is in percent; a metric of the task has no unit (``""``)."""
+    """One unit for all values of a quantity, and its size in the quantity's own unit: the largest in which the median
+    is at least 1 and no value is below 0.1. An accuracy is in percent; a metric of the task has no unit (``""``)."""
     if "accuracy" in name:
         return "%", 0.01
     units = next((units for end, units in SCALES.items() if name.endswith(end)), (("", 1.0),))
-    known = [v for v in values if not missing(v) and v > 0]
-    least = min(known, default=0.0)
-    return next((unit for unit in units if least >= 0.1 * unit[1]), units[-1])
+    known = sorted(v for v in values if not missing(v) and v > 0) or [0.0]
+    least, middle = known[0], known[len(known) // 2]
+    return next((unit for unit in units if least >= 0.1 * unit[1] and middle >= unit[1]), units[-1])
 
 
 def scaled(name: str, value: float, unit: tuple[str, float]) -> str:
