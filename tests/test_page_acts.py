@@ -203,7 +203,7 @@ def test_no_text_of_a_study_becomes_markup_or_code(study, tmp_path):
     data = replace(study, name=evil, trials=trials, searched=searched, importances=importances)
     page = tmp_path / "page.html"
     page.write_text(render(data, best_points(data)))
-    assert "<img" not in page.read_text() and page.read_text().count("hacked=1") > 20
+    assert "<img" not in page.read_text() and page.read_text().count("hacked=1") > 10
     script = "return [typeof hacked, document.querySelectorAll('img, svg image').length, document.title];"
     found = opened(page, tmp_path, script=script)
     assert (found["errors"], found["refused"], found["requests"]) == ([], [], [])
@@ -232,7 +232,7 @@ def test_the_comparison_sorts_too_and_escapes_labels(study, tmp_path):
 
 
 def test_the_page_has_plotly_whole_and_stays_small(study, page):
-    text, size = packed_plotly()
+    text, size = packed_plotly().values()
     pythons = bytes.maketrans(b".,:", b"&<>")  # the three characters that are not in Python's alphabet, back
     assert not set(text) & set("<>&\"'\\/")
     # Python's own alphabet has no ".", ",", ":", so the way back is unique

@@ -19,7 +19,8 @@
     return bytes.subarray(0, size);
   };
 
-  const unpacked = place => {
+  const unpacked = id => {
+    const place = document.getElementById(id);
     const stream = new DecompressionStream("deflate"), writer = stream.writable.getWriter();
     writer.write(bytesOf(place.textContent, Number(place.dataset.bytes)));
     writer.close();
@@ -109,15 +110,14 @@
   };
 
   harness.charts = async () => {
-    const figures = JSON.parse(document.getElementById("figures").textContent);
-    const hover = JSON.parse(document.getElementById("hover").textContent);
     const divs = [...document.querySelectorAll(".plotly-graph-div")];
     if (!("DecompressionStream" in window)) {
       say(divs, "This browser is too old to draw the plots. Chromium 80, Firefox 113 and Safari 16.4 can.");
       return;
     }
+    const [figures, hover] = (await Promise.all(["figures", "hover"].map(unpacked))).map(text => JSON.parse(text));
     const script = document.createElement("script");
-    script.textContent = await unpacked(document.getElementById("plotly"));
+    script.textContent = await unpacked("plotly");
     document.head.append(script);
     const ink = getComputedStyle(document.body).color;
     for (const div of divs) {

@@ -27,37 +27,43 @@ _PYTHONS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&
 _SAFE = bytes.maketrans(_PYTHONS, ALPHABET)
 
 
-def rendered(template: str, figures: Mapping[str, go.Figure], **content: Any) -> str:
-    """The HTML of a page. ``figures`` are drawn where the template has a place with their id."""
+def rendered(
+    template: str, figures: Mapping[str, go.Figure], hover: Mapping[int, str] | None = None, **content: Any
+) -> str:
+    """The HTML of a page. ``figures`` are drawn where the template has a place with their id; ``hover`` holds the
+    texts of trials, as pseudo-HTML of plotly."""
     environment = Environment(
         loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     heights = {name: int(figure.layout.height) for name, figure in figures.items()}
-    drawn = "{" + ",".join(f"{script_json(name)}:{_figure_json(f)}" for name, f in figures.items()) + "}"
-    packed, size = packed_plotly()
+    drawn = ",".join(
+        f"{json.dumps(name)}:{plotly.io.to_json(figure, engine='json')}" for name, figure in figures.items()
+    )
     return environment.get_template(template).render(
-        figures=heights, figures_json=drawn, plotly=packed, plotly_size=size, **content
+        figures=heights,
+        hover=packed(json.dumps(dict(hover or {}), ensure_ascii=False)),
+        drawn=packed(f"{{{drawn}}}"),
+        plotly=packed_plotly(),
+        **content,
     )
 
 
+def packed(text: str) -> dict[str, Any]:
+    """``text`` deflated and in base 85, and the number of deflated bytes; nothing in it has a meaning in HTML."""
+    deflated = zlib.compress(text.encode(), 9)
+    return {"text": base64.b85encode(deflated).translate(_SAFE).decode(), "bytes": len(deflated)}
+
+
 @cache
-def packed_plotly() -> tuple[str, int]:
-    """plotly.js, deflated, in base 85, and the number of deflated bytes."""
-    deflated = zlib.compress(plotly.offline.get_plotlyjs().encode(), 9)
-    return base64.b85encode(deflated).translate(_SAFE).decode(), len(deflated)
+def packed_plotly() -> dict[str, Any]:
+    """plotly.js, packed."""
+    return packed(plotly.offline.get_plotlyjs())
 
 
 def script_json(value: Any) -> str:
-    """``value`` as JSON for a ``script`` element, which nothing in it can end. NaN and infinity become null."""
-    return _quoted(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-
-
-def _figure_json(figure: go.Figure) -> str:
-    return _quoted(str(plotly.io.to_json(figure, engine="json")))
-
-
-def _quoted(text: str) -> str:
-    """JSON in which characters that HTML gives a meaning are written as escapes; JSON has them in strings only."""
+    """``value`` as JSON for a ``script`` element: characters that HTML gives a meaning are written as escapes. NaN and
+    infinity become null."""
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -70,7 +70,7 @@ def render(data: StudyData, points: dict[str, int]) -> str:
         facts=facts(data),
         summary=summary(data),
         warnings=warnings(data),
-        hover=script_json(hover_texts(data)),
+        hover=hover_texts(data),
         reference=", ".join(units.quantity(name, value) for name, value in reference_point(data).items()),
         tradeoffs={name: heading for name, (heading, _) in tradeoffs(data).items()},
         curve=str(figures["curves"].layout.yaxis.title.text) if "curves" in figures else "",
