@@ -18,6 +18,8 @@ from harness.errors import SpaceError
 from harness.records import Measurement
 from harness.report import load_study, pick, write_report
 from harness.report.limits import limit_data
+from harness.report.page import render
+from harness.report.picks import best_points
 from harness.report.study_data import StudyData
 from harness.space.settings import Objective
 from tests.browser import opened
@@ -86,6 +88,8 @@ def test_the_fields_give_the_command_and_the_command_gives_the_point(study, tmp_
                 pick(study, most, {"accuracy": float(texts[0]) / 100})
             nearest = re.search(r"nearest is trial (\d+)", str(refused.value))
             assert nearest and f"The nearest is trial {nearest[1]}:" in said["text"]
+        if texts[1].endswith(".9"):
+            assert words[-1] == texts[1].removesuffix(".9"), "no file that is larger than the limit"
         answers.add((said["number"], said["shown"]))
     assert len(answers) >= 4, "the limits must tell points apart"
 
@@ -153,3 +157,13 @@ def test_the_rule_is_that_of_pick(study, tmp_path, quality):
             hits += 1
             assert answer["chosen"] == expected, limits
     assert 50 < hits < 250
+
+
+def test_another_front_than_the_searchs_has_no_command_of_pick(study, tmp_path):
+    """``harness pick`` chooses from the front of the search's own objectives."""
+    other = load_study(study.folder, ["accuracy", "size_bytes"])
+    assert (limit_data(study)["own"], limit_data(other)["own"]) == (True, False)
+    page = tmp_path / "page.html"
+    page.write_text(render(other, best_points(other)))
+    script = "return [...document.querySelectorAll('#found .command')].map(c => c.offsetParent !== null);"
+    assert opened(page, tmp_path, script=script)["result"] == [False, True]

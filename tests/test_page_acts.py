@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from harness.report import load_study, write_report
 from harness.report.compare import load_contenders
 from harness.report.compare_page import write_comparison
 from harness.report.embed import packed_plotly, script_json
-from harness.report.page import render
+from harness.report.page import page_figures, render
 from harness.report.picks import best_points
 from harness.report.study_data import StudyData
+from harness.report.tradeoffs import hover_texts
 from tests.browser import opened
 from tests.searching import search_here, space_of
 
@@ -170,6 +172,7 @@ def test_a_trial_is_marked_in_all_plots_and_the_table(study, tmp_path):
 
     hovered, left, pinned, other, back = result["steps"]
     nothing = [[], []]
+    assert hovered["size"] == nothing, "a redraw under the mouse could take its label away"
     assert hovered["latency"] == place(number, "latency_ms") and set(hovered["hot"]) == {number}
     assert (left["size"], left["latency"], left["hot"]) == (nothing, nothing, [])
     for step in (pinned, back):
@@ -192,15 +195,38 @@ def test_figures_fit_the_paper_and_come_back_and_none_is_uploaded(page, tmp_path
     assert buttons and not [b for b in buttons if "share" in b.lower() or "cloud" in b.lower()], buttons
 
 
-@browser
-def test_no_text_of_a_study_becomes_markup_or_code(study, tmp_path):
+def hostile(study: StudyData) -> tuple[str, StudyData]:
+    """A text that would run code, and the study with it wherever a study has texts."""
     evil = "</script><script>hacked=1</script><img src=x onerror='hacked=1'>"
     trials = study.trials.copy().rename(columns={"quant.bits": f"quant.{evil}"})
     trials["reason"] = trials["model"] = evil
     trials.loc[trials["baseline"] == "width-sweep", "baseline"] = evil
     searched = tuple(f"quant.{evil}" if n == "quant.bits" else n for n in study.searched)
     importances = {evil: {evil: 0.5}}
-    data = replace(study, name=evil, trials=trials, searched=searched, importances=importances)
+    return evil, replace(study, name=evil, trials=trials, searched=searched, importances=importances)
+
+
+def strings(tree: Any) -> list[str]:
+    if isinstance(tree, dict):
+        return [s for value in tree.values() for s in strings(value)]
+    if isinstance(tree, list | tuple):
+        return [s for value in tree for s in strings(value)]
+    return [tree] if isinstance(tree, str) else []
+
+
+def test_figures_have_no_markup_but_our_own(study):
+    """plotly reads tags such as ``<a href>`` in every text that it draws."""
+    evil, data = hostile(study)
+    texts = [s for f in page_figures(data, None).values() for s in strings(json.loads(f.to_json()))]
+    texts += hover_texts(data).values()
+    assert sum("hacked=1" in text for text in texts) > 20
+    for text in texts:
+        assert "<" not in re.sub(r"</?(br|b|extra)>", "", text), text
+
+
+@browser
+def test_no_text_of_a_study_becomes_markup_or_code(study, tmp_path):
+    evil, data = hostile(study)
     page = tmp_path / "page.html"
     page.write_text(render(data, best_points(data)))
     assert "<img" not in page.read_text() and page.read_text().count("hacked=1") > 10

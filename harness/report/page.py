@@ -59,7 +59,7 @@ def _write_recipes(data: StudyData, points: Mapping[str, int]) -> None:
 
 def render(data: StudyData, points: dict[str, int]) -> str:
     """The page's HTML; the same study gives the same bytes."""
-    figures = _figures(data, points.get("knee"))
+    figures = page_figures(data, points.get("knee"))
     return rendered(
         "page.html.j2",
         figures,
@@ -96,7 +96,7 @@ def _confirmed(data: StudyData) -> dict[str, Any]:
     return plain_table(confirmed_columns(result), confirmed_rows(result), "confirmed", note=note(result))
 
 
-def _figures(data: StudyData, recommended: int | None) -> dict[str, go.Figure]:
+def page_figures(data: StudyData, recommended: int | None) -> dict[str, go.Figure]:
     """Figures by id, in the order in which the page draws them."""
     figures: dict[str, go.Figure] = {}
     if not data.finished.empty:

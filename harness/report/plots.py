@@ -99,10 +99,11 @@ def parallel(data: StudyData) -> go.Figure:
 def _axis(column: pd.Series, name: str) -> dict[str, object]:
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().sum() == column.notna().sum() and numbers.nunique() > 1:
-        return {"label": name, "values": numbers.fillna(numbers.min()).tolist()}
+        return {"label": html.escape(name), "values": numbers.fillna(numbers.min()).tolist()}
     labels = sorted({units.plain(v) or "-" for v in column})
     codes = [labels.index(units.plain(v) or "-") for v in column]
-    return {"label": name, "values": codes, "tickvals": list(range(len(labels))), "ticktext": labels}
+    texts = [html.escape(label) for label in labels]
+    return {"label": html.escape(name), "values": codes, "tickvals": list(range(len(labels))), "ticktext": texts}
 
 
 def importance(data: StudyData) -> go.Figure:
@@ -114,7 +115,7 @@ def importance(data: StudyData) -> go.Figure:
     )
     for (objective, scores), color in zip(data.importances.items(), (FRONT, SWEEP, TEACHER), strict=False):
         figure.add_bar(
-            y=names,
+            y=[html.escape(n) for n in names],
             x=[float(scores.get(n, 0)) for n in names],
             orientation="h",
             name=html.escape(units.title(objective)),
