@@ -15,6 +15,7 @@ from harness.report import load_study, write_report
 from harness.report.curves import ACCURACY, LOSS, POINTS, learning_curves, thinned
 from harness.report.decision import card
 from harness.report.limits import limit_fields
+from harness.report.page import warnings
 from harness.report.picks import best_points
 from harness.report.plots import FRONT, LEVEL, NAMED, SWEEP, TEACHER
 from harness.report.study_data import StudyData
@@ -147,6 +148,7 @@ def test_an_empty_front_says_why(box):
         "says": f"There is nothing to deploy yet: none of the {finished} finished trials meets the constraints."
     }
     assert "There is nothing to deploy yet" in write_report(data).read_text()
+    assert not [w for w in warnings(data) if "interval" in w], "there is no best accuracy"
     nothing = replace(data, trials=data.trials.assign(complete=False))
     assert shown(nothing)["says"].endswith("no trial finished.")
 
@@ -202,6 +204,9 @@ def test_front_points_below_the_range_are_counted(data):
     low = figure.layout.yaxis.range[0]
     assert 0.80 < low < 0.971
     assert [a.text for a in figure.layout.annotations] == ["below: 1 of the front<br>(double click)"]
+    costs = tuple(o for o in data.objectives if o.name != "accuracy")
+    figure = tradeoff(replace(made_of(data, POINTS_OF_FRONT), objectives=costs), "size_bytes", data.quality)
+    assert figure.layout.yaxis.range[0] < 0.80, "the front of costs alone may lie anywhere"
 
 
 def test_curves_of_accuracy_are_the_rungs_and_the_end(box):

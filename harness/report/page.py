@@ -105,7 +105,8 @@ def page_figures(data: StudyData, recommended: int | None) -> dict[str, go.Figur
     if curves is not None:
         figures["curves"] = curves[1]
     if not data.finished.empty:
-        figures |= {"volume": plots.volume(data), "parallel": plots.parallel(data)}
+        figures |= {} if data.front.empty else {"volume": plots.volume(data)}
+        figures["parallel"] = plots.parallel(data)
         if plots.stepped(data):
             figures["waterfall"] = plots.waterfall(data)
     if any(data.importances.values()):
@@ -211,7 +212,7 @@ def warnings(data: StudyData) -> list[str]:
             f"not shown to have learned anything: {', '.join(map(str, level))}"
         )
     sentences += [*weak_teacher(data), *still_falling(data)]
-    if data.widest is not None and "accuracy" in [q.name for q in data.qualities]:
+    if data.widest is not None and not data.front.empty and "accuracy" in [q.name for q in data.qualities]:
         n = data.records[int(data.widest["number"])].measurements["accuracy"].conditions.get("n")
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))

@@ -21,7 +21,7 @@ from harness.report.plots import FRONT, LEVEL, MUTED, NAMED, SWEEP, TEACHER, pag
 from harness.report.study_data import StudyData
 from harness.space.settings import Objective
 
-WINDOW = 0.1  # of accuracy below the best that a figure shows at first
+WINDOW = 0.1  # of accuracy below the best of the front that a figure shows at first
 LABELED = 6  # points of the width sweep; in a longer sweep only the widest has its width beside it
 
 
@@ -167,15 +167,15 @@ def _add_marks(figure: go.Figure, data: StudyData, cost: str, score: str) -> Non
 
 
 def _range(data: StudyData, quality: Objective) -> list[float]:
-    """The y range: the front, sweep and named trials, but of an accuracy only the best ``WINDOW``. Other trials may
-    lie outside (a double click shows them)."""
+    """The y range: the front, sweep and named trials; if accuracy is an objective, only down to ``WINDOW`` below the
+    best of the front. Other trials may lie outside (a double click shows them)."""
     name = quality.name
     values = [*data.front[name], *data.sweep[name], *data.named[name]]
     values = values or data.finished[name].tolist()
     teacher = [data.teacher[name]] if name in data.teacher else []
     low, high = min(values), max([*values, *teacher])
-    if name == "accuracy":
-        low = max(low, high - WINDOW)
+    if name == "accuracy" and quality in data.objectives and not data.front.empty:
+        low = max(low, float(data.front[name].max()) - WINDOW)
     margin = max(0.25 * (high - low), 0.005)
     return [low - margin, min(high + margin, 1.005) if "accuracy" in name else high + margin]
 
