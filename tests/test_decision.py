@@ -275,4 +275,7 @@ def test_the_colors_are_seen_on_both_cards():
 def test_a_front_of_one_point_is_said(data):
     made = made_of(data, {5: (0.95, 2000.0, 0.5)})
     assert shown(made)["rule"] == "Trial 5 is the only point of the front."
+    assert "width" in shown(made)["recipe"] and "sweep" not in shown(made)["recipe"]
+    baseline = shown(made_of(data, {0: (0.95, 2000.0, 0.5)}))
+    assert baseline["recipe"].startswith("widest-fp32, ") and baseline["tiles"][0]["against"] == ""
     assert isinstance(made.front, pd.DataFrame) and len(made.front) == 1

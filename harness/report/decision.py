@@ -1,4 +1,4 @@
-"""The decision card: the point to deploy and why, three alternatives, and what the page needs to choose others.
+"""The decision card: the point to deploy and why, and the other named points.
 
 The recommended point is the knee (:func:`harness.report.picks.best_points`), so ``best/knee.yaml`` is its recipe. Test
 values are shown and never used to choose.
@@ -33,7 +33,7 @@ def card(data: StudyData, points: dict[str, int]) -> dict[str, Any]:
     row = data.front.loc[number]
     return {
         "number": number,
-        "recipe": short_recipe(data, row) or str(row["baseline"]),
+        "recipe": ", ".join(filter(None, [str(row["baseline"]), short_recipe(data, row)])),
         "rule": _knee_rule(data, number),
         "tiles": [*_quality_tiles(data, row), *(_cost_tile(data, row, cost) for cost in data.costs)],
         "notes": [*notes.get(number, []), *_gaps(data)],
