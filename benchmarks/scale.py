@@ -28,13 +28,15 @@ from benchmarks.report import ROOT, save
 from harness.files.access import write_bytes_durably
 from harness.machine.host import peak_memory_mib
 from harness.records import Measurement, TrialRecord, describe_file, write_record
-from harness.search import account, driver
+from harness.search import account
 from harness.search.budget import Budget
+from harness.search.opening import open_search
 from harness.search.progress import Progress
 from harness.search.rules import rule_of
 from harness.search.signals import Stop
 from harness.search.state import Search
 from harness.search.study import Proposal
+from harness.search.tracking import Tracking
 from harness.space.space import load_space
 
 SIZES, ASKS = (100, 1_000, 10_000), 30
@@ -47,7 +49,7 @@ def opened(folder: Path, sampler: str) -> Search:
     with Stop() as stop:
         stop.drain()
         shown, chance = Progress("scale", None, False), {"accuracy": 0.1}
-        return driver._open(space, folder, Budget(None), nobody, nobody, shown, stop, chance, rule_of(space))
+        return open_search(space, folder, Budget(None), nobody, nobody, shown, stop, chance, rule_of(space), Tracking())
 
 
 def record_of(run: Search, proposal: Proposal) -> TrialRecord:

@@ -44,16 +44,26 @@ PROBE = """<script>
     card: getComputedStyle(div.closest(".card")).backgroundColor,
     width: div.getBoundingClientRect().right,
   });
-  addEventListener("load", () => setTimeout(() => {
+  requestAnimationFrame = act => setTimeout(() => act(performance.now()), 16);  // no frame is drawn for a dumped page
+  const later = ms => new Promise(resolve => setTimeout(resolve, ms));
+  const drawn = async () => {  // plotly.js is unpacked first
+    for (let i = 0; i < 200 && !document.documentElement.dataset.drawn; i++) await later(50);
+    await later(300);
+  };
+  const act = async () => { /* script */ };
+  addEventListener("load", async () => {
+    await drawn();
+    let result = null;
+    try { result = (await act()) ?? null; } catch (error) { errors.push(String(error.stack)); }
     parent.postMessage(JSON.stringify({
-      errors, refused,
+      errors, refused, result,
       plots: [...document.querySelectorAll(".js-plotly-plot")].map(plot),
       places: document.querySelectorAll(".plotly-graph-div").length,
       requests: performance.getEntriesByType("resource").map(e => e.name).filter(n => !/^(data|blob):/.test(n)),
       inner: innerWidth,
       wide: document.documentElement.scrollWidth,
     }), "*");
-  }, 500));
+  });
 })();
 </script>"""
 
@@ -63,22 +73,35 @@ FRAME = """<!doctype html><html><body style="margin: 0">
 <script>addEventListener("message", e => document.documentElement.dataset.found = e.data)</script></body></html>"""
 
 
-def opened(page: Path, folder: Path, width: int = 1400, dark: bool = False, picture: Path | None = None) -> Any:
+def opened(
+    page: Path,
+    folder: Path,
+    width: int = 1400,
+    dark: bool = False,
+    picture: Path | None = None,
+    script: str = "",
+    name: str = "",
+) -> Any:
     """What a copy of ``page`` with the probe in it found; skips where there is no Chromium.
 
+    Args:
+        script: the body of an asynchronous JavaScript function that runs when all plots are drawn; it may
+            ``await later(ms)``, and what it returns becomes ``result``.
+        name: of the copy (default: that of the page with ``probed-`` in front).
     Returns:
         ``errors`` (of scripts and on the console), ``refused`` (by the page's policy), ``requests`` (for
         anything but the page), ``places`` for plots, ``plots`` (``marks`` drawn, pixels of ``ink`` on
-        canvases, colors of ``text`` on the ``card``), ``inner`` and ``wide``: the window's width and the page's.
+        canvases, colors of ``text`` on the ``card``), ``inner`` and ``wide``: the window's width and the page's,
+        ``result``.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
-    copy = folder / f"probed-{page.stem}.html"
-    copy.write_text(page.read_text().replace("<head>", f"<head>{PROBE}", 1))
+    copy = folder / (name or f"probed-{page.stem}.html")
+    copy.write_text(page.read_text().replace("<head>", "<head>" + PROBE.replace("/* script */", script), 1))
     frame = folder / f"framed-{page.stem}.html"
     height, profile = 3600 if picture else 900, folder / "profile"
-    shown = [f"--window-size={max(width, 500)},{height}", f"--user-data-dir={profile}", "--virtual-time-budget=2000"]
+    shown = [f"--window-size={max(width, 500)},{height}", f"--user-data-dir={profile}", "--virtual-time-budget=12000"]
     shown.append(f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     frame.write_text(FRAME.format(copy.as_uri(), width, height))
     made = [f"--screenshot={picture}"] if picture else ["--dump-dom"]

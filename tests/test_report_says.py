@@ -19,9 +19,10 @@ from harness.cli.main import app
 from harness.records import Measurement
 from harness.report import load_study, terminal_table
 from harness.report.fronts import at_chance
-from harness.report.page import _rows, warnings
+from harness.report.page import warnings
 from harness.report.tables import folded
 from harness.report.training import late_fall
+from harness.report.trial_table import trial_rows
 from harness.search.lock import mark_draining, run_lock
 from harness.search.signals import Stop
 from tests.searching import search_here, space_of
@@ -59,7 +60,7 @@ def test_front_points_at_the_level_of_the_majority_are_marked_everywhere(study):
     assert said.endswith(f": {low}") and "50.00 %" in said
     table = terminal_table(data)
     assert f"{low}!" in table and "! no better than always saying the most frequent class" in table
-    marked = [r["cells"]["number"][0] for r in _rows(data) if "most frequent" in r["cells"]["front"][0]]
+    marked = [r["cells"]["number"][0] for r in trial_rows(data) if "most frequent" in r["cells"]["front"][0]]
     assert marked == [str(low)]
 
 

@@ -11,62 +11,48 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
-import plotly.offline
-from jinja2 import Environment, PackageLoader
 from rich.console import Console
 from rich.table import Table
 
 from harness.files.access import write_bytes_durably
 from harness.report import units
 from harness.report.compare import Contender, at, attained, tested, verdicts
+from harness.report.embed import figure_id, rendered
 from harness.report.fronts import projected
-from harness.report.page import figure_id, scale
-from harness.report.plots import log_axis, page_layout, tick_format
+from harness.report.page import scale
+from harness.report.plots import page_layout, tick_format
+from harness.report.tradeoffs import log_axis
+from harness.report.trial_table import plain_table
 from harness.space.settings import Objective
 from harness.stats.intervals import mean_interval
 
-COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7c3aed", "#0e7490", "#be185d", "#a16207", "#475569")
+COLORS = ("#c2410c", "#2f6fed", "#15803d", "#8b5cf6", "#0e7490", "#db2777", "#a16207", "#64748b")
 AXES = {"elapsed_s": "seconds since the first proposal", "epochs": "epochs trained, all trials together"}
 GRID = 200
 
 
 def write_comparison(contenders: Sequence[Contender], path: Path) -> Path:
     """Write the comparison page to ``path``."""
-    environment = Environment(
-        loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     first = contenders[0].studies[0]
-    drawn = {f"over_{axis}": over(contenders, axis) for axis in AXES}
-    figures = {name: _html(name, figure) for name, figure in drawn.items()}
-    planes = [(cost, quality) for quality in first.qualities for cost in first.costs]
-    page = environment.get_template("compare.html.j2").render(
-        labels=[c.label for c in contenders],
+    figures = {f"over_{axis}": over(contenders, axis) for axis in AXES}
+    planes = {figure_id("front", c, q.name): (c, q) for q in first.qualities for c in first.costs}
+    labels = [c.label for c in contenders]
+    page = rendered(
+        "compare.html.j2",
+        figures | {name: fronts(contenders, *plane) for name, plane in planes.items()},
+        labels=labels,
         verdicts=verdicts(contenders),
-        figures=figures,
-        fronts=[
-            (f"{q.name} and {units.head(c)}", _html(figure_id("front", c, q.name), fronts(contenders, c, q)))
-            for c, q in planes
-        ],
+        fronts={name: f"{q.name} and {units.head(c)}" for name, (c, q) in planes.items()},
         scale=scale(first),
         quality=first.quality.name,
-        scores={"columns": SCORES, "rows": score_rows(contenders)},
-        attained=[(units.head(c), _attained_rows(contenders, c)) for c in first.costs],
-        plotly_js=plotly.offline.get_plotlyjs(),
+        scores=plain_table(SCORES, score_rows(contenders), "scores"),
+        attained=[
+            (units.head(c), plain_table(["at most", *labels], _attained_rows(contenders, c), figure_id("attained", c)))
+            for c in first.costs
+        ],
     )
     write_bytes_durably(path, page.encode())
     return path
-
-
-def _html(name: str, figure: go.Figure) -> str:
-    return plotly.io.to_html(
-        figure,
-        include_plotlyjs=False,
-        full_html=False,
-        div_id=name,
-        default_width="100%",
-        config={"displaylogo": False, "responsive": True},
-    )
 
 
 def over(contenders: Sequence[Contender], axis: str) -> go.Figure:

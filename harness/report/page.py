@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import plotly.graph_objects as go
-import plotly.io
-from jinja2 import Environment, PackageLoader
 
 from harness.files.access import check_way, write_bytes_durably
 from harness.records import read_json
@@ -19,12 +15,17 @@ from harness.report.audits import COLUMNS as AUDIT_COLUMNS
 from harness.report.audits import audit_rows, needs, slower_integers
 from harness.report.confirmed import columns as confirmed_columns
 from harness.report.confirmed import confirmed_rows, note
+from harness.report.curves import learning_curves
+from harness.report.decision import card
+from harness.report.embed import rendered, script_json
 from harness.report.fronts import accuracy_interval, comparison, majority_level, reference_point, tied_members
+from harness.report.limits import limit_data, limit_fields
 from harness.report.picks import best_points, front_recipe, recipe_yaml
 from harness.report.study_data import BROKEN, StudyData
 from harness.report.tables import write_csv
+from harness.report.tradeoffs import hover_texts, tradeoff, tradeoffs
 from harness.report.training import still_falling, weak_teacher
-from harness.space.settings import Objective
+from harness.report.trial_table import plain_table, trial_table
 from harness.stats.pareto import LOGGED
 from harness.verify.confirmation import Confirmation
 
@@ -58,29 +59,26 @@ def _write_recipes(data: StudyData, points: Mapping[str, int]) -> None:
 
 def render(data: StudyData, points: dict[str, int]) -> str:
     """The page's HTML; the same study gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("harness.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.get_template("page.html.j2")
-    return template.render(
+    figures = page_figures(data, points.get("knee"))
+    return rendered(
+        "page.html.j2",
+        figures,
         name=data.name,
-        study=data.study,
+        card=card(data, points),
+        limits=script_json(limit_data(data)),
+        fields=limit_fields(data) if points else [],
         facts=facts(data),
         summary=summary(data),
         warnings=warnings(data),
-        figures=_figures(data),
+        hover=hover_texts(data),
         reference=", ".join(units.quantity(name, value) for name, value in reference_point(data).items()),
         tradeoffs={name: heading for name, (heading, _) in tradeoffs(data).items()},
+        curve=str(figures["curves"].layout.yaxis.title.text) if "curves" in figures else "",
         scale=scale(data),
         axes=len(data.searched) + len(data.costs) + len(data.qualities),
-        audits={"columns": AUDIT_COLUMNS, "rows": audit_rows(data)},
+        audits=plain_table(AUDIT_COLUMNS, audit_rows(data), "audits"),
         confirmed=_confirmed(data),
-        columns=_columns(data),
-        heads={name: units.head(name) for name in _columns(data)},
-        rows=_rows(data),
-        points=points,
-        plotly_js=plotly.offline.get_plotlyjs(),
-        version=data.environment.get("harness", ""),
+        trials=trial_table(data),
     )
 
 
@@ -95,48 +93,25 @@ def _confirmed(data: StudyData) -> dict[str, Any]:
     if not content.get("points"):
         return {"rows": []}
     result = cast(Confirmation, content)  # another file under this name ends as a message of `reading`
-    return {"columns": confirmed_columns(result), "rows": confirmed_rows(result), "note": note(result)}
+    return plain_table(confirmed_columns(result), confirmed_rows(result), "confirmed", note=note(result))
 
 
-def figure_id(*names: str) -> str:
-    """A figure's HTML id. The names come from the study's files, which are not trusted, so other characters than
-    letters and digits become ``_``."""
-    return re.sub(r"\W", "_", "_".join(names))
-
-
-def tradeoffs(data: StudyData) -> dict[str, tuple[str, tuple[str, Objective]]]:
-    """Every figure of a quality against a cost: id -> (heading, (cost, quality))."""
-    return {
-        figure_id("tradeoff", cost, q.name): (f"{_capital(q.name)} against {units.head(cost)}", (cost, q))
-        for q in data.qualities
-        for cost in data.costs
-    }
-
-
-def _capital(name: str) -> str:
-    return "Accuracy" if name == "accuracy" else name
-
-
-def _figures(data: StudyData) -> dict[str, str]:
+def page_figures(data: StudyData, recommended: int | None) -> dict[str, go.Figure]:
+    """Figures by id, in the order in which the page draws them."""
     figures: dict[str, go.Figure] = {}
     if not data.finished.empty:
-        figures = {name: plots.tradeoff(data, *axes) for name, (_, axes) in tradeoffs(data).items()}
-        figures |= {"volume": plots.volume(data), "parallel": plots.parallel(data)}
+        figures = {name: tradeoff(data, *axes, recommended) for name, (_, axes) in tradeoffs(data).items()}
+    curves = learning_curves(data, recommended)
+    if curves is not None:
+        figures["curves"] = curves[1]
+    if not data.finished.empty:
+        figures |= {} if data.front.empty else {"volume": plots.volume(data)}
+        figures["parallel"] = plots.parallel(data)
         if plots.stepped(data):
             figures["waterfall"] = plots.waterfall(data)
     if any(data.importances.values()):
         figures["importance"] = plots.importance(data)
-    return {
-        name: plotly.io.to_html(
-            f,
-            include_plotlyjs=False,
-            full_html=False,
-            div_id=name,
-            default_width="100%",
-            config={"displaylogo": False, "responsive": True},
-        )
-        for name, f in figures.items()
-    }
+    return figures
 
 
 def facts(data: StudyData) -> list[tuple[str, str]]:
@@ -237,7 +212,7 @@ def warnings(data: StudyData) -> list[str]:
             f"not shown to have learned anything: {', '.join(map(str, level))}"
         )
     sentences += [*weak_teacher(data), *still_falling(data)]
-    if data.widest is not None and "accuracy" in [q.name for q in data.qualities]:
+    if data.widest is not None and not data.front.empty and "accuracy" in [q.name for q in data.qualities]:
         n = data.records[int(data.widest["number"])].measurements["accuracy"].conditions.get("n")
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))
@@ -246,40 +221,3 @@ def warnings(data: StudyData) -> list[str]:
                 f"{units.share(low)} .. {units.share(high)}"
             )
     return sentences
-
-
-def _columns(data: StudyData) -> list[str]:
-    scores = [n for q in data.qualities for n in (q.name, f"test_{q.name}")]
-    names = [
-        "number",
-        "status",
-        "front",
-        *scores,
-        *dict.fromkeys(["size_bytes", "latency_ms", *data.costs]),
-        "baseline",
-    ]
-    return [*names, *data.searched, "duration_s", "model"]
-
-
-def _rows(data: StudyData) -> list[dict[str, Any]]:
-    """The rows of the table of trials; each cell is (text, sort key)."""
-    rows, level = [], majority_level(data, data.front)
-    for _, row in data.trials.sort_values(["front", "number"], ascending=[False, True]).iterrows():
-        cells = {name: _cell(name, row.get(name)) for name in _columns(data)}
-        if row["number"] in level:
-            cells["front"] = ("yes, as the most frequent class", "1")
-        rows.append({"front": bool(row["front"]), "cells": cells, "reason": row["reason"], "model": row["model"]})
-    return rows
-
-
-def _cell(name: str, value: Any) -> tuple[str, str]:
-    if name == "front":
-        return ("yes" if value else "", "1" if value else "0")
-    if isinstance(value, bool):
-        return str(value), str(value)
-    number = isinstance(value, int | float) and not (isinstance(value, float) and math.isnan(value))
-    if number and name == "duration_s":
-        return f"{value:.1f} s", f"{float(value):.12g}"
-    recipe = name == "number" or "." in name  # a dotted name is a leaf of the recipe
-    text = units.quantity(name, value) if number and not recipe else units.plain(value)
-    return text, f"{float(value):.12g}" if number else text

@@ -27,29 +27,47 @@ def best_points(data: StudyData) -> dict[str, int]:
     """The front's named points: name -> trial number.
 
     ``most_accurate`` has the best quality; it is called ``best_NAME`` if the quality is a metric NAME of the task.
-    ``knee``, ``smallest`` and ``fastest`` are chosen among the points within ``TOLERANCE`` of the best quality, or
-    within that share of it where its absolute value is above 1.
+    ``knee``, ``smallest`` and ``fastest`` are chosen among :func:`near_best`; there is no ``fastest`` if no latency
+    was measured. Ties go to the better quality, then to the smaller file, then to the lower number. Test values are
+    not used.
     """
     front = data.front
     if front.empty:
         return {}
-    quality = data.quality
-    best = float(data.best_first(front)[quality.name].iloc[0])
-    near = front[(front[quality.name] - best).abs() <= TOLERANCE * max(1.0, abs(best))]
-    axes = [*data.qualities, *(Objective(c, "minimize") for c in data.costs if near[c].notna().all())]
+    near = near_best(data)
+    axes = knee_axes(data)
     names = [a.name for a in axes]
     coordinates = near[names].astype(float).copy()
     for cost in [n for n in names if n in pareto.LOGGED]:
         coordinates[cost] = _log(coordinates[cost])
     middle = pareto.knee(coordinates.to_numpy(), [a.direction for a in axes])
-    top = "most_accurate" if quality.name == "accuracy" else f"best_{re.sub(r'[^A-Za-z0-9_-]', '_', quality.name)}"
-    ranked = data.best_first(near)
+    ranked = data.best_first(near, "size_bytes", "number")
+    cheapest = {"smallest": "size_bytes"} | ({"fastest": "latency_ms"} if near["latency_ms"].notna().any() else {})
     return {
         "knee": int(near["number"].iloc[middle]),
-        "smallest": int(ranked.sort_values("size_bytes", kind="stable")["number"].iloc[0]),
-        "fastest": int(ranked.sort_values("latency_ms", kind="stable")["number"].iloc[0]),
-        top: int(data.best_first(front, "size_bytes")["number"].iloc[0]),
+        **{name: int(ranked.sort_values(cost, kind="stable")["number"].iloc[0]) for name, cost in cheapest.items()},
+        top_name(data): int(data.best_first(front, "size_bytes", "number")["number"].iloc[0]),
     }
+
+
+def near_best(data: StudyData) -> pd.DataFrame:
+    """The front points within ``TOLERANCE`` of the best quality, or within that share of it where its absolute value
+    is above 1; the smallest file first."""
+    front, name = data.front, data.quality.name
+    best = float(data.best_first(front)[name].iloc[0])
+    return front[(front[name] - best).abs() <= TOLERANCE * max(1.0, abs(best))]
+
+
+def knee_axes(data: StudyData) -> list[Objective]:
+    """The quantities that the knee weighs: the qualities, and the costs that are known of all :func:`near_best`."""
+    near = near_best(data)
+    return [*data.qualities, *(Objective(c, "minimize") for c in data.costs if near[c].notna().all())]
+
+
+def top_name(data: StudyData) -> str:
+    """The name of the point of the best quality."""
+    name = data.quality.name
+    return "most_accurate" if name == "accuracy" else f"best_{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
 
 
 def _log(column: pd.Series) -> pd.Series:
@@ -128,7 +146,7 @@ def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mappin
             str(data.folder), "no point of the front is within these limits", remedy=_nearest(data, most, least)
         )
     limited = {*most, *least}
-    order = data.best_first(good, "size_bytes")
+    order = data.best_first(good, "size_bytes", "number")
     if limited and not limited & {*pareto.LOGGED}:
         order = order.sort_values("size_bytes", kind="stable")
     return _picked(data, int(order["number"].iloc[0]))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import html
-import re
-from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from harness.report import units
-from harness.report.fronts import hypervolume, majority_level, projected, running_hypervolume
+from harness.report.fronts import hypervolume, running_hypervolume
 from harness.report.study_data import StudyData
-from harness.space.settings import Objective
 
-MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#1d4ed8", "#15803d", "#7e22ce"
+# Each color has a contrast of at least 3 against the light and the dark card, but for MUTED, which is meant to recede.
+MUTED, FRONT, SWEEP, TEACHER, NAMED = "#9aa5b1", "#c2410c", "#2f6fed", "#15803d", "#9d4edd"
 LEVEL = "#dc2626"
 STEPS = (("fp32", "fp32"), ("pruned", "pruned"), ("quantized", "quantized, stored wide"), ("file", "the file"))
 
@@ -40,130 +38,8 @@ def page_layout(figure: go.Figure, height: int = 430) -> go.Figure:
     return figure
 
 
-def _hover(data: StudyData, rows: pd.DataFrame) -> list[str]:
-    """The measured values and the searched leaves of each row, escaped."""
-    texts = []
-    for number, row in rows.iterrows():
-        names = [n for q in data.qualities for n in (q.name, f"test_{q.name}")]
-        measured = [
-            f"{units.title(n)}: {units.quantity(n, row[n])}" for n in [*names, *data.costs] if not units.missing(row[n])
-        ]
-        recipe = [f"{n} = {units.plain(row[n])}" for n in data.searched if not units.missing(row[n])]
-        head = f"trial {number}" + (f" ({row['baseline']})" if row["baseline"] else "")
-        texts.append("<br>".join(html.escape(t) for t in [head, *measured, *recipe]))
-    return texts
-
-
-def _points(data: StudyData, rows: pd.DataFrame, cost: str, quality: str, name: str, **style: object) -> go.Scatter:
-    return go.Scatter(
-        x=rows[cost].tolist(),
-        y=rows[quality].tolist(),
-        name=name,
-        hovertext=_hover(data, rows),
-        hoverinfo="text",
-        **style,
-    )
-
-
-def tradeoff(data: StudyData, cost: str, quality: Objective) -> go.Figure:
-    """A quality against a cost: all trials, the front, the fp32 width sweep and the teacher."""
-    finished, score = data.finished, quality.name
-    rest = finished[~finished["front"] & ~finished.index.isin([*data.sweep.index, *data.named.index])]
-    figure = go.Figure(
-        _points(
-            data, rest, cost, score, "other trials", mode="markers", marker={"color": MUTED, "size": 7, "opacity": 0.55}
-        )
-    )
-    line = projected(finished[finished["feasible"]], cost, quality)
-    figure.add_scatter(
-        x=line[cost].tolist(),
-        y=line[score].tolist(),
-        mode="lines",
-        line={"color": FRONT, "shape": "hv", "width": 1.5},
-        hoverinfo="skip",
-        name="best of this plane",
-    )
-    sweep = data.sweep.sort_values(cost)
-    figure.add_trace(
-        _points(
-            data,
-            sweep,
-            cost,
-            score,
-            data.sweep_name,
-            mode="lines+markers",
-            line={"dash": "dot", "color": SWEEP},
-            marker={"symbol": "square", "size": 9, "color": SWEEP},
-        )
-    )
-    figure.add_trace(
-        _points(
-            data,
-            data.front,
-            cost,
-            score,
-            "Pareto front",
-            mode="markers",
-            marker={"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}},
-        )
-    )
-    _add_marks(figure, data, cost, score)
-    log_axis(figure, cost, [*finished[cost].dropna(), *([data.teacher[cost]] if cost in data.teacher else [])])
-    figure.update_yaxes(title=html.escape(units.title(score)), range=_range(data, score), tickformat=tick_format(score))
-    page_layout(figure, 480 + 20 * data.named["baseline"].nunique())
-    figure.update_layout(legend={"y": -0.2, "yanchor": "top"})  # below: named recipes can make it long
-    return figure
-
-
-def _add_marks(figure: go.Figure, data: StudyData, cost: str, score: str) -> None:
-    """Named recipes, front points at the level of the most frequent class, and the teacher."""
-    for name, rows in data.named.groupby("baseline", sort=False):
-        marker = {"symbol": "diamond", "size": 12, "color": NAMED, "line": {"color": "white", "width": 1}}
-        figure.add_trace(_points(data, rows, cost, score, html.escape(str(name)), mode="markers", marker=marker))
-    low = data.front.loc[majority_level(data, data.front)]
-    if not low.empty:
-        marker = {"symbol": "x-thin", "size": 13, "line": {"color": LEVEL, "width": 2}}
-        figure.add_trace(_points(data, low, cost, score, "as the most frequent class", mode="markers", marker=marker))
-    if cost in data.teacher and score in data.teacher:
-        figure.add_scatter(
-            x=[data.teacher[cost]],
-            y=[data.teacher[score]],
-            mode="markers",
-            name="teacher",
-            marker={"symbol": "star", "size": 15, "color": TEACHER},
-            hovertext=["teacher"],
-            hoverinfo="text+x+y",
-        )
-
-
 def tick_format(quality: str) -> str:
     return ".1%" if "accuracy" in quality else ".3~g"
-
-
-def _range(data: StudyData, quality: str) -> list[float]:
-    """The y range: the whole front, sweep and named trials. Trials far from these may lie outside (a double click
-    shows them)."""
-    values = [*data.front[quality], *data.sweep[quality], *data.named[quality]]
-    values = values or data.finished[quality].tolist()
-    teacher = [data.teacher[quality]] if quality in data.teacher else []
-    low, high = min(values), max([*values, *teacher])
-    margin = max(0.25 * (high - low), 0.005)
-    return [low - margin, min(high + margin, 1.005) if "accuracy" in quality else high + margin]
-
-
-def log_axis(figure: go.Figure, cost: str, values: Sequence[float]) -> None:
-    ticks = units.log_ticks(min(values) * 0.8, max(values) * 1.25) if values and min(values) > 0 else []
-    figure.update_xaxes(
-        type="log",
-        title=html.escape(units.title(cost)),
-        tickvals=ticks,
-        ticktext=[_round(units.quantity(cost, t)) for t in ticks],
-    )
-
-
-def _round(text: str) -> str:
-    """``5.00 kB`` becomes ``5 kB``: tick values are round numbers."""
-    return re.sub(r"\.0+(?= )", "", text)
 
 
 def volume(data: StudyData) -> go.Figure:
@@ -223,10 +99,11 @@ def parallel(data: StudyData) -> go.Figure:
 def _axis(column: pd.Series, name: str) -> dict[str, object]:
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().sum() == column.notna().sum() and numbers.nunique() > 1:
-        return {"label": name, "values": numbers.fillna(numbers.min()).tolist()}
+        return {"label": html.escape(name), "values": numbers.fillna(numbers.min()).tolist()}
     labels = sorted({units.plain(v) or "-" for v in column})
     codes = [labels.index(units.plain(v) or "-") for v in column]
-    return {"label": name, "values": codes, "tickvals": list(range(len(labels))), "ticktext": labels}
+    texts = [html.escape(label) for label in labels]
+    return {"label": html.escape(name), "values": codes, "tickvals": list(range(len(labels))), "ticktext": texts}
 
 
 def importance(data: StudyData) -> go.Figure:
@@ -238,15 +115,15 @@ def importance(data: StudyData) -> go.Figure:
     )
     for (objective, scores), color in zip(data.importances.items(), (FRONT, SWEEP, TEACHER), strict=False):
         figure.add_bar(
-            y=names,
+            y=[html.escape(n) for n in names],
             x=[float(scores.get(n, 0)) for n in names],
             orientation="h",
             name=html.escape(units.title(objective)),
             marker={"color": color},
         )
     figure.update_xaxes(title="importance (PED-ANOVA)")
-    page_layout(figure, 150 + 45 * max(1, len(names)))
-    figure.update_layout(barmode="group")
+    page_layout(figure, 190 + 45 * max(1, len(names)))
+    figure.update_layout(barmode="group", margin={"t": 75}, legend={"yref": "container", "y": 0.99, "yanchor": "top"})
     return figure
 
 
@@ -286,6 +163,6 @@ def waterfall(data: StudyData) -> go.Figure:
     figure.update_layout(
         showlegend=False,
         margin={"t": 60},
-        updatemenus=[{"buttons": buttons, "active": shown, "x": 1, "y": 1.18, "xanchor": "right"}] if buttons else [],
+        updatemenus=[{"buttons": buttons, "active": shown, "x": 0, "y": 1.2, "xanchor": "left"}] if buttons else [],
     )
     return figure

@@ -112,6 +112,11 @@ class StudyData:
         return tuple(o for o in self.objectives if o.name not in LOGGED) or (Objective(QUALITY, "maximize"),)
 
     @property
+    def own_front(self) -> bool:
+        """Whether the objectives are those of the search; ``harness pick`` chooses from that front."""
+        return self.objectives == _objectives(self.study)
+
+    @property
     def quality(self) -> Objective:
         """The first quality. Points are named, picked and compared by it."""
         return self.qualities[0]

@@ -59,13 +59,19 @@ def late_fall(history: Path, root: Path | None = None) -> float:
 
     0 if the loss did not fall, if there are fewer than four epochs, or if the history cannot be read.
     """
+    values = losses(history, root)
+    if len(values) < 4:
+        return 0.0
+    fall = values[0] - values[-1]
+    before = values[-1 - max(1, round(LATE * (len(values) - 1)))]
+    return (before - values[-1]) / fall if fall > 0 else 0.0
+
+
+def losses(history: Path, root: Path | None = None) -> list[float]:
+    """The training loss of each epoch; empty if the history cannot be read or has a loss that is not finite."""
     try:
         text = read_bytes(history, TABLE_BYTES, root or history.parent).decode()
-        losses = [float(row["loss"]) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        values = [float(row["loss"]) for row in csv.DictReader(io.StringIO(text, newline=""))]
     except (OSError, FileMistake, csv.Error, KeyError, TypeError, ValueError):
-        return 0.0
-    if len(losses) < 4 or not all(map(math.isfinite, losses)):
-        return 0.0
-    fall = losses[0] - losses[-1]
-    before = losses[-1 - max(1, round(LATE * (len(losses) - 1)))]
-    return (before - losses[-1]) / fall if fall > 0 else 0.0
+        return []
+    return values if all(map(math.isfinite, values)) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 TITLES = {
@@ -100,6 +101,36 @@ def title(name: str) -> str:
 def head(name: str) -> str:
     """A quantity's name above a column, without a unit, because the cells have units."""
     return f"test {name[5:]}" if name.startswith("test_") else HEADS.get(name, name)
+
+
+SCALES = {
+    "_bytes": (("MB", 1e6), ("kB", 1e3), ("B", 1.0)),
+    "_ms": (("s", 1e3), ("ms", 1.0), ("µs", 1e-3)),
+    "_s": (("s", 1.0),),
+}
+
+
+def scale(name: str, values: Sequence[float]) -> tuple[str, float]:
+    """One unit for all values of a quantity, and its size in the quantity's own unit: the largest in which the median
+    is at least 1 and no value is below 0.1. An accuracy is in percent; a metric of the task has no unit (``""``)."""
+    if "accuracy" in name:
+        return "%", 0.01
+    units = next((units for end, units in SCALES.items() if name.endswith(end)), (("", 1.0),))
+    known = sorted(v for v in values if not missing(v) and v > 0) or [0.0]
+    least, middle = known[0], known[len(known) // 2]
+    return next((unit for unit in units if least >= 0.1 * unit[1] and middle >= unit[1]), units[-1])
+
+
+def scaled(name: str, value: float, unit: tuple[str, float]) -> str:
+    """A value in the unit that :func:`scale` chose for its column."""
+    word, factor = unit
+    if missing(value):
+        return ""
+    if not word:
+        return score(value)
+    if word == "%":
+        return share(value)
+    return f"{value / factor:.0f} B" if word == "B" else f"{_three(value / factor)} {word}"
 
 
 def log_ticks(low: float, high: float) -> list[float]:
