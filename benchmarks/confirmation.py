@@ -36,7 +36,7 @@ def _half(row: Mapping[str, Any]) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "digits"
-        search(load_space(ROOT / "search_spaces" / "digits.yaml"), study, progress=False)
+        search(load_space(ROOT / "benchmarks" / "spaces" / "digits_batch1.yaml"), study, progress=False)
         first = {p["trial"]: p for p in confirm(study)["points"]}
         second = {p["trial"]: p for p in confirm(study, repeat=1)["points"]}
     rows = [

@@ -72,7 +72,7 @@ def first_exports(space: Space, folder: Path) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["HARNESS_CACHE"] = str(Path(name) / "cache")
-        space = load_space(ROOT / "search_spaces" / "digits.yaml")
+        space = load_space(ROOT / "benchmarks" / "spaces" / "digits_batch1.yaml")
         logits = trial.prepare([*teacher_trees(space)], str(Path(name) / "prepared")).logits
         found: dict[str, Any] = {"trials_a_round": TRIALS, "first_exports_s": first_exports(space, Path(name))}
         spent = {part: Spent(part) for part in ("untrained", "start", "finished")}

@@ -50,7 +50,7 @@ AT = (10, 20, 30, 60, 120, 240)
 
 def ours(seed: int, seen: Seen) -> optuna.samplers.BaseSampler:
     overrides = ["search.sampler=tpe", f"search.seed={seed}"]
-    return make_sampler(load_space(ROOT / "search_spaces" / "digits.yaml", overrides=overrides), 0, seen)
+    return make_sampler(load_space(ROOT / "benchmarks" / "spaces" / "digits_batch1.yaml", overrides=overrides), 0, seen)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def model() -> tuple[Space, ExtraTreesRegressor, dict[str, float]]:
     trees.fit([r["places"] for r in rows], np.stack([np.log(right / (1 - right)), *costs], 1))
     widest = next(r for r in rows if r["baseline"] == "widest-fp32")
     reference = {"accuracy": 0.1, "size_bytes": widest["size_bytes"], "latency_ms": 1.5 * widest["latency_ms"]}
-    return load_space(ROOT / "search_spaces" / "digits.yaml"), trees, reference
+    return load_space(ROOT / "benchmarks" / "spaces" / "digits_batch1.yaml"), trees, reference
 
 
 def true_values(params: Mapping[str, Any]) -> tuple[float, float, float]:

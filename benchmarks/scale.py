@@ -44,7 +44,7 @@ SIZES, ASKS = (100, 1_000, 10_000), 30
 
 def opened(folder: Path, sampler: str) -> Search:
     """The driver's state for the study before the first trial of a new or resumed search."""
-    space = load_space(ROOT / "search_spaces" / "digits.yaml", overrides=[f"search.sampler={sampler}"])
+    space = load_space(ROOT / "benchmarks" / "spaces" / "digits_batch1.yaml", overrides=[f"search.sampler={sampler}"])
     nobody: Any = None
     with Stop() as stop:
         stop.drain()

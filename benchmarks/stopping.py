@@ -48,7 +48,7 @@ from harness.stats.intervals import mean_interval
 from harness.stats.pareto import hypervolume
 from harness.trial.run import untrained
 
-SPACE = "search_spaces/digits.yaml"
+SPACE = "benchmarks/spaces/digits_batch1.yaml"
 TRIALS, ORDERS = 240, 100
 LAB_S = 1.0  # timed seconds of a structure
 STUDIES = {  # seeds of the recorded studies; those in one inner list are replayed as one study

@@ -4,13 +4,14 @@ For each seed it reports the searched front's hypervolume (files chosen on valid
 minus that of the plain fp32 width sweep. It also reports the smallest file that loses at most 1
 accuracy point on validation against the widest fp32 student, with the test accuracies of both. The sweep's
 students are the study's baselines: same epochs, same teacher logits available, same export, timed in
-the same run. The front excludes the baselines, so that the search gets no credit for points that it was given.
+the same run. The same is reported for the plane of accuracy and latency alone. The front excludes the baselines, so that the search gets no credit for points that it was given.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ import pandas as pd
 
 from benchmarks.report import ROOT, save
 from harness.report import load_study
-from harness.report.fronts import hypervolume
+from harness.report.fronts import hypervolume, reference_point
 from harness.report.study_data import StudyData
 from harness.search.driver import search
 from harness.space.space import load_space
 from harness.stats.intervals import mean_interval
-from harness.stats.pareto import nondominated
+from harness.stats.pareto import log_hypervolume, nondominated
 
 SEEDS = range(5)
 TRIALS = 60
@@ -58,9 +59,19 @@ def judge(data: StudyData) -> dict[str, Any]:
             "test_accuracy": widest["test_accuracy"],
             "size_bytes": int(widest["size_bytes"]),
         },
+        "accuracy_and_latency": {
+            "hypervolume_front": in_plane(scored, data),
+            "hypervolume_width_sweep": in_plane(sweep, data),
+        },
         "smallest_within_1_point": smallest(scored, widest),
         "wall_s": data.study["wall_s"],
     }
+
+
+def in_plane(rows: pd.DataFrame, data: StudyData) -> float:
+    """Hypervolume of test accuracy and log latency alone, to the same reference point."""
+    point = {name: reference_point(data)[name] for name in ("accuracy", "latency_ms")}
+    return log_hypervolume(on_test(rows)[[*point]].to_numpy(float), point, ["maximize", "minimize"])
 
 
 def on_test(rows: pd.DataFrame) -> pd.DataFrame:
@@ -84,6 +95,14 @@ def smallest(rows: pd.DataFrame, widest: pd.Series) -> dict[str, Any] | None:
     }
 
 
+def plane(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """By how much the front's hypervolume of accuracy and latency exceeds the width sweep's."""
+    planes = [run["accuracy_and_latency"] for run in runs]
+    gains = [p["hypervolume_front"] - p["hypervolume_width_sweep"] for p in planes]
+    mean, low, high = mean_interval(gains)
+    return {"mean": mean, "low_95": low, "high_95": high, "values": gains}
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = {seed: judge(study(seed, Path(folder) / str(seed))) for seed in SEEDS}
@@ -95,6 +114,7 @@ def main() -> None:
         "seeds": runs,
         "hypervolume_difference": {"mean": mean, "low_95": low, "high_95": high, "values": differences},
         "excludes_zero": low > 0,
+        "accuracy_and_latency": plane(runs.values()),
         "smallest_within_1_point_of_validation": {
             "seeds": len(smaller),
             "times_smaller": [found["times_smaller"] for found in smaller],
