@@ -24,7 +24,7 @@ search: $(READY) ## search SPACE (default: the digits) and write its report; ARG
 	$(RUN) -m harness search $(SPACE) $(ARGS)
 
 test: $(READY) ## all tests that need no GPU and no minutes each, a file of them per core
-	$(RUN) -m pytest -m "not gpu and not long" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -m "not gpu and not long" --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(READY) ## kill, tear and refuse a search at every file operation, and its processes (hours)
 	$(RUN) -m tests.chaos $(ARGS)
@@ -40,7 +40,7 @@ test-long: $(READY) ## the tests in which parts of a real cluster die (minutes)
 
 test-lowest: $(READY) ## all tests with the lowest versions that pyproject.toml states
 	$(RUN) -m uv venv --quiet --clear --python $(RUN) build/lowest
-	$(RUN) -m uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct -e ".[dev]"
+	$(RUN) -m uv pip install --quiet --compile-bytecode --python build/lowest/bin/python --resolution lowest-direct -e ".[dev]"
 	$(MAKE) test VENV=build/lowest
 
 test-gpu: $(READY) ## the tests that need a GPU
@@ -65,7 +65,8 @@ docs: $(READY) ## the documentation, as build/docs/html/index.html
 clean: ## remove the environment and the caches, keep the studies
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache build dist *.egg-info
 
-# uv installs in a third of the time; where it is not to be had, or fails, pip does the same.
+# uv installs in a third of the time; where it is not to be had, or fails, pip does the same. Both compile the packages:
+# else each process compiles them again where PYTHONDONTWRITEBYTECODE is set.
 PIP  := .venv/bin/python -m pip --disable-pip-version-check install
 LOCK := --require-hashes -r requirements.lock
 
@@ -74,5 +75,5 @@ LOCK := --require-hashes -r requirements.lock
 	@echo "Setting up .venv from requirements.lock (once, and again when it changes; minutes, by the network) ..."
 	$(PYTHON) -m venv --clear .venv
 	@$(PIP) --quiet uv || echo "No uv here: pip installs, which takes longer."
-	@if .venv/bin/uv pip install --python .venv/bin/python $(LOCK); then :; else $(PIP) $(LOCK); fi
+	@if .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python $(LOCK); then :; else $(PIP) $(LOCK); fi
 	@$(PIP) --quiet --no-deps --no-build-isolation -e . && touch $@ && echo ".venv is ready."

@@ -46,7 +46,8 @@ def readme(data: StudyData, command: str) -> str:
     known = conditions()
     versions = ", ".join(f"{name} {number}" for name, number in known["versions"].items())
     samples = data.front.iloc[0]
-    n = data.records[int(samples["number"])].measurements["accuracy"].conditions["n"]
+    measured = data.records[int(samples["number"])].measurements
+    n, timed = measured["accuracy"].conditions["n"], measured["latency_ms"].conditions
     return "\n".join(
         [
             f"# {data.name}: a reference front",
@@ -56,7 +57,8 @@ def readme(data: StudyData, command: str) -> str:
             f"{known['ram_gib']} GiB, {known['os']}",
             f"- versions: Python {known['python']}, {versions}; commit {known['commit']}",
             f"- {len(data.finished)} trials finished, {data.study['wall_s']:.0f} s; validation n = {n}, "
-            f"test n = {int(samples['test_n'])}; latency: batch 1, 1 thread, onnxruntime",
+            f"test n = {int(samples['test_n'])}; latency: batch {timed['batch_size']}, {timed['threads']} thread(s), "
+            f"{timed['runtime']}",
             "",
             *summary(data),
             "",

@@ -4,7 +4,8 @@ For each seed it reports the searched front's hypervolume (files chosen on valid
 minus that of the plain fp32 width sweep. It also reports the smallest file that loses at most 1
 accuracy point on validation against the widest fp32 student, with the test accuracies of both. The sweep's
 students are the study's baselines: same epochs, same teacher logits available, same export, timed in
-the same run. The same is reported for the plane of accuracy and latency alone. The front excludes the baselines, so that the search gets no credit for points that it was given.
+the same run. The same is reported for the plane of accuracy and latency alone. The front excludes the baselines, so
+that the search gets no credit for points that it was given.
 """
 
 from __future__ import annotations

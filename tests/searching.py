@@ -59,7 +59,7 @@ class Here:
         assert len(self._jobs) + len(self._held) < self._slots
         self._jobs.append((job, name, (*args, *([self._logits] if logits else []))))
 
-    def call(self, name, *args):
+    def call(self, name, *args, hear=None):
         return getattr(self._module, name)(*args)
 
     def wait(self, timeout_s):

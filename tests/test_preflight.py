@@ -229,7 +229,7 @@ class InThisProcess:
     def submit(self, job: int, name: str, *args: Any, logits: bool = False, **_: Any) -> None:
         self.jobs.append((job, name, (*args, *([self.logits] if logits else []))))
 
-    def call(self, name: str, *args: Any) -> Any:
+    def call(self, name: str, *args: Any, hear: Any = None) -> Any:
         return getattr(trial, name)(*args)
 
     def wait(self, timeout_s: float) -> list[Finished]:

@@ -67,10 +67,10 @@ def test_workers_import_before_their_first_trial_and_on_their_own_time(tmp_path:
     assert len(list(study.box.glob("imported-*"))) == 3, "two workers, and the process that looks at data and networks"
 
 
-def test_a_job_goes_to_the_slot_that_it_names() -> None:
+def test_a_job_goes_to_the_slot_that_it_names_and_says_how_far_it_is() -> None:
     """Each slot is a process that keeps what it has: its answers say which one it was."""
     resources = Resources(slots=2)
-    pool = RayPool(connect(resources, None), resources, "os", 100)
+    pool = RayPool(connect(resources, None), resources, "tests.announcing", 100)
     try:
         while pool.free < 2:
             pool.wait(1)
@@ -81,6 +81,9 @@ def test_a_job_goes_to_the_slot_that_it_names() -> None:
             assert not answer.error and answer.slot == (slot or 0) and pool.idle(0) and pool.idle(1)
             pids.append(answer.value)
         assert pids[0] == pids[1] == pids[3] != pids[2] == pids[4]
+        said: list[str] = []
+        assert pool.call("steps", 3, hear=said.append) == 3
+        assert said[-1] == "step 3 of 3" and set(said) <= {f"step {i} of 3" for i in (1, 2, 3)} and len(said) >= 2
     finally:
         pool.close()
 

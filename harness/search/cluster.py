@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import ray
 from ray.exceptions import AuthenticationError, RayError
+from ray.experimental import internal_kv
 from ray.util.client import ray as client
 
 from harness.errors import HarnessError, SpaceError, cut
@@ -315,3 +316,21 @@ def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
+
+
+def _announcement() -> str:
+    """The key of this search's last announcement in Ray's table; all processes of a search have one job."""
+    return f"harness {ray.get_runtime_context().get_job_id()}"
+
+
+def tell_driver(text: str) -> None:
+    """In a worker: leave a line for the driver. It is lost where Ray does not take it."""
+    with contextlib.suppress(Exception):  # a private interface of Ray; only a line of progress depends on it
+        internal_kv._internal_kv_put(_announcement(), text)
+
+
+def heard() -> str:
+    """In the driver: the last line that a worker has left; empty if there is none."""
+    with contextlib.suppress(Exception):
+        return (internal_kv._internal_kv_get(_announcement()) or b"").decode()
+    return ""

@@ -242,7 +242,7 @@ def chance_of(ready: Prepared) -> dict[str, float]:
 
 def _prepared(folder: Path, teachers: list[dict[str, Any]], pool: Pool, shown: Progress) -> Prepared:
     """Let a worker prepare teachers and data, and print each teacher's accuracy."""
-    ready: Prepared = pool.call("prepare", teachers, str(folder.resolve()))
+    ready: Prepared = pool.call("prepare", teachers, str(folder.resolve()), hear=shown.step)
     for teacher in ready.teachers:
         weak = ", WEAK: train it longer or with other settings" if teacher["weak"] else ""
         shown.say(f"teacher {teacher['model']}: accuracy {teacher['accuracy']:.2%} on validation{weak}")

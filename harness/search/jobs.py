@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,6 @@ class Pool(Protocol):
     def submit(
         self, job: int, name: str, *args: Any, logits: bool = False, trials: int = 1, slot: int | None = None
     ) -> None: ...
-    def call(self, name: str, *args: Any) -> Any: ...
+    def call(self, name: str, *args: Any, hear: Callable[[str], None] | None = None) -> Any: ...
     def wait(self, timeout_s: float) -> list[Finished]: ...
     def close(self) -> None: ...

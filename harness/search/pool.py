@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from harness.errors import DeviceError, HarnessError, disk_error, reason_of
-from harness.search.cluster import ClusterLost, Watch, leave, room
+from harness.search.cluster import ClusterLost, Watch, heard, leave, room
 from harness.search.jobs import Finished
 from harness.search.worker import Worker
 from harness.space.settings import Resources
@@ -120,16 +120,22 @@ class RayPool:
         own.ref, own.job, own.trials, own.held = own.actor.call.remote(name, *args, *extra), job, trials, False
         own.name = name
 
-    def call(self, name: str, *args: Any) -> Any:
+    def call(self, name: str, *args: Any, hear: Callable[[str], None] | None = None) -> Any:
         """Run one job, wait for it and return its value. An exception of the job is raised here.
 
+        Args:
+            hear: called with what the job announces (:mod:`harness.trial.announce`), at most once a second.
         Raises:
             HarnessError: the job failed, or its worker died.
         """
         while not self.free:
             self.wait(1.0)
         self.submit(-1, name, *args)
+        said = ""
         while True:
+            if hear is not None and (text := heard()) != said:
+                said = text
+                hear(text)
             for done in self.wait(1.0):
                 if done.exception is not None:
                     raise done.exception

@@ -11,6 +11,8 @@ from rich.progress import Progress as Bar
 
 from harness.records import CONTINUES, TrialRecord
 
+STEP_S = 5.0  # between two lines about one step
+
 
 class Progress:
     """Context manager around the bar; prints nothing if ``shown`` is False."""
@@ -30,6 +32,7 @@ class Progress:
         )
         self._task = self._bar.add_task(name, total=total, detail="")
         self._front, self._volume, self._first = 0, 0.0, 0
+        self._stepped = time.monotonic()
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -40,6 +43,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
+
+    def step(self, text: str) -> None:
+        """Show how far a long step is: beside the bar, or as a line every few seconds."""
+        if self._live:
+            self._bar.update(self._task, detail=text)
+        elif time.monotonic() - self._stepped >= STEP_S:
+            self._stepped = time.monotonic()
+            self.say(text)
 
     def update(self, finished: int, failed: int, front: int, volume: float) -> None:
         """Show the counters; the time left follows from the pace since the first update."""

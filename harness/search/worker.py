@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 
 from harness.errors import DeviceError, HarnessError, disk_error, is_device_error, reason_of
+from harness.search.cluster import tell_driver
+from harness.trial.announce import announce_to
 
 ON_DEVICE = ("prepare", "run", "start", "go_on", "untrained")
 
@@ -23,6 +25,7 @@ class Worker:
         if folder not in sys.path:
             sys.path.insert(0, folder)
         self._module, self._device = module, device
+        announce_to(tell_driver)
 
     def call(self, name: str, *args: Any) -> tuple[Any, int]:
         """Call function ``name`` of the trial module. Return its result and the process's resident memory in bytes.

@@ -3,7 +3,7 @@ student with the integers for its file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -47,15 +47,23 @@ class Trained:
     diagnostics: dict[str, Any]
 
 
-def fit(recipe: Recipe, module: nn.Module, examples: Examples) -> Trained:
+def fit(
+    recipe: Recipe, module: nn.Module, examples: Examples, on_epoch: Callable[[int], None] = lambda epoch: None
+) -> Trained:
     """Train ``module`` (on the examples' device) according to the recipe.
 
+    Args:
+        on_epoch: called after each epoch with its number, from 1.
     Raises:
         TrialError: the loss became non-finite; names epoch and step.
     """
-    [run] = advance([begin(recipe, module, examples)], recipe.train.epochs)
-    if isinstance(run, TrialError):
-        raise run
+    run = begin(recipe, module, examples)
+    for epoch in range(1, recipe.train.epochs + 1):
+        [advanced] = advance([run], epoch)
+        if isinstance(advanced, TrialError):
+            raise advanced
+        run = advanced
+        on_epoch(epoch)
     return finish(run)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,11 @@ def teacher_file(teacher: Teacher, data: Data) -> Path:
     return cache_folder() / "teachers" / f"{teacher_key(teacher, data.fingerprint())}.cached"
 
 
-def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
-    """The recipe's teacher on the CPU, in eval mode: from its checkpoint, from the cache, or trained now."""
+def teacher_module(
+    recipe: Recipe, data: Data, device: str, on_epoch: Callable[[int], None] = lambda epoch: None
+) -> nn.Module:
+    """The recipe's teacher on the CPU, in eval mode: from its checkpoint, from the cache, or trained now (then
+    ``on_epoch`` is called after each epoch)."""
     teacher = recipe.teacher
     if teacher is None:
         raise ValueError("the recipe has no teacher")
@@ -54,7 +57,7 @@ def teacher_module(recipe: Recipe, data: Data, device: str) -> nn.Module:
         return module.eval()
     x, y = data.train
     examples = Examples(normalized(x, data).to(device), y.to(device))
-    trained = fit(teacher_recipe(recipe, teacher), module.to(device), examples).module
+    trained = fit(teacher_recipe(recipe, teacher), module.to(device), examples, on_epoch).module
     write_cached(path, save({k: v.contiguous() for k, v in trained.state_dict().items()}))
     return trained
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from harness.export import facts
 from harness.export.export import export
 from harness.files.checksums import write_checked_json
 from harness.models.build import build_model
-from harness.recipe import Recipe, Selected, parse_recipe
+from harness.recipe import Recipe, Selected, Teacher, parse_recipe
 from harness.records import UNTRAINED, TrialRecord
 from harness.registries import REGISTRIES
 from harness.tasks.data import Data, own_metrics
@@ -38,6 +38,7 @@ from harness.train.quantization_points import weighted_layers
 from harness.train.schedule import begin
 from harness.train.student import Run
 from harness.train.teacher import parameters_of, quantities_of, teacher_key, teacher_module
+from harness.trial.announce import announce
 from harness.trial.job import Answer, Cost, Prepared, TrialJob
 from harness.trial.outcome import Opened, caught, ended, failure, finished, ship, stopped, templates
 from harness.trial.pace import pace
@@ -86,7 +87,7 @@ def prepare(trees: Sequence[Mapping[str, Any]], folder: str, device: str = "cpu"
             continue
         key = teacher_key(recipe.teacher, data.fingerprint())
         if key not in logits:
-            modules[key] = (recipe, teacher_module(recipe, data, device))
+            modules[key] = (recipe, teacher_module(recipe, data, device, _epochs_of(recipe.teacher)))
             logits[key] = predict(modules[key][1].to(device), normalized(data.train[0], data))
             if recipe.teacher.model.checkpoint is None:
                 skill = measured(modules[key][1], data)
@@ -96,6 +97,11 @@ def prepare(trees: Sequence[Mapping[str, Any]], folder: str, device: str = "cpu"
     labels = data.validation[1].numpy()
     chance = float(np.bincount(labels).max() / len(labels))
     return Prepared(logits, data.classes, chance, _metrics_at_chance(data, labels), teachers)
+
+
+def _epochs_of(teacher: Teacher) -> Callable[[int], None]:
+    """A function that announces a teacher's epochs."""
+    return lambda epoch: announce(f"teacher {teacher.model.name}: epoch {epoch} of {teacher.train.epochs}")
 
 
 def _metrics_at_chance(data: Data, labels: np.ndarray) -> dict[str, float]:
