@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.recipe import parse_recipe
 from harness.registries import REGISTRIES
 from harness.search import progress
+from harness.search.cluster import tell_driver
 from harness.search.progress import Progress
 from harness.trial.announce import announce, announce_to
 from harness.trial.run import prepare
@@ -30,6 +31,14 @@ def test_a_teachers_epochs_are_announced(tmp_path, monkeypatch):
     finally:
         announce_to(lambda text: None)
     announce("goes nowhere")
+
+
+def test_a_line_for_the_driver_starts_no_ray(monkeypatch):
+    """``ray.get_runtime_context`` starts a Ray where there is none."""
+    asked: list[str] = []
+    monkeypatch.setattr("ray.get_runtime_context", lambda: asked.append("context"))
+    tell_driver("teacher: epoch 1")
+    assert not asked
 
 
 def test_steps_are_lines_every_few_seconds(monkeypatch, capsys):

@@ -325,6 +325,8 @@ def _announcement() -> str:
 
 def tell_driver(text: str) -> None:
     """In a worker: leave a line for the driver. It is lost where Ray does not take it."""
+    if not ray.is_initialized():  # asking Ray for the job would start one
+        return
     with contextlib.suppress(Exception):  # a private interface of Ray; only a line of progress depends on it
         internal_kv._internal_kv_put(_announcement(), text)
 
