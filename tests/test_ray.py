@@ -57,6 +57,7 @@ def test_workers_that_die_or_hang_cost_one_trial_at_most(tmp_path: Path) -> None
     assert started[5] == 1 and hung is not None and hung.status == "failed" and "timeout" in hung.reason
 
 
+@pytest.mark.long
 def test_workers_import_before_their_first_trial_and_on_their_own_time(tmp_path: Path) -> None:
     study = Study(tmp_path, trials=1, timeout_s=10)
     driver = study.start(trial_s=5, import_s=12)  # one trial: the second worker is never called
