@@ -16,7 +16,7 @@ from harness.cli.main import app
 from harness.errors import SpaceError
 from harness.files.checksums import write_checked_json
 from harness.report.compare import load_contenders
-from harness.report.study_data import load_study
+from harness.report.loading import load_study
 from harness.verify.check import check
 from harness.verify.confirm import confirm
 from tests.chaos.flips import flip, flips_in

@@ -4,7 +4,7 @@ import pytest
 
 from harness.errors import SpaceError
 from harness.records import read_record
-from harness.report.study_data import load_study
+from harness.report.loading import load_study
 from harness.space.starting_points import COMPRESSION, express, spread_out, starting_points
 from tests.searching import SPACE, run, search_here, space_of
 

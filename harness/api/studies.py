@@ -38,7 +38,8 @@ class Study:
     @cached_property
     def data(self) -> StudyData:
         """All that the report reads."""
-        from harness.report.study_data import load_study, reading
+        from harness.report.loading import load_study
+        from harness.report.study_data import reading
 
         with reading(self.folder):
             return load_study(self.folder, self._objectives)

@@ -10,13 +10,13 @@ from typing import Any
 
 _LAZY = {
     "StudyData": "harness.report.study_data",
-    "load_study": "harness.report.study_data",
+    "load_study": "harness.report.loading",
     "write_report": "harness.report.page",
     "terminal_table": "harness.report.tables",
     "pick": "harness.report.picks",
 }
 
-__all__ = ["StudyData", "load_study", "pick", "terminal_table", "write_report"]
+__all__ = list(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ import numpy as np
 from harness.errors import SpaceError
 from harness.records import read_told
 from harness.report.fronts import reference_point
-from harness.report.study_data import StudyData, load_study
+from harness.report.loading import load_study
+from harness.report.study_data import StudyData
 from harness.space.settings import Objective
 from harness.stats.direction import Direction
 from harness.stats.intervals import difference_interval

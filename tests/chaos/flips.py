@@ -17,9 +17,9 @@ import optuna
 import pytest
 
 from harness.errors import HarnessError
+from harness.report.loading import load_study
 from harness.report.page import render
 from harness.report.picks import best_points
-from harness.report.study_data import load_study
 from tests.chaos import Case
 from tests.chaos.strikes import new_box, search_in
 from tests.oracle import SPACE, TRIALS
