@@ -1,5 +1,6 @@
 """The user's arrays: shapes, parts, mistakes named."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,61 @@ def test_one_file_of_all_parts(tmp_path):
     del given["x_validation"], given["y_test"]
     np.savez(file, **given)
     assert "must hold arrays named x_test and y_test; y_test missing" in message("arrays", train=file)
+
+
+def forged(tmp_path: Path, name: str, descr: str, shape: tuple[int, ...], body: bytes, **good) -> str:
+    """An archive with a member of this header and content, beside good arrays."""
+    header = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + body
+    np.savez(tmp_path / "forged.npz", **good)
+    with zipfile.ZipFile(tmp_path / "forged.npz", "a") as archive:
+        archive.writestr(f"{name}.npy", member)
+    return str(tmp_path / "forged.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "descr", "shape", "body", "expected"),
+    [
+        ("class_names", "<U0", (10**15,), b"", "0 bytes, and holds 0"),
+        ("y", "<U1", (2,), (0x110000).to_bytes(4, "little") * 2, "codes that are no characters"),
+        ("y", "<U1", (2,), (0xD800).to_bytes(4, "little") * 2, "codes that are no characters"),
+    ],
+)
+def test_forged_texts_are_refused(tmp_path, name, descr, shape, body, expected):
+    good = {"x": X, **({} if name == "y" else {"y": Y})}
+    text = message("arrays", train=forged(tmp_path, name, descr, shape, body, **good))
+    assert text.startswith("task.train: ") and expected in text
+
+
+def test_numbers_beyond_int64_are_refused_and_an_empty_name_is_named(tmp_path):
+    y = np.where(Y == 0, np.uint64(2**64 - 1), np.uint64(1))
+    assert "y must be below 2**63, but got 18446744073709551615" in message("arrays", train=save(tmp_path, y=y))
+    assert "task.train: no file is there, but got ''" in message("arrays", train="")
+    assert "task.train: no file is there" in message("arrays", train="x" * 5000)
+
+
+def test_a_file_is_found_by_its_exact_name_and_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("[a].npz", "~nobody.npz", "a*.npz"):
+        assert len(load("arrays", train=save(tmp_path, name)).test[1]) == 12
+        assert len(load("arrays", train=name).test[1]) == 12
+    (tmp_path / "parts").mkdir()
+    save(tmp_path, "parts/one.npz")
+    (tmp_path / "parts" / "two.npz").symlink_to(tmp_path / "parts" / "one.npz")
+    data = load("arrays", train="parts/*.npz")
+    assert sum(len(getattr(data, part)[1]) for part in PARTS) == 60
+
+
+def test_class_names_of_several_files_agree(tmp_path):
+    names = ["a", "b", "c"]
+    save(tmp_path, "p1.npz")
+    save(tmp_path, "p2.npz", class_names=names)
+    assert load("arrays", train=str(tmp_path / "p?.npz")).class_names == tuple(names)
+    save(tmp_path, "p1.npz", class_names=["c", "b", "a"])
+    assert "class_names must be those of the other files" in message("arrays", train=str(tmp_path / "p?.npz"))
+    assert "class_names must differ" in message("arrays", train=save(tmp_path, class_names=["a", "a", "b"]))
+
+
+def test_too_few_samples_are_named(tmp_path):
+    x, y = samples(4, classes=2)
+    assert "task.name: validation would have no samples" in message("arrays", train=save(tmp_path, x=x, y=y))

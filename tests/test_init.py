@@ -12,6 +12,7 @@ from harness.api import drafts
 from harness.errors import SpaceError
 from harness.models.build import build_model
 from harness.recipe import Selected
+from harness.search.preflight import check_given
 from harness.space.space import Space, load_space
 from harness.tasks.data import load_data
 from tests.verbs import harness_here
@@ -119,3 +120,50 @@ def test_the_verb_writes_a_file_once_and_says_what_is_next(tmp_path):
     assert (tmp_path / "space.yaml").is_file()
     again = harness_here("init", "data.npz", cwd=tmp_path)
     assert again.returncode == 2 and "--out: must not exist yet" in again.stderr
+
+
+NAMES = ["a b", 'dq"', "back\\slash", "[a]", "f*", "**", "~", "~x", "#x", "a: b", "123", "true", "\x85n", "nl\nx", "-x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_or_folder_of_any_name_is_the_one_that_is_searched(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder, n in (("other", 90), (name, 200)):
+        Path(folder).mkdir()
+        for part in ("train_1", "train_2", "test"):
+            np.savez(f"{folder}/{part}.npz", **arrays(n))
+    np.savez(f"{name}.npz", **arrays(100))
+    for path, samples in ((f"{name}.npz", 100), (name, 600)):
+        space = space_of(drafts.draft([path]), tmp_path)
+        check_given(space)
+        task = space.baselines()[0].recipe.task
+        data = load_data(Selected(name=task.name, options=task.options))
+        assert sum(len(getattr(data, part)[1]) for part in ("train", "validation", "test")) == samples
+
+
+def test_a_folder_with_one_file_of_all_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("train.npz", **arrays(suffix="_train"), **arrays(60, suffix="_test"))
+    students_run(space_of(drafts.draft([tmp_path]), tmp_path))
+
+
+def test_hints_for_what_newcomers_save(tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((9, 2)), y=np.array(["a", "b", None] * 3, dtype=object))
+    assert "Convert before saving: y.astype(str)" in mistake(path)
+    np.savez(path, **arrays(shape=(16, 16, 3)))
+    assert any("x.transpose(0, 3, 1, 2)" in note for note in drafts.draft([path]).found)
+    np.savez(tmp_path / "train_1.npz", **arrays(shape=(3,)))
+    np.savez(tmp_path / "train_2.npz", **arrays(shape=(2,)))
+    assert "must be of one shape and type" in mistake(tmp_path)
+    with pytest.raises(SpaceError, match="--model: must be package.module:function"):
+        drafts.draft([path], 'a"b:c')
+
+
+def test_nothing_is_written_through_a_link_or_into_no_folder(tmp_path):
+    np.savez(tmp_path / "data.npz", **arrays())
+    (tmp_path / "space.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    assert harness_here("init", "data.npz", cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "elsewhere.yaml").exists()
+    nowhere = harness_here("init", "data.npz", "--out", "no/such.yaml", cwd=tmp_path)
+    assert nowhere.returncode == 2 and "--out: must be in a folder that exists" in nowhere.stderr

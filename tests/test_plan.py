@@ -12,8 +12,10 @@ import pytest
 
 import harness
 from harness.errors import SpaceError
+from harness.files.checksums import write_checked_json
 from harness.search.budget import Budget
 from harness.search.plan import _estimate, local_slots
+from harness.search.resume import MADE_OF
 from harness.trial.job import Pace
 
 SPACE = {
@@ -65,12 +67,28 @@ def test_a_folder_of_another_study_is_refused(here: Path) -> None:
         harness.plan(SPACE, "study")
 
 
+def test_what_a_search_refuses_later_is_refused(here: Path) -> None:
+    with pytest.raises(SpaceError, match="track: no installed package has a tracker"):
+        harness.plan({**SPACE, "track": "nosuch"})
+    study = Path("study")
+    (study / "trials" / "00000").mkdir(parents=True)
+    (study / "space.yaml").write_text(json.dumps(SPACE))
+    (study / "trials" / "00000" / "record.json").write_text("{}")
+    assert harness.plan(SPACE, study).finished == 1
+    write_checked_json(study / MADE_OF, {"data train x": "other samples"})
+    with pytest.raises(SpaceError, match="the study was made with other data or code"):
+        harness.plan(SPACE, study)
+
+
 def test_minutes_follow_from_budget_pace_and_slots() -> None:
     pace = Pace(epoch_s=3.0, teacher_s=60.0)
-    assert _estimate(Budget(60), 10, 2, pace) == pytest.approx(1 + 60 * (30 + 1) / 2 / 60)
-    assert _estimate(Budget(None, seconds=600), 10, 2, pace) == pytest.approx(11)
-    assert _estimate(Budget(10_000, seconds=600), 10, 2, pace) == pytest.approx(11)
-    assert _estimate(Budget(None, epochs=100), 10, 1, pace) == pytest.approx(1 + (300 + 10) / 60)
+    start = 1 + 15 / 60  # the teacher, and what comes before the first trial
+    assert _estimate(Budget(60), 0, 10, 2, pace) == pytest.approx(start + 60 * (30 + 1) / 2 / 60)
+    assert _estimate(Budget(60), 40, 10, 2, pace) == pytest.approx(start + 20 * (30 + 1) / 2 / 60)
+    assert _estimate(Budget(60), 70, 10, 2, pace) == pytest.approx(start)
+    assert _estimate(Budget(None, seconds=600), 0, 10, 2, pace) == pytest.approx(start + 10)
+    assert _estimate(Budget(10_000, seconds=600), 0, 10, 2, pace) == pytest.approx(start + 10)
+    assert _estimate(Budget(None, epochs=100), 0, 10, 1, pace) == pytest.approx(start + (300 + 10) / 60)
 
 
 @pytest.mark.parametrize(("resources", "slots"), [({"cpu": 10_000}, 1), ({"slots": 3}, 3)])

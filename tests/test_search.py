@@ -134,6 +134,13 @@ def test_another_space_is_refused_with_the_difference(box):
         search_here(space_of(box, text=SPACE.replace("0.3]", "0.2]")), box / "study")
 
 
+def test_only_what_identifies_a_study_is_named_as_a_difference(box):
+    run(box, "search.trials=6")
+    changed = space_of(box, "search.trials=9", "task.split_seed=4")
+    with pytest.raises(SpaceError, match=r"another space: task\.split_seed was absent, now 4\. Choose"):
+        search_here(changed, box / "study")
+
+
 def test_a_failure_in_preparing_leaves_nothing(box):
     with pytest.raises(SpaceError, match="bad luck"):
         run(box, "task.split_seed=13")

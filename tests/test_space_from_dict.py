@@ -72,3 +72,14 @@ def test_a_changed_space_is_that_loaded_with_the_change(path: Path) -> None:
 def test_a_wrong_change_names_its_option() -> None:
     with pytest.raises(SpaceError, match=r"option `search.trials=0`: search\.trials: must be an integer"):
         load_space(DICT).changed(["search.trials=0"])
+
+
+def test_a_password_in_a_urls_query_is_masked_and_nothing_else() -> None:
+    tree = {
+        "task": {"name": "digits"},
+        "student": {"model": "mlp"},
+        "quant": {"bits": {"choice": [4, 8]}},
+        "search": {"storage": "postgresql://h/db?user=u&password=topsecret", "trials": 5},
+    }
+    space = load_space(tree)
+    assert "topsecret" not in space.text and space.settings.trials == 5

@@ -45,6 +45,21 @@ class Broken(Mine):
         raise RuntimeError("the server is away")
 
 
+class Exits(Mine):
+    def trial(self, trial: TrackedTrial) -> None:
+        raise SystemExit(3)
+
+
+class Changes(Mine):
+    def trial(self, trial: TrackedTrial) -> None:
+        vars(trial)["recipe"].clear()
+
+
+class ExitsAtOnce:
+    def __init__(self, study: str, folder: Path) -> None:
+        raise SystemExit(7)
+
+
 class Absent:
     def __init__(self, study: str, folder: Path) -> None:
         raise ModuleNotFoundError("No module named 'mlflow'")
@@ -53,7 +68,8 @@ class Absent:
 @pytest.fixture
 def trackers(monkeypatch: pytest.MonkeyPatch) -> None:
     Mine.opened = []
-    points = [EntryPoint(kind.__name__.lower(), f"{__name__}:{kind.__name__}", "") for kind in (Mine, Broken, Absent)]
+    kinds = (Mine, Broken, Exits, Changes, ExitsAtOnce, Absent)
+    points = [EntryPoint(kind.__name__.lower(), f"{__name__}:{kind.__name__}", "") for kind in kinds]
     monkeypatch.setattr(tracking, "entry_points", lambda group: points if group == "harness.trackers" else [])
 
 
@@ -96,6 +112,12 @@ def test_an_error_of_a_tracker_is_said_once_and_ends_nothing(box, trackers, capl
     assert said == "tracker broken: RuntimeError: the server is away; it logs no more"
 
 
+def test_what_one_tracker_does_reaches_no_other(box, trackers):
+    assert tracked(box, "exits", "changes", "mine").finished == 8
+    mine = Mine.opened[-1]
+    assert len(mine.trials) == 8 and mine.status == "complete" and all(trial.recipe for trial in mine.trials)
+
+
 def test_a_tracker_that_hangs_delays_the_end_by_a_limit(monkeypatch, caplog):
     monkeypatch.setattr(tracking, "CLOSE_S", 0.2)
     hung = threading.Event()
@@ -107,13 +129,14 @@ def test_a_tracker_that_hangs_delays_the_end_by_a_limit(monkeypatch, caplog):
     with Tracking({"hangs": Hangs("s", Path())}):
         pass
     hung.set()
-    assert "did not end within 0.2 s" in caplog.text
+    assert "tracker hangs did not end within 0.2 s" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("mien", "no installed package has a tracker of that name, but got 'mien'. Did you mean 'mine'"),
+        ("exitsatonce", "track: 'exitsatonce' does not start (SystemExit: 7)"),
         ("absent", "needs a package (No module named 'mlflow'). Install it: pip install 'harness-search[absent]'"),
     ],
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,7 @@ VALIDATION, TEST = (float(TASKS["arrays"].options[name].default) for name in ("v
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 IMAGES = (".png", ".jpg", ".jpeg")
 _CHANGE = "  # CHANGE THIS"
+_OBJECTS = "Convert before saving: y.astype(str) for texts, x.astype('float32') for numbers."
 _WRITE = "Write one with numpy.savez_compressed('data.npz', x=x, y=y)."
 _PARTS = {"train": ("train*.npz",), "test": ("test*.npz",), "validation_samples": ("val*.npz",)}
 
@@ -56,8 +60,10 @@ def draft(paths: Sequence[str | Path], model: str | None = None) -> Draft:
             rule = "takes one data file or folder, and one checkpoint"
             raise SpaceError("PATH", rule, " ".join(map(str, kind)), "For several files, give their folder.")
     for path in (*data, *checkpoints):
-        if not path.exists():
+        if not path.is_file() and not path.is_dir():
             raise SpaceError("PATH", "there is no such file or folder", str(path))
+    if model is not None and not re.fullmatch(r"[\w.]+:\w+", model):
+        raise SpaceError("--model", "must be package.module:function", model)
     found = _look(data[0]) if data else _Found(f"{{name: arrays, train: data.npz}}{_CHANGE}")
     missing = [] if data else ["task: your data, an .npz with x and y (docs: own data)"]
     if checkpoints:
@@ -72,6 +78,8 @@ def _look(path: Path) -> _Found:
         return _file(path)
     parts = {name: sorted(f for p in patterns for f in path.glob(p)) for name, patterns in _PARTS.items()}
     others = sorted(path.glob("*.npz"))
+    if len(parts["train"]) == 1 and not parts["test"]:
+        return _file(parts["train"][0])  # which may hold all parts
     if parts["train"]:
         return _folder(path, {name: files for name, files in parts.items() if files})
     if len(others) == 1:
@@ -98,8 +106,9 @@ def _file(path: Path) -> _Found:
 def _folder(folder: Path, parts: Mapping[str, Sequence[Path]]) -> _Found:
     """A folder with parts, each of one file or several."""
     samples, classes = _samples(parts["train"], ("x", "y"))
+    whole = Path(glob.escape(str(folder)))  # in a pattern, the folder's name stands for itself
     ways = [
-        f"{name}: {_quoted(files[0] if len(files) == 1 else folder / _PARTS[name][0])}" for name, files in parts.items()
+        f"{name}: {_quoted(files[0] if len(files) == 1 else whole / _PARTS[name][0])}" for name, files in parts.items()
     ]
     share = VALIDATION * (1 if "test" in parts else 1 - TEST) if "validation_samples" not in parts else None
     return _described(f"{{name: arrays, {', '.join(ways)}}}", samples, classes, share)
@@ -112,9 +121,13 @@ def _samples(files: Sequence[Path], names: tuple[str, str]) -> tuple[Samples, tu
         try:
             x, y = read_npz(file, names)
         except UNREADABLE as error:
-            said = error.args[0] if error.args else error
-            raise SpaceError(str(file), f"must hold {' and '.join(names)} ({said!s:.200})", remedy=_WRITE) from error
-        parts.append(checked(str(file), str(file), x, y))
+            said = str(error.args[0] if error.args else error)
+            remedy = _OBJECTS if "objects" in said else _WRITE
+            raise SpaceError(str(file), f"must hold {' and '.join(names)} ({said:.200})", remedy=remedy) from error
+        parts.append(checked(str(file), "samples", x, y))
+    if len(shapes := {(x.shape[1:], str(x.dtype), y.dtype.kind) for x, y in parts}) > 1:
+        found = [str(shape) for shape in sorted(map(str, shapes))]
+        raise SpaceError(str(files[0].parent), "samples and labels of all parts must be of one shape and type", found)
     joined = np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
     numbered_parts, classes = numbered(str(files[0]), {"train": joined})
     return numbered_parts["train"], classes
@@ -129,6 +142,8 @@ def _described(task: str, samples: Samples, classes: tuple[str, ...], share: flo
         f"{len(x):,} samples of shape {x.shape[1:]} {x.dtype}, {len(counts)} classes{named}; "
         f"the most frequent class has {counts.max() / len(y):.1%}"
     ]
+    if len(x.shape) == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        notes.append(f"channels come first: if the last axis ({x.shape[3]}) is channels, use x.transpose(0, 3, 1, 2)")
     if share is not None:
         held = max(1, round(share * len(x)))
         error = 1.96 * math.sqrt(0.9 * 0.1 / held)  # half of the 95 % interval of a share of 0.9
@@ -139,8 +154,16 @@ def _described(task: str, samples: Samples, classes: tuple[str, ...], share: flo
 
 
 def _quoted(path: Path) -> str:
-    text = str(path)
-    return text if text.replace("/", "").replace(".", "").replace("_", "").replace("-", "").isalnum() else f'"{text}"'
+    """The path as a YAML text that names exactly this file."""
+    text = f"./{path}" if str(path).startswith("~") else str(path)  # ~ is the home folder
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SpaceError("PATH", "must be a name in UTF-8", text, "Rename the file or folder.") from None
+    if re.fullmatch(r"[A-Za-z_/][\w/.-]*\.(npz|safetensors|pt|pth)", text, re.ASCII):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)  # JSON is YAML, but for these characters
+    return re.sub(r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 
 def _text(found: _Found) -> str:
@@ -160,6 +183,8 @@ def _trained_text(found: _Found, checkpoint: Path, model: str | None) -> str:
     name = f'"{model}"' if model else f'"my_module:my_network"{_CHANGE} to the function that builds the network'
     return f"""\
 # A first search space for a trained network: it is the start of every student, and its own teacher.
+# Validation and test samples must be new to the network. If it was trained on some of them, give others:
+# task: {{name: arrays, train: ..., validation_samples: ..., test: ...}}
 task:    {found.task}
 teacher: self
 student:

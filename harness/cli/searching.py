@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import statistics
 from functools import partial
 from pathlib import Path
@@ -69,7 +71,7 @@ def search(
     say(f"harness {harness.__version__}: {space} is in order; study {folder}")  # Optuna and Ray take seconds to import
     if dry_run:
         typer.echo(harness.plan(loaded, folder, say=say))
-        say("Nothing was written. The same command without --dry-run searches.")
+        say("No trial has run. The same command without --dry-run searches.")
         return
     searched = harness.search(loaded, folder, address=address, rebuild=rebuild, warm_start=warm_start)
     outcome = searched.outcome
@@ -102,17 +104,20 @@ def init(
     """Write a first search space for your data, your trained network, or both."""
     from harness.api.drafts import draft
 
-    if out.exists():
-        raise SpaceError("--out", "must not exist yet", str(out), "Remove it, or choose another name.")
     made = draft(paths, model)
+    if os.path.lexists(out):  # also a link that leads nowhere
+        raise SpaceError("--out", "must not exist yet", str(out), "Remove it, or choose another name.")
+    if not out.parent.is_dir():
+        raise SpaceError("--out", "must be in a folder that exists", str(out))
     out.write_text(made.text)
     for line in made.found:
         typer.echo(line)
     typer.echo(f"{out} written")
     for line in made.missing:
         typer.echo(f"CHANGE in it: {line}")
-    typer.echo(f"Next:   harness search {out} --dry-run    # checks all of it, prints the plan")
-    typer.echo(f"        harness search {out}")
+    space = shlex.quote(str(out))
+    typer.echo(f"Next:   harness search {space} --dry-run    # checks all of it, prints the plan")
+    typer.echo(f"        harness search {space}")
 
 
 def _compare(folder: Path, other: Path) -> None:
@@ -175,9 +180,11 @@ def show(study: Study, write: bool) -> None:
 
 
 def _target(data: StudyData) -> str:
-    """An example of a limit for ``pick``: accuracy 95 %, or the front's median of another quality."""
+    """An example of a limit for ``pick`` that a point keeps: accuracy 95 % or a point below the best, or the front's
+    median of another quality."""
     name, direction = data.quality.name, data.quality.direction
     if name == "accuracy":
-        return "--min-accuracy 95%"
+        best = 100 * float(data.front[name].max())
+        return f"--min-accuracy {95 if best >= 95 else max(0, math.floor(best) - 1)}%"
     value = statistics.median(data.front[name].tolist())
     return f"{'--min' if direction == 'maximize' else '--max'} {name}={value:.3g}"

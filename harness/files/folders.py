@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -74,3 +76,14 @@ def data_roots(root: str = "") -> list[Path]:
     """Folders to search for a data set: the named one (``root``, or else ``HARNESS_DATA``), then the cache."""
     named = root or os.environ.get("HARNESS_DATA", "")
     return [*([Path(named).expanduser()] if named else []), cache_folder() / "data"]
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files that a text in a space names: a file of exactly this name, else those that match the pattern, in the
+    order of their names. ``~`` is the user's home folder. Of a file and links to it, only one is in the list."""
+    for text in (pattern, os.path.expanduser(pattern)):
+        with contextlib.suppress(OSError):  # a name that is too long
+            if Path(text).is_file():
+                return [Path(text)]
+    found = sorted(map(Path, glob.glob(os.path.expanduser(pattern), recursive=True)))
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]

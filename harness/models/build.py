@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def build_model(
     """
     module = _construct(model, tuple(input_shape), classes, seed, f"{where}.model")
     if model.checkpoint is not None:
-        load_checkpoint(module, Path(model.checkpoint).expanduser(), f"{where}.checkpoint")
+        load_checkpoint(module, Path(os.path.expanduser(model.checkpoint)), f"{where}.checkpoint")
     _check_output(module, model.name, tuple(input_shape), classes, f"{where}.model")
     if isinstance(module, nn.Linear):
         module = nn.Sequential(module)  # gives the layer a path, by which layers are named

@@ -12,8 +12,11 @@
     return x === null || y === null ? (x === null) - (y === null) : sign * (x - y);
   };
 
-  // The best quality, in a tie the smaller file; the smallest file if only qualities are limited.
+  // Without limits the recommended point; else the best quality, in a tie the smaller file, or the smallest file if only
+  // qualities are limited.
   harness.choose = (data, limits) => {
+    const recommended = data.points.find(point => point.number === data.recommended);
+    if (!limits.length && recommended) return recommended;
     const good = data.points.filter(point => limits.every(limit => within(point, limit)));
     const better = by(data.quality.name, data.quality.up ? -1 : 1), smaller = by("size_bytes");
     const small = limits.length > 0 && !limits.some(limit => limit.cost);

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.report import units
 from harness.report.decision import point_notes
+from harness.report.picks import best_points
 from harness.report.study_data import StudyData
 from harness.stats.pareto import LOGGED
 
@@ -56,6 +57,7 @@ def limit_data(data: StudyData) -> dict[str, Any]:
         "quality": {"name": data.quality.name, "up": data.quality.direction == "maximize"},
         "fields": fields,
         "own": data.own_front,
+        "recommended": best_points(data).get("knee"),
         "points": [
             {
                 "number": int(number),

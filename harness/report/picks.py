@@ -123,7 +123,8 @@ def front_recipe(data: StudyData, number: int) -> Path:
 def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mapping[str, float] | None = None) -> Pick:
     """The best front point within limits.
 
-    It is the point of the best quality; if only qualities are limited, it is the point with the smallest file.
+    Without limits it is the recommended point, ``knee`` of :func:`best_points`. With limits it is the point of the best
+    quality; if only qualities are limited, it is the point with the smallest file.
 
     Args:
         most: measured quantity -> its highest allowed value.
@@ -145,7 +146,9 @@ def pick(data: StudyData, most: Mapping[str, float] | None = None, least: Mappin
         raise SpaceError(
             str(data.folder), "no point of the front is within these limits", remedy=_nearest(data, most, least)
         )
-    limited = {*most, *least}
+    limited, recommended = {*most, *least}, best_points(data).get("knee")
+    if not limited and recommended is not None:
+        return _picked(data, recommended)
     order = data.best_first(good, "size_bytes", "number")
     if limited and not limited & {*pareto.LOGGED}:
         order = order.sort_values("size_bytes", kind="stable")

@@ -44,6 +44,14 @@ def _leaves(data: StudyData, row: pd.Series) -> list[str]:
     return [f"{SHORT.get(name, name)} {units.plain(value)}" for name, value in values if not units.missing(value)]
 
 
+def _parts(data: StudyData, row: pd.Series) -> list[str]:
+    """The recipe of a trial; of a baseline its name and its student."""
+    if not row["baseline"]:
+        return _leaves(data, row)
+    student = [name for name in data.searched if name.startswith("student.") and not units.missing(row.get(name))]
+    return [str(row["baseline"]), *(f"{SHORT.get(name, name)} {units.plain(row[name])}" for name in student)]
+
+
 def terminal_table(data: StudyData) -> str:
     """The front as text, the smallest file first. The last row is the widest student of the fp32 sweep, for scale.
 
@@ -55,7 +63,7 @@ def terminal_table(data: StudyData) -> str:
         [f"{number}{'~' * (number in ties)}{'!' * (number in level)}", *_cells(names, row)]
         for number, row in data.front.iterrows()
     ]
-    recipes = [[str(row["baseline"])] if row["baseline"] else _leaves(data, row) for _, row in data.front.iterrows()]
+    recipes = [_parts(data, row) for _, row in data.front.iterrows()]
     widest = data.widest
     if widest is not None:
         rows.append([str(widest["number"]), *_cells(names, widest)])

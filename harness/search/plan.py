@@ -13,12 +13,15 @@ from harness.search import preflight, resume
 from harness.search.budget import Budget
 from harness.search.driver import TRIAL_MODULE
 from harness.search.examination import Examination, say_loaded, say_proven
+from harness.search.lock import holder
 from harness.search.samplers import choose
+from harness.search.tracking import known_trackers
 from harness.space.distributions import Hole
 from harness.space.space import Space
 from harness.trial.job import Pace, Proven
 
 OVERHEAD_S = 1.0  # of a trial besides training: export, scoring, timing of the file. As in results/reference/digits
+START_S = 15.0  # until the first trial: Ray, imports, first export, besides the teacher
 MOST_VALUES = 8  # of a choice that are listed
 
 
@@ -27,6 +30,8 @@ class Plan:
     """What a search would do.
 
     budget      in words
+    finished    trials that have ended in a study that is continued
+    running     state and process of a search that works on the study now; empty if there is none
     baselines   name -> how many
     data        name of a part -> shape and type of its samples
     parameters  name -> its range or choices, in words
@@ -36,6 +41,8 @@ class Plan:
 
     folder: Path | None
     budget: str
+    finished: int
+    running: str
     baselines: Mapping[str, int]
     data: Mapping[str, str]
     parameters: Mapping[str, str]
@@ -51,11 +58,13 @@ class Plan:
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         if self.folder is not None:
-            yield "study", f"{self.folder}{' (continued)' if (self.folder / 'space.yaml').exists() else ''}"
+            state = f" ({self.running} now)" if self.running else " (continued)" if self.finished else ""
+            yield "study", f"{self.folder}{state}"
         for i, (part, text) in enumerate(self.data.items()):
             yield "" if i else "data", f"{part} {text}"
         first = ", ".join(f"{count} {name}" if count > 1 else name for name, count in self.baselines.items())
-        yield "trials", f"{self.budget}, {self.epochs} epochs each; sampler {self.sampler}"
+        ended = f" ({self.finished} have ended)" if self.finished else ""
+        yield "trials", f"{self.budget}{ended}, {self.epochs} epochs each; sampler {self.sampler}"
         yield "baselines", f"{first} (among the trials)"
         yield "objectives", ", ".join(self.objectives)
         width = max(map(len, self.parameters), default=0)
@@ -76,8 +85,12 @@ def plan(space: Space, folder: Path | None = None, say: Callable[[str], None] = 
     """
     check_cache()
     preflight.check_given(space)
-    if folder is not None and folder.exists():
+    known_trackers(space.settings.track)
+    continued = folder is not None and (folder / "space.yaml").exists()
+    if folder is not None and continued:
         resume.check_same_space(space, folder)
+        resume.check_same_code(space, folder)
+        resume.check_same_words(space, folder)
     widest = space.baselines()[0].recipe
     arguments = {
         **preflight.looked_at(space),
@@ -87,16 +100,21 @@ def plan(space: Space, folder: Path | None = None, say: Callable[[str], None] = 
         say("loading data and networks")
         say_loaded(examination.answer(), say)
         data: Mapping[str, str] = examination.answer()
+        if folder is not None and continued:
+            resume.check_same_data(folder, resume.made_of(space, data))
         say("testing that the students train and export")
         proven: Proven = examination.answer()
         say_proven(proven, say)
         say("timing an epoch")
         pace: Pace = examination.answer()
     budget, slots = Budget.of(space.settings), local_slots(space)
+    finished = len(list(folder.glob("trials/*/record.json"))) if folder is not None and continued else 0
     names = [b.name for b in space.baselines()]
     return Plan(
         folder=folder,
         budget=_words(budget),
+        finished=finished,
+        running=holder(folder) if folder is not None and continued else "",
         baselines={name: names.count(name) for name in names},
         data={name.removesuffix(" x"): text.split(" sha256")[0] for name, text in data.items() if name.endswith(" x")},
         parameters={hole.internal: _values(hole) for hole in space.holes},
@@ -105,7 +123,7 @@ def plan(space: Space, folder: Path | None = None, say: Callable[[str], None] = 
         epochs=widest.train.epochs,
         slots=slots,
         pace=pace,
-        minutes=_estimate(budget, widest.train.epochs, slots, pace),
+        minutes=_estimate(budget, finished, widest.train.epochs, slots, pace),
     )
 
 
@@ -116,14 +134,14 @@ def local_slots(space: Space) -> int:
     return resources.slots or max(1, cores // resources.cpu)
 
 
-def _estimate(budget: Budget, epochs: int, slots: int, pace: Pace) -> float | None:
-    """Minutes of the whole search, or the budget of time if that is shorter."""
+def _estimate(budget: Budget, finished: int, epochs: int, slots: int, pace: Pace) -> float | None:
+    """Minutes of the rest of the search, or the budget of time if that is shorter."""
     limits = [] if budget.seconds is None else [budget.seconds]
     if budget.epochs is not None:
         limits.append(budget.epochs * pace.epoch_s / slots + budget.epochs / epochs * OVERHEAD_S / slots)
     if budget.trials is not None:
-        limits.append(budget.trials * (epochs * pace.epoch_s + OVERHEAD_S) / slots)
-    return (pace.teacher_s + min(limits)) / 60 if limits else None
+        limits.append(max(0, budget.trials - finished) * (epochs * pace.epoch_s + OVERHEAD_S) / slots)
+    return (START_S + pace.teacher_s + min(limits)) / 60 if limits else None
 
 
 def _words(budget: Budget) -> str:

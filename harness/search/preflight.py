@@ -4,7 +4,6 @@ which the examination tests the rest before the first trial."""
 from __future__ import annotations
 
 import ast
-import glob
 import importlib.util
 import os
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError
+from harness.files.folders import matching
 from harness.methods import FLOAT_BITS, nearest
 from harness.recipe import TRAIN
 from harness.records import DIRECTIONS
@@ -98,7 +98,7 @@ def _texts(node: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
 
 
 def _check_file(path: str, pattern: str) -> None:
-    if not glob.glob(str(Path(pattern).expanduser()), recursive=True):
+    if not matching(pattern):
         raise SpaceError(path, "no such file", pattern, f"Paths start from the current folder, {Path.cwd()}.")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from harness.errors import SpaceError
+from harness.errors import SHOWN, SpaceError, cut
 from harness.files.access import TABLE_BYTES
 from harness.files.checksums import read_or_damage, read_whole
 from harness.files.passwords import masked
@@ -58,15 +58,14 @@ def check_same_space(space: Space, folder: Path) -> None:
 
 
 def _changed(before: Space, now: Space) -> str:
-    """The values that differ between two spaces, in words."""
-    sides = [dict(flatten(space.source.tree)) for space in (before, now)]
-    texts = [{name: str(value) for name, value in side.items()} for side in sides]
+    """The values that differ between two spaces, in words; each is cut to SHOWN characters."""
+    sides = [dict(flatten(space.identity())) for space in (before, now)]
     changes = []
-    for name in dict.fromkeys([*texts[0], *texts[1]]):
-        was, is_now = (side.get(name, "absent") for side in texts)
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        was, is_now = (cut(masked(repr(side[name])), SHOWN) if name in side else "absent" for side in sides)
         if was != is_now:
             changes.append(f"{name} was {was}, now {is_now}")
-    return masked("; ".join(changes))
+    return "; ".join(changes) or "its sections have another form"
 
 
 def check_same_words(space: Space, folder: Path) -> None:

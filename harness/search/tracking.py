@@ -11,7 +11,8 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,6 +31,20 @@ GROUP = "harness.trackers"
 CLOSE_S = 60.0  # how long the end of a search waits for trackers
 
 
+def known_trackers(names: Sequence[str]) -> dict[str, Callable[[], Callable[[str, Path], Tracker]]]:
+    """Name -> a function that imports the tracker's class.
+
+    Raises:
+        SpaceError: a name is unknown.
+    """
+    known = {point.name: point.load for point in entry_points(group=GROUP)}
+    known |= {name: partial(load_target, target) for name, target in TRACKERS.items()}
+    for name in names:
+        if name not in known:
+            raise SpaceError("track", "no installed package has a tracker of that name", name, nearest(name, known))
+    return {name: known[name] for name in names}
+
+
 def open_trackers(names: Sequence[str], folder: Path) -> dict[str, Tracker]:
     """The trackers of these names.
 
@@ -37,17 +52,13 @@ def open_trackers(names: Sequence[str], folder: Path) -> dict[str, Tracker]:
         SpaceError: a name is unknown, or its tracker does not start, for example because its package is missing.
     """
     trackers: dict[str, Tracker] = {}
-    known = {point.name: point.load for point in entry_points(group=GROUP)}
-    known |= {name: partial(load_target, target) for name, target in TRACKERS.items()}
-    for name in names:
-        if name not in known:
-            raise SpaceError("track", "no installed package has a tracker of that name", name, nearest(name, known))
+    for name, load in known_trackers(names).items():
         try:
-            trackers[name] = known[name]()(folder.name, folder)
+            trackers[name] = load()(folder.name, folder)
         except ImportError as error:
             remedy = f"Install it: pip install 'harness-search[{name}]', or the package itself."
             raise SpaceError("track", f"{name!r} needs a package ({error})", remedy=remedy) from error
-        except Exception as error:  # a tracker may raise anything
+        except (Exception, SystemExit) as error:  # a tracker may raise anything
             raise SpaceError("track", f"{name!r} does not start ({reason_of(error)})") from error
     return trackers
 
@@ -63,6 +74,7 @@ class Tracking:
         self._waiting: queue.Queue[TrackedTrial | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="trackers")
         self.status = "interrupted"  # how the search ends
+        self._busy = ""  # name of the tracker that works
 
     def __enter__(self) -> Tracking:
         if self._trackers:
@@ -75,9 +87,8 @@ class Tracking:
         self._waiting.put(None)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
-            log.warning(
-                "the trackers did not end within %g s; %d trials are not logged", CLOSE_S, self._waiting.qsize()
-            )
+            waiting = self._waiting.qsize()
+            log.warning("tracker %s did not end within %g s; %d trials are not logged", self._busy, CLOSE_S, waiting)
 
     def trial(self, record: TrialRecord, on_front: bool) -> None:
         """Log a trial soon."""
@@ -111,9 +122,10 @@ class Tracking:
 
     def _each(self, method: str, argument: Any) -> None:
         for name, tracker in list(self._trackers.items()):
+            self._busy = name
             try:
-                getattr(tracker, method)(argument)
-            except Exception as error:  # a tracker may raise anything
+                getattr(tracker, method)(deepcopy(argument))  # each may change what it gets
+            except BaseException as error:  # a tracker may raise anything, here in a thread of its own
                 log.warning("tracker %s: %s; it logs no more", name, reason_of(error))
                 del self._trackers[name]
 

@@ -29,6 +29,7 @@ from harness.space.shipped import located, shipped
 MAX_BYTES = 1_000_000
 MAX_VALUES = 10_000
 MAX_DEPTH = 50
+_NO_YAML = (".npz", ".safetensors", ".pt", ".pth")
 _TAG = "tag:yaml.org,2002:"
 
 Keys = tuple[str, ...]
@@ -112,6 +113,7 @@ def _as_text(tree: Mapping[str, Any]) -> str:
     stream, yaml = io.StringIO(), YAML(typ="safe", pure=True)
     # The order of the holes is that of the dict. The library declares the attribute as None.
     yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.default_flow_style = False  # a text that ends a line is masked without what follows it
     try:
         yaml.dump(_plain(tree, ()), stream)
     except RecursionError:
@@ -163,7 +165,8 @@ def _read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise mistake(f"is not a text file (byte {error.start} is not UTF-8)") from None
+        advice = f"For data or a checkpoint: harness init {path.name}." if path.suffix in _NO_YAML else ""
+        raise mistake(f"is not a text file (byte {error.start} is not UTF-8)", advice) from None
     if "\0" in text:
         raise mistake("is not a text file (it holds zero bytes)")
     return text

@@ -109,13 +109,17 @@ class Space:
         return _checked(overridden(self.source, overrides), self.registries) if overrides else self
 
     def fingerprint(self) -> str:
-        """A hash that identifies the study. It leaves out ``resources``, ``track`` and the settings in
+        """A hash that identifies the study, of :meth:`identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """What identifies the study: the file's content without ``resources``, ``track`` and the settings in
         ``_UNIDENTIFIED``, such as the budget and the storage."""
         tree = {k: v for k, v in self.source.tree.items() if k not in ("resources", "track", *IGNORED)}
         for section, names in _UNIDENTIFIED.items():
             settings: dict[str, Any] = tree.get(section) or {}
             tree[section] = {k: v for k, v in settings.items() if k not in names}
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+        return tree
 
 
 def load_space(

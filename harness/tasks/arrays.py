@@ -9,7 +9,6 @@ A single file for everything has ``x_train y_train x_test y_test``, and optional
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import SpaceError
+from harness.files.folders import matching
 from harness.tasks.checks import Labelled, checked, numbered
 from harness.tasks.data import VALIDATION, Data, assemble
 from harness.tasks.npz import UNREADABLE, names_in, read_npz
@@ -53,7 +53,7 @@ def arrays(
         raise SpaceError("task.split", "excludes task.validation_samples", split, "Give one of the two.")
     options: dict[str, Any] = {"validation": validation, "split_seed": split_seed, "train_limit": train_limit}
     given = {"train": train, "test": test, "validation_samples": validation_samples}
-    files = {name: _files(f"task.{name}", pattern) for name, pattern in given.items() if pattern}
+    files = {name: _files(f"task.{name}", pattern) for name, pattern in given.items() if pattern or name == "train"}
     if not test and len(files["train"]) == 1 and "x_train" in _names(files["train"][0]):
         if validation_samples:
             rule = "excludes a file of all parts as task.train"
@@ -84,7 +84,7 @@ def from_files(
         labelled["test"] = _joined("task.test", test)
     if held is not None:
         labelled["validation"] = _joined("task.validation_samples", held)
-    names = class_names or _names_of(train[0])
+    names = class_names or _names_in_all([*train, *(test or []), *(held or [])])
     if test is None:
         x, y = labelled["train"]
         rest, apart = carve(y, test_share, _TEST_SEED)
@@ -110,8 +110,7 @@ def _assembled(labelled: Mapping[str, Labelled], names: Sequence[str], options: 
 
 
 def _files(path: str, pattern: str) -> list[Path]:
-    expanded = Path(pattern).expanduser()
-    files = [expanded] if expanded.is_file() else sorted(Path(p) for p in glob.glob(str(expanded), recursive=True))
+    files = matching(pattern)
     if not files:
         raise SpaceError(path, "no file is there", pattern, f"Paths start from the current folder, {Path.cwd()}.")
     return files
@@ -137,6 +136,16 @@ def _names(file: Path) -> set[str]:
         return set()
 
 
+def _names_in_all(files: Sequence[Path]) -> tuple[str, ...]:
+    """The ``class_names`` of these files, of which each has the same or none."""
+    named = {file: names for file in files if (names := _names_of(file))}
+    first = next(iter(named.values()), ())
+    for file, names in named.items():
+        if names != first:
+            raise SpaceError("task.train", f"{file}: {_NAMES} must be those of the other files", list(names))
+    return first
+
+
 def _names_of(file: Path) -> tuple[str, ...]:
     """The ``class_names`` in a file; empty if it has none."""
     if _NAMES not in _names(file):
@@ -147,6 +156,8 @@ def _names_of(file: Path) -> tuple[str, ...]:
         raise SpaceError("task.train", f"{file}: {_NAMES} cannot be read ({str(error)[:300]})") from error
     if names.ndim != 1 or names.dtype.kind != "U":
         raise SpaceError("task.train", f"{file}: {_NAMES} must be texts, one a class", f"{names.dtype} {names.shape}")
+    if len(set(names.tolist())) < len(names):
+        raise SpaceError("task.train", f"{file}: {_NAMES} must differ", names.tolist()[:20])
     return tuple(map(str, names))
 
 

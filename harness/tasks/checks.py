@@ -40,6 +40,8 @@ def checked(path: str, where: str, x: Any, y: Any) -> Labelled:
         )
     if y.dtype.kind == "O" and all(isinstance(label, str) for label in y):
         y = y.astype(str)
+    if y.dtype.kind == "u" and y.max() > np.iinfo(np.int64).max:
+        raise SpaceError(path, f"{where}: y must be below 2**63", int(y.max()), "Convert the labels to texts.")
     if y.dtype.kind not in "iubU":
         raise SpaceError(path, f"{where}: y must hold integers or texts", str(y.dtype), _CLASSES)
     if x.dtype.kind == "f":

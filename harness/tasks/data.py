@@ -131,6 +131,9 @@ def assemble(
     x, y = x[kept], y[kept]
     if class_names and len(class_names) != classes:
         raise SpaceError("task.name", f"class_names must be {classes}, one a class, or none", list(class_names))
+    for part, labels in (("train", y), ("validation", held[1]), ("test", test[1])):
+        if not len(labels):
+            raise SpaceError("task.name", f"{part} would have no samples: the data are too few to be split")
     mean, std = normalization(x)
     names = tuple(str(name) for name in class_names)
     return Data(_part(x, y), _part(*held), _part(*test), mean, std, classes, metrics, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error,
-              NotImplementedError, RuntimeError)  # fmt: skip
+              NotImplementedError, RuntimeError, SystemError, SyntaxError, tokenize.TokenError)  # fmt: skip
+
+_LAST_CHARACTER = 0x10FFFF  # of Unicode; 0xD800 to 0xDFFF are halves of pairs in UTF-16
 
 
 def names_in(file: Path) -> list[str]:
@@ -56,7 +59,13 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         stated, held = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size - stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{name} holds objects")
-    if min(shape, default=0) < 0 or stated != held:
+    empty = dtype.itemsize == 0 and math.prod(shape) > 0  # any number of values in no bytes
+    if min(shape, default=0) < 0 or stated != held or empty:
         raise ValueError(f"{name} states {shape} {dtype}, {stated} bytes, and holds {held}")
     with archive.open(name) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    if dtype.kind == "U":
+        codes = np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if ((codes > _LAST_CHARACTER) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
+            raise ValueError(f"{name} holds codes that are no characters")
+    return array

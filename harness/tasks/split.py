@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def rows_of(file: str, count: int, parts: tuple[str, ...] = ("train", "validatio
     Raises:
         SpaceError: at ``task.split``.
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     remedy = f"Write it with numpy.savez(file, {', '.join(f'{name}=rows' for name in parts)})."
     try:
         rows_by_part = read_npz(path, parts)
