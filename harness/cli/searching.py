@@ -184,7 +184,7 @@ def _target(data: StudyData) -> str:
     median of another quality."""
     name, direction = data.quality.name, data.quality.direction
     if name == "accuracy":
-        best = 100 * float(data.front[name].max())
+        best = 100 * max(data.front[name].tolist())
         return f"--min-accuracy {95 if best >= 95 else max(0, math.floor(best) - 1)}%"
     value = statistics.median(data.front[name].tolist())
     return f"{'--min' if direction == 'maximize' else '--max'} {name}={value:.3g}"
