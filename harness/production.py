@@ -147,13 +147,16 @@ def _latency(record: TrialRecord, promise: dict[str, Any]) -> Check:
     measured, promised = record.measurements["latency_ms"], promise.get("latency_ms")
     if promised is None:
         return Check("latency_ms", None, measured.median, None, "")
+    verdict = measured.conditions.get("verdict", "ok")
+    doubt = "" if verdict == "ok" else f"; this measurement is {verdict}"
     highest = max((promise.get("latency_interval_ms") or [promised, promised])[1], (1 + LATENCY_TOLERANCE) * promised)
     return Check(
         "latency_ms",
         promised,
         measured.median,
         measured.interval()[0] <= highest,
-        f"kept when the interval reaches down to {highest:.4f} ms: the promised interval or {LATENCY_TOLERANCE:.0%}",
+        f"kept when the interval reaches down to {highest:.4f} ms: the promised interval or {LATENCY_TOLERANCE:.0%}"
+        f"{doubt}",
     )
 
 

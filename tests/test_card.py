@@ -104,6 +104,7 @@ def test_the_cards_own_lines_give_the_promised_accuracy(bits: int, deploy: dict[
     if not deploy:  # what the card warns of: nothing else would tell
         scaled = run_card(tmp_path, x.numpy() / 16, alone=True)
         assert (scaled.argmax(1) == y.numpy()).mean() < 0.5
+        assert np.array_equal(run_card(tmp_path, x.numpy()[:, 0], alone=True), logits), "images without channels"
 
 
 def test_the_file_carries_the_cards_facts_and_its_size_counts_them(tmp_path: Path) -> None:

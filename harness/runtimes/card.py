@@ -11,7 +11,6 @@ from harness.machine.onnx_session import EXACT
 from harness.runtimes import openvino
 
 LAYOUTS = {1: "features", 3: "channels, height, width"}
-_SAMPLES = 'x = np.load("x.npy")'
 _PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 
 
@@ -31,10 +30,10 @@ def usage(path: Path, runtime: str, task: dict[str, str]) -> list[str]:
     return [
         "## Use",
         "",
-        "`x.npy` holds your samples, as the task delivers them:",
+        "`x.npy` holds your samples in raw units:",
         "",
         "```python",
-        *_lines(path.name, runtime, model_input.name, model_output.name, "x86" in limits),
+        *_lines(path.name, runtime, model_input.name, model_output.name, shape, "x86" in limits),
         "```",
         "",
         f"- input `{model_input.name}`: float32, shape (batch, {', '.join(map(str, shape))}), that is batch, {layout}",
@@ -52,13 +51,20 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
     return [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
 
 
-def _lines(file: str, runtime: str, input_name: str, output_name: str, saturates: bool) -> list[str]:
+def _samples(shape: list[int]) -> str:
+    """The line that reads the samples. A user's gray images may lack the axis of channels."""
+    gray = len(shape) == 3 and shape[0] == 1
+    return 'x = np.load("x.npy")' + (f".reshape(-1, {', '.join(map(str, shape))})" if gray else "")
+
+
+def _lines(file: str, runtime: str, input_name: str, output_name: str, shape: list[int], saturates: bool) -> list[str]:
+    samples = _samples(shape)
     if file.endswith(".hpk") or runtime not in (*_PROVIDERS, "openvino"):
         return [
             "import numpy as np",
             "from pathlib import Path",
             "from harness.runtimes.base import load",
-            _SAMPLES,
+            samples,
             f'logits = load("{runtime}", Path("{file}")).logits(x.astype(np.float32))',
             "classes = logits.argmax(1)",
         ]
@@ -66,7 +72,7 @@ def _lines(file: str, runtime: str, input_name: str, output_name: str, saturates
         options = {"INFERENCE_PRECISION_HINT": "f32", **(openvino.EXACT if saturates else {})}
         return [
             "import numpy as np, openvino as ov",
-            _SAMPLES,
+            samples,
             f'compiled = ov.Core().compile_model("{file}", "CPU", {options})',
             "logits = compiled(x.astype(np.float32))[0]",
             "classes = logits.argmax(1)",
@@ -74,7 +80,7 @@ def _lines(file: str, runtime: str, input_name: str, output_name: str, saturates
     options = ["options = ort.SessionOptions()", f'options.add_session_config_entry("{EXACT}", "1")']
     return [
         "import numpy as np, onnxruntime as ort",
-        _SAMPLES,
+        samples,
         *(options if saturates else []),
         f'session = ort.InferenceSession("{file}"{", options" if saturates else ""}, '
         f'providers=["{_PROVIDERS[runtime]}"])',
