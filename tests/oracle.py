@@ -150,7 +150,7 @@ def _recipes(told: dict[int, FrozenTrial], records: dict[int, dict[str, Any]]) -
         if record is None or not trial.params:
             continue
         recipe = record["recipe"]
-        made = [WIDTHS[trial.params["student.width"]], trial.params["train.lr"], BITS[trial.params["quant.bits"]]]
+        made = [trial.params[name] for name in ("student.width", "train.lr", "quant.bits")]
         recorded = [recipe["student"]["width"], recipe["train"]["lr"], recipe["quant"]["bits"]]
         if made != recorded or json.loads(trial.user_attrs["recipe"]) != recipe:
             found.append(f"I6: trial {number}'s parameters make {made}, its recipe has {recorded}")

@@ -121,7 +121,7 @@ def test_the_same_command_again_says_that_it_is_complete(searched) -> None:
 def test_another_space_is_refused(searched) -> None:
     ran = harness("search", "small.yaml", "--set", "train.epochs=3", cwd=searched[0])
     assert ran.returncode == 2 and "the study was made with another space" in ran.stderr
-    assert "-train: {epochs: 2}" in ran.stderr
+    assert "another space: train.epochs was 2, now 3. Choose" in ran.stderr
 
 
 def test_status_report_and_pick_read_it(searched) -> None:

@@ -70,6 +70,8 @@ def test_help_lists_every_target() -> None:
     targets = {line.split()[0] for line in shown.splitlines()}
     assert targets == {
         "help",
+        "docs",
+        "wheel",
         "search",
         "test",
         "report",

@@ -203,12 +203,14 @@ def _search(
         with space.source.at("", ()):
             trackers = open_trackers(space.settings.track, folder)
         tracking = opened.enter_context(Tracking(trackers, {hole.name for hole in space.holes}, folder))
-        shown.say("preparing: Ray, teacher, first export")
+        shown.say("preparing: starting Ray")
         pool = services.pool()
         opened.callback(pool.close)
         stop.reinstall()
+        shown.say("preparing: training students for a step, exporting and comparing them")
         with space.source.at("", ()):
             say_proven(examination.answer(), shown.say)
+            shown.say(f"preparing: {'teacher' if 'teacher' in space.source.tree else 'data'} in a worker")
             ready = _prepared(folder, preflight.teacher_trees(space), pool, shown)
         pool.share(ready.logits)
         stop.drain()  # a signal before this line ends the search at once: there are no trials to drain
