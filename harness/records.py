@@ -6,7 +6,9 @@ After a power cut there is either no record or a complete one.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import re
@@ -258,3 +260,16 @@ def matches(path: Path, artifact: Artifact) -> bool:
         )
     except OSError:
         return False
+
+
+def read_history(path: Path, root: Path | None = None) -> list[dict[str, float]]:
+    """The rows of a trial's ``history.csv``, one an epoch: name -> value, which may be NaN.
+
+    Empty if the file cannot be read.
+    """
+    try:
+        text = read_bytes(path, TABLE_BYTES, root or path.parent).decode()
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+    except (OSError, FileMistake, csv.Error, TypeError, ValueError):
+        return []

@@ -7,9 +7,12 @@ from types import ModuleType
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import FrozenTrial
 
 from harness.records import Measurement
+from harness.report import load_study
+from harness.report.study_data import StudyData
 from harness.search.driver import Outcome, search
 from harness.search.jobs import Finished
 from harness.search.storage import open_storage
@@ -135,3 +138,11 @@ def trials_of(folder: Path) -> list[FrozenTrial]:
 def started(box: Path) -> list[int]:
     """Numbers of the trials that a fake worker began, in order."""
     return [int(line) for line in (box / "started").read_text().split()]
+
+
+def searched(box: Path, name: str = "study") -> StudyData:
+    """A study of 25 trials in the folder ``name`` of the box, as the report reads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_FAKE", str(box))
+        search_here(space_of(box, "search.trials=25"), box / name)
+    return load_study(box / name)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from harness.records import Measurement
 from harness.report import load_study, write_report
-from harness.report.curves import ACCURACY, LOSS, POINTS, learning_curves, thinned
+from harness.report.curves import ACCURACY, LOSS, POINTS, learning_curves
 from harness.report.decision import card
 from harness.report.limits import limit_fields
 from harness.report.page import warnings
@@ -22,6 +22,7 @@ from harness.report.study_data import StudyData
 from harness.report.tradeoffs import tradeoff
 from harness.report.units import scale, scaled
 from harness.space.settings import Objective
+from harness.stats.spaced import evenly
 from tests.browser import contrast
 from tests.searching import SPACE, search_here, space_of
 
@@ -243,8 +244,8 @@ def test_without_rungs_the_curves_are_losses(data):
 
 
 def test_thinned_keeps_the_ends():
-    assert thinned(range(10), 20) == [*range(10)]
-    few = thinned(range(1000), 7)
+    assert evenly(range(10), 20) == [*range(10)]
+    few = evenly(range(1000), 7)
     assert len(few) == 7 and few[0] == 0 and few[-1] == 999 and few == sorted(set(few))
 
 

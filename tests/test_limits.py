@@ -23,7 +23,7 @@ from harness.report.picks import best_points
 from harness.report.study_data import StudyData
 from harness.space.settings import Objective
 from tests.browser import opened
-from tests.searching import search_here, space_of
+from tests.searching import searched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # Fills the fields, one list of texts after the other, and reads what the page says.
@@ -48,11 +48,7 @@ return %s.map(limits => ({
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> StudyData:
-    box = tmp_path_factory.mktemp("box")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARNESS_FAKE", str(box))
-        search_here(space_of(box, "search.trials=25"), box / "it's a study")
-    return load_study(box / "it's a study")
+    return searched(tmp_path_factory.mktemp("box"), "it's a study")
 
 
 def test_the_fields_give_the_command_and_the_command_gives_the_point(study, tmp_path):

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.offline
 import pytest
 
-from harness.report import load_study, write_report
+from harness.report import write_report
 from harness.report.compare import load_contenders
 from harness.report.compare_page import write_comparison
 from harness.report.embed import packed_plotly, script_json
@@ -24,7 +24,7 @@ from harness.report.picks import best_points
 from harness.report.study_data import StudyData
 from harness.report.tradeoffs import hover_texts
 from tests.browser import opened
-from tests.searching import search_here, space_of
+from tests.searching import searched
 
 browser = pytest.mark.slow
 COLUMN = """
@@ -100,11 +100,7 @@ return [screen, paper, sizes(), [...document.querySelectorAll(".modebar-btn")].m
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> StudyData:
-    box = tmp_path_factory.mktemp("box")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARNESS_FAKE", str(box))
-        search_here(space_of(box, "search.trials=25"), box / "study")
-    return load_study(box / "study")
+    return searched(tmp_path_factory.mktemp("box"))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from harness.files.folders import cache_folder, data_roots
+from harness.machine.cores import usable_cores
 from harness.machine.host import environment, gpus, saturates
 
 INT8_KERNELS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
@@ -46,7 +47,7 @@ def report() -> list[Finding]:
         Finding("python", f"{machine['python']} on {machine['os']} ({machine['machine']})"),
         Finding(
             "processor",
-            f"{machine['cpu_model']}, {_usable_cores()} of {machine['cores']} cores usable, {machine['ram_gib']} GiB",
+            f"{machine['cpu_model']}, {usable_cores()} of {machine['cores']} cores usable, {machine['ram_gib']} GiB",
         ),
         _instructions(machine),
         *_devices(),
@@ -54,10 +55,6 @@ def report() -> list[Finding]:
         *(_package(name, use) for name, use in OPTIONAL.items()),
         *_folders(),
     ]
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _instructions(machine: dict[str, Any]) -> Finding:

@@ -16,6 +16,7 @@ from harness.report import units
 from harness.report.plots import FRONT, MUTED, page_layout
 from harness.report.study_data import StudyData
 from harness.report.training import losses
+from harness.stats.spaced import evenly
 
 POINTS = 20  # of a curve; a longer one is thinned
 FRONT_CURVES, STOPPED_CURVES = 40, 60  # at most; of more, evenly spaced ones are drawn
@@ -25,10 +26,10 @@ ACCURACY, LOSS = "Accuracy (validation)", "Training loss"
 
 def learning_curves(data: StudyData, recommended: int | None) -> tuple[str, go.Figure] | None:
     """What is drawn (``ACCURACY`` or ``LOSS``) and the figure; None if no curve of the front is known."""
-    front = thinned(data.front["number"].tolist(), FRONT_CURVES)
+    front = evenly(data.front["number"].tolist(), FRONT_CURVES)
     if recommended is not None and recommended not in front:
         front.append(recommended)
-    stopped = thinned(data.trials.index[data.trials["status"] == "stopped"].tolist(), STOPPED_CURVES)
+    stopped = evenly(data.trials.index[data.trials["status"] == "stopped"].tolist(), STOPPED_CURVES)
     for kind, read in _READERS.items():
         groups = [_curves(data, group, read) for group in (stopped, front)]
         if groups[1]:
@@ -38,7 +39,7 @@ def learning_curves(data: StudyData, recommended: int | None) -> tuple[str, go.F
 
 def _curves(data: StudyData, numbers: Sequence[int], read: Callable[[StudyData, int], Curve]) -> dict[int, Curve]:
     found = {number: read(data, number) for number in numbers}
-    return {number: thinned(curve, POINTS) for number, curve in found.items() if len(curve) > 1}
+    return {number: evenly(curve, POINTS) for number, curve in found.items() if len(curve) > 1}
 
 
 def _accuracies(data: StudyData, number: int) -> Curve:
@@ -61,13 +62,6 @@ def _losses(data: StudyData, number: int) -> Curve:
 
 
 _READERS = {ACCURACY: _accuracies, LOSS: _losses}
-
-
-def thinned(values: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` of the values, evenly spaced, with the first and the last."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def _figure(kind: str, stopped: dict[int, Curve], front: dict[int, Curve], recommended: int | None) -> go.Figure:

@@ -99,9 +99,7 @@ def _interval(data: StudyData, row: Row, name: str) -> str:
     if name == "latency_ms":
         low, high = row["latency_low"], row["latency_high"]
         return "" if units.missing(low) else f"95 % interval of the median {units.time(low)} .. {units.time(high)}"
-    n = row["test_n"] if name == "test_accuracy" else None
-    if name == "accuracy" and "accuracy" in data.records[int(row["number"])].measurements:
-        n = data.records[int(row["number"])].measurements["accuracy"].conditions.get("n")
+    n = {"test_accuracy": row["test_n"], "accuracy": data.accuracy_n(int(row["number"]))}.get(name)
     if n is None or units.missing(n) or not n:
         return ""
     low, high = accuracy_interval(float(row[name]), float(n))

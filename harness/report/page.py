@@ -213,7 +213,7 @@ def warnings(data: StudyData) -> list[str]:
         )
     sentences += [*weak_teacher(data), *still_falling(data)]
     if data.widest is not None and not data.front.empty and "accuracy" in [q.name for q in data.qualities]:
-        n = data.records[int(data.widest["number"])].measurements["accuracy"].conditions.get("n")
+        n = data.accuracy_n(int(data.widest["number"]))
         if n:
             low, high = accuracy_interval(float(data.front["accuracy"].max()), float(n))
             sentences.append(

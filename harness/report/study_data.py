@@ -98,6 +98,11 @@ class StudyData:
         accuracy."""
         return tuple(o for o in self.objectives if o.name not in LOGGED) or (Objective(QUALITY, "maximize"),)
 
+    def accuracy_n(self, number: int) -> float | None:
+        """Number of validation samples behind a trial's accuracy; None if it is not known."""
+        measured = self.records[number].measurements.get("accuracy")
+        return measured.conditions.get("n") if measured else None
+
     @property
     def own_front(self) -> bool:
         """Whether the objectives are those of the search; ``harness pick`` chooses from that front."""

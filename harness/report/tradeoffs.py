@@ -109,8 +109,7 @@ def _bars(data: StudyData, cost: str, quality: str) -> dict[str, dict[str, objec
 
 def _interval(data: StudyData, number: int) -> tuple[float, float]:
     """How far the interval of a trial's validation accuracy reaches below it and above; 0 if n is not known."""
-    accuracy, measured = float(data.front.loc[number, "accuracy"]), data.records[number].measurements.get("accuracy")
-    n = measured.conditions.get("n") if measured else None
+    accuracy, n = float(data.front.loc[number, "accuracy"]), data.accuracy_n(number)
     if not n or units.missing(accuracy):
         return 0.0, 0.0
     low, high = accuracy_interval(accuracy, float(n))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from pathlib import Path
 
-from harness.files.access import TABLE_BYTES, FileMistake, read_bytes
-from harness.records import trial_folder
+from harness.records import read_history, trial_folder
 from harness.report import units
 from harness.report.fronts import at_chance
 from harness.report.study_data import StudyData
@@ -69,9 +66,5 @@ def late_fall(history: Path, root: Path | None = None) -> float:
 
 def losses(history: Path, root: Path | None = None) -> list[float]:
     """The training loss of each epoch; empty if the history cannot be read or has a loss that is not finite."""
-    try:
-        text = read_bytes(history, TABLE_BYTES, root or history.parent).decode()
-        values = [float(row["loss"]) for row in csv.DictReader(io.StringIO(text, newline=""))]
-    except (OSError, FileMistake, csv.Error, KeyError, TypeError, ValueError):
-        return []
+    values = [row.get("loss", math.nan) for row in read_history(history, root)]
     return values if all(map(math.isfinite, values)) else []

@@ -22,6 +22,7 @@ from ray.experimental import internal_kv
 from ray.util.client import ray as client
 
 from harness.errors import HarnessError, SpaceError, cut
+from harness.machine.cores import usable_cores
 from harness.search.signals import Interrupted
 from harness.space.settings import Resources
 
@@ -77,8 +78,7 @@ def _start(resources: Resources) -> None:
             resources.gpu,
             "Remove `resources.gpu` to use CPU cores, or give --address of a cluster that has one.",
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cpus = max(cores, resources.cpu, (resources.slots or 1) * resources.cpu)
+    cpus = max(usable_cores(), resources.cpu, (resources.slots or 1) * resources.cpu)
     try:
         context = _init(cpus, gpus)
     except Exception as error:  # ray.init raises errors of many types

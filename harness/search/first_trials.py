@@ -13,6 +13,7 @@ from harness.search.samplers import choose
 from harness.search.study import NAMED, Study
 from harness.space.space import Space
 from harness.space.starting_points import express, starting_points
+from harness.stats.spaced import evenly
 
 MOST = 10  # points taken from an earlier front
 SPREAD = 12  # points spread over the space before TPE starts; in a small budget at most a quarter of the trials
@@ -59,9 +60,7 @@ def _front(folder: Path, space: Space) -> list[dict[str, Any]]:
         raise SpaceError("--warm-start", "must be the folder of a finished study", str(folder), wrong)
     records = [r for n in numbers if (r := read_record(trial_folder(folder, n), folder)) is not None]
     records.sort(key=lambda r: r.value("size_bytes") or 0.0)
-    if len(records) > MOST:
-        records = [records[round(i * (len(records) - 1) / (MOST - 1))] for i in range(MOST)]
-    points = [express(space.holes, dict(flatten(r.recipe))) for r in records]
+    points = [express(space.holes, dict(flatten(r.recipe))) for r in evenly(records, MOST)]
     unique = [p for i, p in enumerate(points) if p and p not in points[:i]]
     if not unique:
         raise SpaceError("--warm-start", "its recipes have nothing that this space searches", str(folder))

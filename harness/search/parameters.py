@@ -64,17 +64,11 @@ def suggest(trial: optuna.Trial, hole: Hole) -> Any:
     raise TypeError(f"no distribution of {hole.internal}")
 
 
-def one_trial(study: optuna.Study, number: int) -> FrozenTrial:
-    """One trial, read alone: listing all takes longer in a longer study."""
-    storage = study._storage
-    return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
-
-
 class StudyView:
-    """A study in whose trials ordered choices are positions. It has all that Optuna's samplers read."""
+    """A study whose trials are seen as ``shown`` makes them. It has all that Optuna's samplers read."""
 
-    def __init__(self, study: optuna.Study, shown: Callable[[FrozenTrial], FrozenTrial]):
-        self._study, self._shown = study, shown
+    def __init__(self, study: optuna.Study, shown: Callable[[FrozenTrial], FrozenTrial] = lambda trial: trial):
+        self._study, self.shown = study, shown
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -82,7 +76,7 @@ class StudyView:
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [self._shown(t) for t in self._study._get_trials(deepcopy=False, states=states, use_cache=use_cache)]
+        return [self.shown(t) for t in self._study._get_trials(deepcopy=False, states=states, use_cache=use_cache)]
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
@@ -91,8 +85,12 @@ class StudyView:
     def trials(self) -> list[FrozenTrial]:
         return self._get_trials()
 
-    def trial(self, number: int) -> FrozenTrial:
-        return self._shown(one_trial(self._study, number))
+
+def one_trial(study: Any, number: int) -> FrozenTrial:
+    """One trial of a study or of a view of it, read alone: listing all takes longer in a longer study."""
+    storage = study._storage
+    found = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
+    return study.shown(found) if isinstance(study, StudyView) else found
 
 
 class Positions(BaseSampler):

@@ -3,12 +3,12 @@ as a search does; starts no Ray, trains no trial, and writes nothing."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.files.folders import check_cache
+from harness.machine.cores import usable_cores
 from harness.search import preflight, resume
 from harness.search.budget import Budget
 from harness.search.driver import TRIAL_MODULE
@@ -130,8 +130,7 @@ def plan(space: Space, folder: Path | None = None, say: Callable[[str], None] = 
 def local_slots(space: Space) -> int:
     """How many trials train at the same time on this machine."""
     resources = space.settings.resources
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return resources.slots or max(1, cores // resources.cpu)
+    return resources.slots or max(1, usable_cores() // resources.cpu)
 
 
 def _estimate(budget: Budget, finished: int, epochs: int, slots: int, pace: Pace) -> float | None:

@@ -6,7 +6,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Collection, Container, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from harness.search.parameters import StudyView, one_trial
 from harness.space.space import Space
 from harness.stats.direction import Direction
 from harness.stats.pareto import as_losses, best
+from harness.stats.spaced import evenly
 
 DIRECTION: dict[StudyDirection, Direction] = {
     StudyDirection.MINIMIZE: "minimize",
@@ -31,23 +32,17 @@ FEW = 3  # trials per hole; below it the budget is too small for TPE to learn fr
 Seen = Callable[[], Collection[int] | None]  # numbers of the trials that the sampler sees; None: all
 
 
-class _View:
-    """A study that shows only some of its trials, as of the ask for trial ``number``. It has all that Optuna's samplers
-    read."""
+class _Some(StudyView):
+    """A study that shows only some of its trials, as of the ask for trial ``number``."""
 
     def __init__(self, study: optuna.Study, number: int, trials: Sequence[FrozenTrial]):
-        self._study, self.number, self._trials = study, number, trials
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
+        super().__init__(study)
+        self.number, self._trials = number, trials
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         return [t for t in self._trials if states is None or t.state in states]
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        return self._get_trials(deepcopy, states)
 
     @cached_property
     def halves(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
@@ -82,21 +77,20 @@ class RecentTPE(TPESampler):
     def __init__(self, seen: Seen, seed: int):
         super().__init__(seed=seed, constant_liar=True)
         self._seen_numbers = seen
-        self._last: _View | None = None
+        self._last: _Some | None = None
 
     def _view(self, study: optuna.Study, trial: FrozenTrial) -> Any:
         """The view of the study, made once per ask."""
         if self._last is None or self._last.number != trial.number:
             numbers = self._seen_numbers()
             trials = study.get_trials(deepcopy=False) if numbers is None else self._look_up(study, sorted(numbers))
-            self._last = _View(study, trial.number, trials)
+            self._last = _Some(study, trial.number, trials)
         return self._last
 
     def _look_up(self, study: optuna.Study, numbers: Sequence[int]) -> list[FrozenTrial]:
         """The trials of these numbers, read one by one: listing all trials would take longer in a longer study."""
         finished = {t.number: t for t in self._last.get_trials() if t.state.is_finished()} if self._last else {}
-        read = study.trial if isinstance(study, StudyView) else partial(one_trial, study)
-        return [finished[number] if number in finished else read(number) for number in numbers]
+        return [finished[number] if number in finished else one_trial(study, number) for number in numbers]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return super().infer_relative_search_space(self._view(study, trial), trial)
@@ -127,10 +121,7 @@ def recent(told: Sequence[int], front: Sequence[int], unfinished: Collection[int
     and the unfinished ones. None while at most ``RECENT + FRONT`` trials are told: it sees all."""
     if len(told) <= RECENT + FRONT:
         return None
-    members = sorted(front)
-    if len(members) > FRONT:
-        members = [members[round(i * (len(members) - 1) / (FRONT - 1))] for i in range(FRONT)]
-    return {*told[-RECENT:], *members, *unfinished}
+    return {*told[-RECENT:], *evenly(sorted(front), FRONT), *unfinished}
 
 
 def choose(space: Space) -> str:

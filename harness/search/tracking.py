@@ -5,8 +5,6 @@ An error of a tracker is reported once; it then gets no more trials, and the sea
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import queue
@@ -19,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SpaceError, reason_of
-from harness.files.access import TABLE_BYTES, read_bytes
 from harness.methods import load_target, nearest
 from harness.recipe import flatten
-from harness.records import TrialRecord, trial_folder
+from harness.records import TrialRecord, read_history, trial_folder
 from harness.trackers import TRACKERS
 from harness.trackers.tracker import TrackedTrial, Tracker
 
@@ -131,10 +128,6 @@ class Tracking:
 
 
 def _curve(history: Path) -> list[dict[str, float]]:
-    """The rows of a trial's history; none if there is no history."""
-    try:
-        text = read_bytes(history, TABLE_BYTES, history.parent).decode()
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
-    except (OSError, ValueError, TypeError):
-        return []
-    return [{name: value for name, value in row.items() if math.isfinite(value)} for row in rows if "epoch" in row]
+    """The finite values of each epoch; none if there is no history."""
+    rows = [row for row in read_history(history) if "epoch" in row]
+    return [{name: value for name, value in row.items() if math.isfinite(value)} for row in rows]

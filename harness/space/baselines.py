@@ -15,6 +15,7 @@ from harness.methods import FLOAT_BITS, REQUIRED, Method, Registries
 from harness.recipe import Recipe
 from harness.records import WIDEST_FP32, WIDEST_INT8, WIDTH_SWEEP
 from harness.space.distributions import Hole, Node, combinations, resolve, same
+from harness.stats.spaced import evenly
 
 MAX_SWEEP = 8  # baselines of the width sweep; bounds the trials that they take from a small budget
 _SWEEP_POINTS = 4  # values per range in the width sweep
@@ -48,7 +49,7 @@ def make_baselines(
     int8 = builder.baseline(WIDEST_INT8, widest, _INT8)
     baselines = [fp32, int8]
     keys = {b.recipe.key() for b in baselines}
-    for params in _thin([p for p in _widths(tree.get("student")) if p != widest]):
+    for params in evenly([p for p in _widths(tree.get("student")) if p != widest], MAX_SWEEP):
         sweep = builder.baseline(WIDTH_SWEEP, params)
         if sweep.recipe.key() not in keys:
             keys.add(sweep.recipe.key())
@@ -99,13 +100,6 @@ def _end(hole: Hole, pick: Callable[..., Any]) -> Any:
 
 def _widths(student: Any) -> Iterator[dict[str, Any]]:
     return islice(combinations(student, lambda hole: hole.spread(_SWEEP_POINTS)), _MAX_COMBINATIONS)
-
-
-def _thin(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most ``MAX_SWEEP`` of ``points``, evenly spaced, including the first and the last."""
-    if len(points) <= MAX_SWEEP:
-        return points
-    return [points[round(i * (len(points) - 1) / (MAX_SWEEP - 1))] for i in range(MAX_SWEEP)]
 
 
 class _Builder:
